@@ -1,0 +1,24 @@
+"""Your own images: PNG or JPEG, one folder for each class.
+
+    python launch.py --config=configs/folder.py --config.data.dir=path/to/images
+
+    images/apple/*.png           or   images/train/apple/*.png   images/test/apple/*.png
+    images/pear/*.jpg                 images/train/pear/*.png    images/test/pear/*.png
+
+Without train/ and test/, a fifth of each class, drawn by `data.seed`, becomes the test split.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
+    config = base.get_config()
+    config.data.name = "folder"
+    config.data.image_size = 32
+    config.data.channels = 3
+    config.model.bottleneck = 32
+    config.train.epochs = 50
+    return base.with_variants(config, arg)

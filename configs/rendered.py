@@ -1,0 +1,17 @@
+"""The embedded data set: 32x32 RGB digits like house numbers, drawn from a seed. Nothing is downloaded.
+
+    python launch.py --config=configs/rendered.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
+    config = base.get_config()
+    config.data.name = "rendered"
+    config.data.num_train, config.data.num_test = 20_000, 4_000
+    config.model.bottleneck = 32
+    return base.with_variants(config, arg)

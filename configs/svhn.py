@@ -1,0 +1,20 @@
+"""SVHN (cropped), 32x32 RGB house numbers, 73,257 + 26,032 digits.
+
+    python launch.py --config=configs/svhn.py
+
+With the 531,131 extra digits, as in the paper ('more than 600,000'):
+
+    python launch.py --config=configs/svhn.py --config.data.split=train+extra
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
+    config = base.get_config()
+    config.data.name = "svhn_cropped"
+    config.model.bottleneck = 32
+    return base.with_variants(config, arg)

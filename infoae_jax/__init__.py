@@ -1,0 +1,32 @@
+"""Pulls the style and the content of labelled images apart: an Info-autoencoder in JAX.
+
+    model, variables = infoae_jax.load("runs/mnist")
+    images = model.apply(variables, style_images, labels, method="transfer")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infoae_jax.errors import DivergedError, UserError
+    from infoae_jax.runlog import RunInfo, read_info
+    from infoae_jax.train import fit
+    from infoae_jax.transfer import load
+
+__all__ = ["DivergedError", "RunInfo", "UserError", "fit", "load", "read_info"]
+
+# Imported on first use: Orbax and JAX take a second, and whoever only reads a run's files does not need them.
+_HOMES = {
+    "DivergedError": "errors",
+    "RunInfo": "runlog",
+    "UserError": "errors",
+    "fit": "train",
+    "load": "transfer",
+    "read_info": "runlog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'infoae_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"infoae_jax.{_HOMES[name]}"), name)

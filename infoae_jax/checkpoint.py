@@ -1,0 +1,98 @@
+"""Checkpoints of the training state, by Orbax. The only module that imports it."""
+
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from infoae_jax.errors import UserError
+
+
+def _checksum(tree: Any) -> int:
+    value = 0
+    for leaf in jax.tree.leaves(tree):
+        value = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), value)
+    return value
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run. Saving goes on in the background; `close` waits for it."""
+
+    def __init__(self, run: Path, keep: int | None = None):
+        """`keep`: how many of the newest to keep; None opens for reading, which leaves a running training alone."""
+        self._run = Path(run).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, read_only=keep is None, create=keep is not None, cleanup_tmp_directories=keep is not None
+        )
+        self._writes = keep is not None
+        self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts saving; a copy is taken first, so `state` may be donated at once. A step is saved only once."""
+        if step in self._manager.all_steps():
+            return
+        copy = jax.tree.map(np.array, state)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(copy), check=ocp.args.JsonSave({"crc32": _checksum(copy)})
+        )
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:  # tensorstore and the file system report a full disk in many ways
+            raise self._failure(error) from error
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[int, Any] | None:
+        """The newest sound checkpoint (or `step`'s), as (step, state), or None if there is none at all.
+
+        Args:
+          abstract: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct`).
+
+        Raises:
+          UserError: if `step` is not there, or every checkpoint is damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            raise UserError(f"{self._run} has no checkpoint of step {step}. There are: {steps[::-1]}.")
+        if not steps:
+            return None
+        for candidate in steps if step is None else [step]:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), check=ocp.args.JsonRestore())
+            try:
+                restored = self._manager.restore(candidate, args=args)
+                if restored["check"]["crc32"] != _checksum(restored["state"]):
+                    raise ValueError("checksum mismatch")
+                return candidate, restored["state"]
+            except Exception as error:  # whatever a damaged file leads to
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                warnings.warn(f"The checkpoint of step {candidate} in {self._run} is damaged ({reason}).", stacklevel=2)
+                if self._writes and len(steps) > 1:
+                    self._set_aside(candidate)
+        raise UserError(
+            f"No usable checkpoint in {self._run / 'checkpoints'}: all of {steps[::-1]} are damaged. Move the folder "
+            f"away to start afresh, or choose another --workdir."
+        )
+
+    def close(self) -> None:
+        """Waits until what was saved is on the disk."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def _set_aside(self, step: int) -> None:
+        """Out of the way of a new checkpoint of the same step, without deleting it."""
+        shutil.move(self._run / "checkpoints" / str(step), self._run / f"damaged_checkpoint_{step}")
+        self._manager.reload()
+
+    def _failure(self, error: Exception) -> UserError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        whole = [s for s in sorted(self._manager.all_steps()) if (self._run / "checkpoints" / str(s)).is_dir()]
+        return UserError(
+            f"A checkpoint could not be saved in {self._run} ({reason}). Sound ones: steps {whole}. Make room and run "
+            f"the same command to go on from the newest."
+        )

@@ -1,0 +1,193 @@
+"""The Info-autoencoder (Yu & Lu 2019): networks as pure linen modules.
+
+Content is the class (the digit); style is everything else. The paper gives few numbers; its text follows the
+convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so what it leaves out is read from there:
+
+* filters 32, 64, 128; the third convolution is unpadded where a side divided by 4 is odd (28 -> 14 -> 7 -> 3), padded
+  otherwise (32 -> 16 -> 8 -> 4), so that the mirrored decoder meets the image size exactly;
+* the two fully connected layers are one hidden layer (ReLU) and the linear latent; likewise on the way back;
+* 'channels 128, 64, 32' of the decoder are the *input* channels of DCEC's three transposed convolutions
+  (`decoder='dcec'`); read as output channels (`decoder='literal'`) they need one more convolution to pixels;
+* linear output, compared with pixels in [0, 1]; clip it to draw it.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from infoae_jax.config import ModelConfig, check_image_shape
+from infoae_jax.conv import Conv, ConvTranspose, Padding
+from infoae_jax.reversal import reverse_gradient
+
+Images = Float[Array, "b h w c"] | UInt8[Array, "b h w c"]
+
+_RELU_INIT = nn.initializers.he_normal()
+
+
+def to_unit_interval(images: Images) -> Float[Array, "b h w c"]:
+    """uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def _third_padding(height: int, width: int) -> Padding:
+    """Padding of the innermost convolution: none where the side there is odd, as for 28 -> 14 -> 7 -> 3."""
+    top, left = ((0, 0) if side % 8 else (0, 1) for side in (height, width))
+    return top, left
+
+
+def _third_padding_back(height: int, width: int) -> Padding:
+    """Padding of the transposed convolution that undoes the innermost one (3 -> 7, or 4 -> 8)."""
+    top, left = ((2, 2) if side % 8 else (2, 1) for side in (height, width))
+    return top, left
+
+
+class StyleEncoder(nn.Module):
+    """Network A, first half: image -> style latent z."""
+
+    bottleneck: int
+    latent: str
+    hidden: int
+    filters: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b z"]:
+        # 1. Three strided convolutions.
+        f1, f2, f3 = self.filters
+        inner = _third_padding(x.shape[1], x.shape[2])
+        h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT)(x))
+        h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT)(h))
+        h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT)(h))
+        # 2. Two fully connected layers.
+        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
+        z = nn.Dense(self.bottleneck)(h)
+        # 3. An unbounded latent lets the encoder win against the adversary by scale alone, and training diverges;
+        #    on the unit sphere it cannot.
+        if self.latent == "sphere":
+            z = z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
+        return z
+
+
+class Decoder(nn.Module):
+    """Network A, second half: style latent and class -> image (linear output, pixels in [0, 1])."""
+
+    image_shape: tuple[int, int, int]
+    hidden: int
+    filters: tuple[int, ...]
+    decoder: str
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b z"], content: Float[Array, "b n"]) -> Float[Array, "b h w c"]:
+        height, width, channels = self.image_shape
+        f1, f2, f3 = self.filters
+        inner = _third_padding_back(height, width)
+        # 1. Merge the content, two fully connected layers.
+        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(jnp.concatenate([z, content], axis=1)))
+        h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), kernel_init=_RELU_INIT)(h))
+        h = h.reshape(len(h), height // 8, width // 8, f3)
+        # 2. Three strided transposed convolutions, the encoder mirrored.
+        outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
+        h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT)(h))
+        h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT)(h))
+        h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME")(h)
+        if self.decoder == "literal":
+            h = Conv(channels, (3, 3))(nn.relu(h))
+        return h
+
+
+class Adversary(nn.Module):
+    """Network B: reads the class from z through a gradient reversal; returns logits."""
+
+    num_classes: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
+        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(reverse_gradient(z, lam)))
+        return nn.Dense(self.num_classes)(h)
+
+
+class ContentClassifier(nn.Module):
+    """The paper's 'shallow network' (Eq. 2): image -> logits of its class. It has no part in the autoencoder's loss."""
+
+    num_classes: int
+    filters: tuple[int, int] = (16, 32)
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
+        h = nn.relu(Conv(self.filters[0], (5, 5), (2, 2), "SAME", _RELU_INIT)(x))
+        h = nn.relu(Conv(self.filters[1], (5, 5), (2, 2), "SAME", _RELU_INIT)(h))
+        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
+        return nn.Dense(self.num_classes)(h)
+
+
+class InfoAutoencoder(nn.Module):
+    """All networks together. Images may be uint8 (0..255) or float (in [0, 1]), `[b, h, w, c]`; labels int `[b]`.
+
+    Use through `apply`, for instance `model.apply(variables, images, labels, method='transfer')`.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    bottleneck: int
+    latent: str
+    hidden: int
+    filters: tuple[int, ...]
+    decoder: str
+    adversary_hidden: int
+
+    def setup(self):
+        self.style_encoder = StyleEncoder(self.bottleneck, self.latent, self.hidden, self.filters)
+        self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder)
+        self.adversary = Adversary(self.num_classes, self.adversary_hidden)
+        self.content_classifier = ContentClassifier(self.num_classes)
+
+    def __call__(self, images: Images, labels: Int[Array, " b"]) -> dict[str, Array]:
+        """Everything once; what `init` calls."""
+        z = self.encode(images)
+        return {
+            "z": z,
+            "reconstruction": self.decode(z, labels),
+            "adversary_logits": self.guess(z, 0.0),
+            "content_logits": self.classify(images),
+        }
+
+    def encode(self, images: Images) -> Float[Array, "b z"]:
+        """Style latent of each image."""
+        return self.style_encoder(to_unit_interval(images))
+
+    def decode(self, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+        """Image with style `z` and the class `labels` (0 .. num_classes - 1). Not clipped to [0, 1]."""
+        return self.image_decoder(z, jax.nn.one_hot(labels, self.num_classes))
+
+    def guess(self, z: Float[Array, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
+        """The adversary's logits; the gradient that reaches `z` is reversed and scaled by `lam`."""
+        return self.adversary(z, lam)
+
+    def classify(self, images: Images) -> Float[Array, "b n"]:
+        """Logits of each image's class, read by the content classifier. Their arg-max is what `decode` takes."""
+        return self.content_classifier(to_unit_interval(images))
+
+    def transfer(self, style_images: Images, labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+        """The style of each image with the content `labels`. Not clipped to [0, 1]."""
+        return self.decode(self.encode(style_images), labels)
+
+
+def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> InfoAutoencoder:
+    """The model for images of `image_shape` (height, width, channels).
+
+    Raises:
+      UserError: if the network cannot meet this image size.
+    """
+    check_image_shape(image_shape)
+    return InfoAutoencoder(
+        image_shape=image_shape,
+        num_classes=num_classes,
+        bottleneck=config.bottleneck,
+        latent=config.latent,
+        hidden=config.hidden,
+        filters=config.filters,
+        decoder=config.decoder,
+        adversary_hidden=config.adversary_hidden,
+    )

@@ -1,0 +1,198 @@
+"""The run folder's text files: config.json (written once) and metrics.jsonl (only ever appended to).
+
+Every table and picture made later is a pure reader of these files. A metrics line is one JSON object with a 'kind':
+'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means over an epoch),
+'test' (figures on the test split), 'stop', 'diverged', 'end'.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from infoae_jax.config import Config, differences, parse, to_dict
+from infoae_jax.errors import UserError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """What config.json says: the configuration, and the data set the model was made for."""
+
+    config: Config
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    num_train: int
+    num_test: int
+    fingerprint: str
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes under a temporary name and renames: whoever reads `path` sees all of it or what was there before."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Makes `folder` and keeps other trainings out of it; the system frees the lock even after `kill -9`.
+
+    Raises:
+      UserError: if the folder cannot be written, or another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a")  # noqa: SIM115 (held open while the lock is)
+    except OSError as error:
+        raise UserError(f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
+            ) from error
+        yield
+
+
+def open_run(folder: Path, info: RunInfo) -> None:
+    """Writes config.json into a fresh folder, or checks that the folder holds the same experiment.
+
+    Raises:
+      UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        old = read_info(folder)
+        found = differences(old.config, info.config)
+        if not found and old.fingerprint != info.fingerprint:
+            found = [f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"]
+        if found:
+            raise UserError(
+                f"The run folder {str(folder)!r} belongs to another experiment. Different (there -> asked for):\n  "
+                + "\n  ".join(found)
+                + "\nChoose another --workdir, or ask for the same."
+            )
+        return
+    others = [p.name for p in folder.iterdir() if p.name != ".lock"]
+    if others:
+        raise UserError(
+            f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
+        )
+    record = {
+        "config": to_dict(info.config),
+        "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
+        "environment": environment(),
+        "created": now(),
+    }
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_info(folder: Path) -> RunInfo:
+    """Reads config.json.
+
+    Raises:
+      UserError: if it is missing or not one of ours.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        record = json.loads(path.read_text())
+        data = record["data"]
+        return RunInfo(
+            config=parse(record["config"]),
+            image_shape=tuple(data["image_shape"]),
+            class_names=tuple(data["class_names"]),
+            num_train=data["num_train"],
+            num_test=data["num_test"],
+            fingerprint=data["fingerprint"],
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{str(folder)!r} is not a run folder: it has no config.json.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
+
+
+def append(folder: Path, kind: str, **values: Any) -> None:
+    """Appends one line to metrics.jsonl. Numbers that JSON has no word for are written as text ('nan', 'inf')."""
+    tidy = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    line = json.dumps({"kind": kind, **tidy}, allow_nan=False)
+    with open(folder / "metrics.jsonl", "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # the process before this one died in the middle of a line
+                line = "\n" + line
+        file.write((line + "\n").encode())
+
+
+def read(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in the order of writing, each fact once.
+
+    A run that was killed repeats what came after its last checkpoint, so the last line of a (kind, step) counts. A
+    line that was cut off is left out.
+    """
+    path = Path(folder) / "metrics.jsonl"
+    lines: dict[Any, dict[str, Any]] = {}
+    for i, text in enumerate(path.read_text().splitlines() if path.exists() else []):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        key = (line["kind"], line["step"]) if line["kind"] in ("step", "epoch", "test") else i
+        lines[key] = line
+    return [line for line in lines.values() if kind in (None, line["kind"])]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and code identity, to be kept beside every result (without touching a device)."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {"python": platform.python_version(), "platform": platform.platform(), **versions, "code": code_version()}
+
+
+def code_version() -> dict[str, Any]:
+    """Package version, a hash of its source files, and the git commit if it runs from a checkout."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    result: dict[str, Any] = {"source": digest.hexdigest()[:16]}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        result["version"] = importlib.metadata.version("infoae_jax")
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+
+        def git(*args: str) -> str:
+            command = ["git", "-C", str(package), *args]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+        tracked = git("ls-files", "--error-unmatch", "__init__.py")
+        if tracked:  # otherwise the package only happens to lie inside somebody's repository
+            result["commit"] = git("rev-parse", "HEAD")
+            result["modified"] = bool(git("status", "--porcelain", "--", "."))
+    return result
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

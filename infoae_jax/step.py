@@ -1,0 +1,212 @@
+"""One training step: pure functions of (state, batch, hyperparameters)."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import FrozenDict
+from jaxtyping import Array, Float, Int, UInt8, UInt32
+
+from infoae_jax.config import TrainConfig
+from infoae_jax.model import InfoAutoencoder, to_unit_interval
+from infoae_jax.reversal import scheduled_lambda
+
+# Network A (both halves), network B, and the content classifier: three networks, three losses, three optimisers.
+NETWORKS = {
+    "autoencoder": ("style_encoder", "image_decoder"),
+    "adversary": ("adversary",),
+    "classifier": ("content_classifier",),
+}
+METRICS = (
+    "total",
+    "reconstruction",
+    "adversary",
+    "adversary_accuracy",
+    "content",
+    "content_accuracy",
+    "lambda",
+    "learning_rate",
+    "gradient_norm",
+)
+
+
+@flax.struct.dataclass
+class Hyper:
+    """What may vary between runs without compiling again: traced scalars."""
+
+    seed: UInt32[Array, ""]
+    learning_rate: Float[Array, ""]
+    lambda_adv: Float[Array, ""]
+    lambda_ramp: Float[Array, ""]
+    steps_per_epoch: Int[Array, ""]
+    total_steps: Int[Array, ""]
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    # Sums of the metrics since the epoch began: part of the state, so that a resumed epoch reports the same means.
+    sums: dict[str, Float[Array, ""]]
+
+
+def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
+    steps_per_epoch = num_images // config.batch_size
+    return Hyper(
+        seed=jnp.uint32(config.seed),
+        learning_rate=jnp.float32(config.learning_rate),
+        lambda_adv=jnp.float32(config.lambda_adv),
+        lambda_ramp=jnp.float32(config.lambda_ramp),
+        steps_per_epoch=jnp.int32(steps_per_epoch),
+        total_steps=jnp.int32(steps_per_epoch * config.epochs),
+    )
+
+
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(*clip, optax.scale_by_adam())
+
+
+def _networks(params: Any) -> dict[str, Any]:
+    return {name: {part: params[part] for part in parts} for name, parts in NETWORKS.items()}
+
+
+def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, ""] | int) -> TrainState:
+    """Fresh parameters and optimiser state; a pure function of `seed`."""
+    images = jnp.zeros((1, *model.image_shape), jnp.uint8)
+    params = model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]
+    opt_state = {name: _optimizer(config).init(part) for name, part in _networks(params).items()}
+    return TrainState(jnp.int32(0), params, opt_state, zero_sums())
+
+
+def zero_sums() -> dict[str, Float[Array, ""]]:
+    return {name: jnp.float32(0) for name in (*METRICS, "count")}
+
+
+def _cross_entropy(logits: Float[Array, "b n"], labels: Int[Array, " b"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return loss, (logits.argmax(axis=1) == labels).mean()
+
+
+def losses(
+    model: InfoAutoencoder,
+    params: Any,
+    images: Float[Array, "b h w c"],
+    labels: Int[Array, " b"],
+    lam: Float[Array, ""],
+) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Float[Array, "b z"]]]:
+    """The objective whose gradient trains all networks at once, its named parts, and the latents.
+
+    The objective is reconstruction (Eq. 1) + adversary loss through the gradient reversal + content loss (Eq. 2).
+    The reversal hands the style encoder -lambda times the adversary's gradient while the adversary itself learns at
+    full strength; so for network A this descends Eq. 3 of the paper with the sign that its text intends (the encoder
+    works against the adversary). The content classifier shares no parameters with the rest and takes the images, so
+    no gradient of Eq. 2 reaches network A. 'total' is logged as Eq. 3 states it: mse + lambda * class loss.
+    """
+    variables = {"params": params}
+    z = model.apply(variables, images, method="encode")
+    redrawn = model.apply(variables, z, labels, method="decode")
+    reconstruction = jnp.mean((redrawn - images) ** 2)
+    adversary, adversary_accuracy = _cross_entropy(model.apply(variables, z, lam, method="guess"), labels)
+    content, content_accuracy = _cross_entropy(model.apply(variables, images, method="classify"), labels)
+    parts = {
+        "total": reconstruction + lam * adversary,
+        "reconstruction": reconstruction,
+        "adversary": adversary,
+        "adversary_accuracy": adversary_accuracy,
+        "content": content,
+        "content_accuracy": content_accuracy,
+        "lambda": lam,
+    }
+    return reconstruction + adversary + content, (parts, z)
+
+
+def train_step(
+    model: InfoAutoencoder,
+    config: TrainConfig,
+    state: TrainState,
+    images: UInt8[Array, "b h w c"],
+    labels: Int[Array, " b"],
+    hyper: Hyper,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One Adam step of every network, then `adversary_steps - 1` more of the adversary on the same latents."""
+    progress = state.step / hyper.total_steps
+    lam = scheduled_lambda(config.lambda_schedule, hyper.lambda_adv, hyper.lambda_ramp, progress)
+    rate = hyper.learning_rate
+    if config.learning_rate_schedule == "cosine":
+        rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    optimizer = _optimizer(config)
+
+    def descend(gradient, params, opt_state):
+        direction, opt_state = optimizer.update(gradient, opt_state, params)
+        return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
+
+    pixels = to_unit_interval(images)
+    gradients, (metrics, z) = jax.grad(lambda p: losses(model, p, pixels, labels, lam), has_aux=True)(state.params)
+    networks, opt_state = _networks(state.params), dict(state.opt_state)
+    for name, gradient in _networks(gradients).items():
+        networks[name], opt_state[name] = descend(gradient, networks[name], opt_state[name])
+
+    def adversary_loss(params):
+        return _cross_entropy(model.apply({"params": params}, z, 0.0, method="guess"), labels)[0]
+
+    for _ in range(config.adversary_steps - 1):
+        gradient = jax.grad(adversary_loss)(networks["adversary"])
+        networks["adversary"], opt_state["adversary"] = descend(gradient, networks["adversary"], opt_state["adversary"])
+
+    metrics = {**metrics, "learning_rate": rate, "gradient_norm": optax.global_norm(gradients)}
+    epoch_begins = state.step % hyper.steps_per_epoch == 0
+    kept = {name: jnp.where(epoch_begins, 0.0, value) for name, value in state.sums.items()}
+    sums = {name: kept[name] + metrics[name] for name in METRICS} | {"count": kept["count"] + 1}
+    params = {part: value for network in networks.values() for part, value in network.items()}
+    return TrainState(state.step + 1, params, opt_state, sums), metrics
+
+
+def epoch_order(step: Int[Array, ""], hyper: Hyper, num_images: int) -> Int[Array, " n"]:
+    """The order in which the epoch of `step` visits the images: derived, so that resume needs nothing else."""
+    key = jax.random.fold_in(jax.random.key(hyper.seed), step // hyper.steps_per_epoch)
+    return jax.random.permutation(key, num_images)
+
+
+def gathered_train_step(
+    model: InfoAutoencoder,
+    config: TrainConfig,
+    state: TrainState,
+    images: UInt8[Array, "n h w c"],
+    labels: Int[Array, " n"],
+    order: Int[Array, " n"],
+    hyper: Hyper,
+    constrain: Any = lambda batch: batch,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """`train_step` on the batch that `order` holds for `state.step`, gathered on the device from the whole data set.
+
+    constrain: places the batch on the devices (identity for one).
+    """
+    start = state.step % hyper.steps_per_epoch * config.batch_size
+    indices = constrain(jax.lax.dynamic_slice(order, (start,), (config.batch_size,)))
+    return train_step(model, config, state, images[indices], labels[indices], hyper)
+
+
+def evaluation_sums(
+    model: InfoAutoencoder,
+    params: FrozenDict | dict,
+    images: UInt8[Array, "b h w c"],
+    labels: Int[Array, " b"],
+    mask: Float[Array, " b"],
+) -> dict[str, Float[Array, ""]]:
+    """Sums over the images with mask 1, to be divided once at the end: each example counts once at any batch size."""
+    variables = {"params": params}
+    pixels = to_unit_interval(images)
+    z = model.apply(variables, images, method="encode")
+    squared = jnp.mean((model.apply(variables, z, labels, method="decode") - pixels) ** 2, axis=(1, 2, 3))
+    content = model.apply(variables, images, method="classify").argmax(axis=1) == labels
+    adversary = model.apply(variables, z, 0.0, method="guess").argmax(axis=1) == labels
+    return {
+        "reconstruction": jnp.sum(squared * mask),
+        "content_accuracy": jnp.sum(content * mask),
+        "adversary_accuracy": jnp.sum(adversary * mask),
+        "count": jnp.sum(mask),
+    }

@@ -1,0 +1,413 @@
+"""`fit`: the host loop that wires data, step, checkpoints and the run folder together."""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from infoae_jax import data, runlog, step
+from infoae_jax.checkpoint import Checkpoints
+from infoae_jax.config import Config
+from infoae_jax.errors import DivergedError, UserError
+from infoae_jax.grid import MAX_COLUMNS, one_of_each, png, swap_grid
+from infoae_jax.model import InfoAutoencoder, build
+
+_IN_FLIGHT = 8  # steps the host may run ahead: enough to keep a device busy, few enough to stop quickly
+_TEST_BATCH = 1000
+_PLAIN_SECONDS = 30  # without a terminal, a line at most this often within an epoch
+# Cross-entropy of a coin-flip among 1e6 classes is 14 nats. An adversary loss beyond this is an encoder that runs away.
+_DIVERGED_LOSS = 1e3
+
+
+@dataclasses.dataclass
+class Run:
+    """What the phases of a training share."""
+
+    config: Config
+    folder: Path
+    splits: data.Splits
+    model: InfoAutoencoder
+    mesh: Mesh
+    checkpoints: Checkpoints
+    stop: Callable[[], bool]
+    tensorboard: Any  # a tensorboardX writer, or None
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        """Batches are cut along their first axis, one part for each device."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    def log(self, kind: str, at: int, **values: float) -> None:
+        runlog.append(self.folder, kind, step=at, **values)
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(f"{kind}/{name}", value, at)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `fit` leaves: the state, and whether all phases are done (False: stopped by a signal, to be resumed)."""
+
+    state: step.TrainState
+    finished: bool
+
+
+def fit(config: Config, workdir: str | Path) -> Result:
+    """Trains as `config` says in the run folder `workdir`, or goes on where a former call stopped.
+
+    SIGINT and SIGTERM (in the main thread) finish the step, save, and return. A second SIGINT interrupts at once.
+
+    Raises:
+      UserError: if something about the input, the folder or the devices cannot work.
+      DivergedError: if a loss leaves the range of useful numbers; the last sound checkpoint stays.
+    """
+    folder = Path(workdir)
+    devices = jax.local_devices()
+    if config.train.batch_size % len(devices):
+        raise UserError(
+            f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of the {len(devices)} devices."
+        )
+    with runlog.lock(folder), _signals() as stop:
+        splits = data.load(config.data)
+        shape = splits.train.images.shape[1:]
+        model = build(config.model, (shape[0], shape[1], shape[2]), len(splits.train.class_names))
+        if config.train.batch_size > len(splits.train):
+            raise UserError(
+                f"config.train.batch_size is {config.train.batch_size}, but the training split has only "
+                f"{len(splits.train)} images. Make it smaller."
+            )
+        info = runlog.RunInfo(
+            config, model.image_shape, splits.train.class_names, len(splits.train), len(splits.test), splits.fingerprint
+        )
+        try:
+            runlog.open_run(folder, info)
+            return _fit(config, folder, splits, model, stop)
+        except OSError as error:
+            raise UserError(
+                f"The run folder {str(folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
+                f"room and run the same command to go on."
+            ) from error
+
+
+def _fit(config: Config, folder: Path, splits: data.Splits, model: InfoAutoencoder, stop: Callable[[], bool]) -> Result:
+    # An Auto mesh: on the Explicit one that jax.make_mesh gives, a replicated data set cannot be indexed with sharded
+    # indices.
+    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    tensorboard = _tensorboard(folder) if config.log.tensorboard else None
+    checkpoints = Checkpoints(folder, config.checkpoint.keep)
+    run = Run(config, folder, splits, model, mesh, checkpoints, stop, tensorboard)
+    device = f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
+    try:
+        state, start = _initial_state(run)
+        runlog.append(
+            folder, "start", step=start, device=device, environment=runlog.environment(), time=runlog.now()
+        )
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        print(
+            f"{config.data.name}: {len(splits.train):,} + {len(splits.test):,} images of "
+            f"{'x'.join(map(str, model.image_shape))}, {model.num_classes} classes; {parameters:,} parameters; {device}; "
+            f"run folder {folder}" + (f"; goes on at step {start}" if start else ""),
+            flush=True,
+        )
+        finished = True
+        for phase in PHASES:
+            state, finished = phase(run, state)
+            if not finished:
+                break
+    finally:
+        failed = sys.exc_info()[0] is not None
+        with contextlib.suppress(UserError) if failed else contextlib.nullcontext():
+            checkpoints.close()  # also waits for what is being saved
+        if tensorboard is not None:
+            tensorboard.close()
+    return Result(state, finished)
+
+
+def _initial_state(run: Run) -> tuple[step.TrainState, int]:
+    """The newest checkpoint's state, or a fresh one, on all devices; and its step."""
+    init = functools.partial(step.init_state, run.model, run.config.train)
+    seed = np.uint32(run.config.train.seed)
+    abstract = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=run.replicated), jax.eval_shape(init, seed)
+    )
+    restored = run.checkpoints.restore(abstract)
+    if restored is not None:
+        return restored[1], restored[0]
+    return jax.jit(init, out_shardings=run.replicated)(seed), 0
+
+
+def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState, bool]:
+    """The phase that trains all three networks, `train.epochs` long; returns the state and whether it is done."""
+    config = run.config
+    num_images = len(run.splits.train)
+    steps_per_epoch = num_images // config.train.batch_size
+    total = steps_per_epoch * config.train.epochs
+    at = int(state.step)
+    if at == total:
+        return state, True
+    hyper = jax.device_put(step.make_hyper(config.train, num_images), run.replicated)
+    take_step = make_stepper(run, hyper)
+    look = _Observer(run)
+    report = _Reporter(run, steps_per_epoch, total)
+    if at == 0 and 0 in config.log.sample_epochs:
+        look(state, 0, 0)
+
+    in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
+    late: tuple[int, dict[str, jax.Array]] | None = None
+    begin, begin_at = time.perf_counter(), at
+    with report.bar(at):
+        while at < total:
+            state, metrics = take_step(state, at)
+            at += 1
+            epoch_ends, stopped = at % steps_per_epoch == 0, run.stop()
+            in_flight.append(metrics)
+            if len(in_flight) > _IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
+            if at % config.log.every_steps == 0:
+                # Read one interval late, so that the device never waits for the host.
+                if late is not None:
+                    report.step(*late)
+                late = (at, metrics)
+            report.advance(at)
+            save = epoch_ends or stopped or (config.checkpoint.every_steps and at % config.checkpoint.every_steps == 0)
+            if not save:
+                continue
+            if late is not None:
+                report.step(*late)
+                late = None
+            check_sound(jax.device_get(metrics), at, steps_per_epoch)  # nothing unsound is ever saved
+            if epoch_ends:
+                epoch = at // steps_per_epoch
+                seconds, begin = time.perf_counter() - begin, time.perf_counter()
+                rate, begin_at = (at - begin_at) * config.train.batch_size / seconds, at
+                report.epoch(epoch, at, jax.device_get(state.sums), rate)
+                if epoch in config.log.sample_epochs or at == total:
+                    look(state, epoch, at)
+                begin = time.perf_counter()
+            run.checkpoints.save(at, state)
+            if stopped and at < total:
+                runlog.append(run.folder, "stop", step=at, time=runlog.now())
+                return state, False
+    runlog.append(run.folder, "end", step=at, time=runlog.now())
+    return state, True
+
+
+# What a training consists of, in this order. Each takes and returns the state, which knows how far it got.
+PHASES = (train_autoencoder,)
+
+
+def make_stepper(
+    run: Run, hyper: step.Hyper
+) -> Callable[[step.TrainState, int], tuple[step.TrainState, dict[str, jax.Array]]]:
+    """The training step as a function of (state, number of the step): jitted, donated and sharded, here only.
+
+    With the data on the device, nothing crosses between host and device in a step; on the host (where the 'device' is
+    the same memory) the batch is gathered by numpy, which saves a copy of the data set for each CPU device.
+    """
+    config, model, images, labels = run.config.train, run.model, run.splits.train.images, run.splits.train.labels
+    steps_per_epoch = len(labels) // config.batch_size
+    on_device = config.data_on == "device" or (config.data_on == "auto" and run.mesh.devices.flat[0].platform != "cpu")
+    make_order = jax.jit(
+        functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=run.replicated
+    )
+    order: Any = None
+    whole, parts = run.replicated, run.split
+    if on_device:
+        images_on, labels_on = jax.device_put((images, labels), whole)
+        constrain = functools.partial(jax.lax.with_sharding_constraint, shardings=parts)
+        gathered = jax.jit(
+            functools.partial(step.gathered_train_step, model, config, constrain=constrain),
+            donate_argnums=0,
+            in_shardings=(whole,) * 5,
+            out_shardings=whole,
+        )
+
+        def take_step(state: step.TrainState, at: int) -> tuple[step.TrainState, dict[str, jax.Array]]:
+            nonlocal order
+            if order is None or at % steps_per_epoch == 0:
+                order = make_order(state.step, hyper)
+            return gathered(state, images_on, labels_on, order, hyper)
+
+    else:
+        plain = jax.jit(
+            functools.partial(step.train_step, model, config),
+            donate_argnums=0,
+            in_shardings=(whole, parts, parts, whole),
+            out_shardings=whole,
+        )
+
+        def take_step(state: step.TrainState, at: int) -> tuple[step.TrainState, dict[str, jax.Array]]:
+            nonlocal order
+            if order is None or at % steps_per_epoch == 0:
+                order = np.asarray(make_order(state.step, hyper))
+            start = at % steps_per_epoch * config.batch_size
+            batch = order[start : start + config.batch_size]
+            return plain(state, *jax.device_put((images[batch], labels[batch]), parts), hyper)
+
+    return take_step
+
+
+def check_sound(metrics: dict[str, Any], at: int, steps_per_epoch: int) -> None:
+    """Raises `DivergedError` if a metric is not finite or the adversary's loss has run away."""
+    values = {name: float(value) for name, value in metrics.items()}
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if not wrong and values["adversary"] < _DIVERGED_LOSS:
+        return
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    epoch = (at - 1) / steps_per_epoch + 1
+    if not wrong:
+        cause = f"the adversary's loss is {values['adversary']:.4g}: the encoder wins by making its latent ever larger"
+    else:
+        cause = f"{' and '.join(wrong)} became infinite or not a number"
+    raise DivergedError(
+        f"Training diverged in epoch {int(epoch)} (step {at}): {cause}.\n  {figures}\n"
+        f"Start again in another --workdir with a smaller --config.train.lambda_adv, with "
+        f"--config.model.latent=sphere, or with --config.train.lambda_schedule=linear. A smaller "
+        f"--config.train.learning_rate or --config.train.clip_norm=1 help when it is not the adversary."
+    )
+
+
+class _Observer:
+    """Test figures and a picture of swaps, at chosen epochs."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        test = run.splits.test
+        devices = run.mesh.size
+        size = -(-min(_TEST_BATCH, len(test)) // devices) * devices
+        self._size = size
+        self._sums = jax.jit(
+            functools.partial(step.evaluation_sums, run.model),
+            in_shardings=(run.replicated, run.split, run.split, run.split),
+            out_shardings=run.replicated,
+        )
+        self._rows = one_of_each(test.labels)
+        self._classes = np.arange(min(run.model.num_classes, MAX_COLUMNS), dtype=np.int32)
+        self._swap = jax.jit(functools.partial(run.model.apply, method="transfer"))
+
+    def __call__(self, state: step.TrainState, epoch: int, at: int) -> None:
+        figures = self.figures(state.params)
+        self._run.log("test", at, epoch=epoch, **figures)
+        tqdm.write(f"{'':>9}  test: mse {figures['reconstruction']:.5f}, content {figures['content_accuracy']:.2%}")
+        sources = self._run.splits.test.images[self._rows]
+        rows, columns = len(sources), len(self._classes)
+        swaps = np.asarray(
+            self._swap({"params": state.params}, np.repeat(sources, columns, axis=0), np.tile(self._classes, rows))
+        )
+        folder = self._run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        picture = swap_grid(sources, swaps.reshape(rows, columns, *sources.shape[1:]))
+        runlog.write_atomically(folder / f"epoch_{epoch:04d}.png", png(picture))
+
+    def figures(self, params: Any) -> dict[str, float]:
+        """Means over the whole test split, each image counted once."""
+        test = self._run.splits.test
+        total: collections.Counter[str] = collections.Counter()
+        for start in range(0, len(test), self._size):
+            images, labels = test.images[start : start + self._size], test.labels[start : start + self._size]
+            mask = np.arange(self._size) < len(labels)
+            missing = self._size - len(labels)
+            batch = (
+                np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]),
+                np.pad(labels, (0, missing)),
+                mask.astype(np.float32),
+            )
+            sums = self._sums(params, *jax.device_put(batch, self._run.split))
+            total.update({name: float(value) for name, value in jax.device_get(sums).items()})
+        count = total.pop("count")
+        return {name: value / count for name, value in total.items()}
+
+
+class _Reporter:
+    """Losses to metrics.jsonl and to the terminal: a bar where there is one, plain lines otherwise."""
+
+    def __init__(self, run: Run, steps_per_epoch: int, total: int):
+        self._run, self._steps_per_epoch, self._total = run, steps_per_epoch, total
+        self._bar: Any = None
+        self._shown = time.monotonic()
+
+    @contextlib.contextmanager
+    def bar(self, start: int) -> Iterator[None]:
+        size = self._run.config.train.batch_size
+        images = {"total": self._total * size, "initial": start * size, "unit": " images", "unit_scale": True}
+        shown = sys.stderr.isatty()
+        with tqdm(**images, disable=not shown, dynamic_ncols=True, leave=False) as self._bar:
+            yield
+
+    def advance(self, at: int) -> None:
+        self._bar.update(self._run.config.train.batch_size)
+
+    def step(self, at: int, metrics: dict[str, jax.Array]) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        try:
+            check_sound(values, at, self._steps_per_epoch)
+        except DivergedError:
+            self._run.log("diverged", at, **values)
+            raise
+        self._run.log("step", at, **values)
+        losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
+        self._bar.set_postfix_str(losses, refresh=False)
+        if self._bar.disable and time.monotonic() - self._shown > _PLAIN_SECONDS:
+            self._shown = time.monotonic()
+            print(f"step {at}/{self._total}  {losses}", flush=True)
+
+    def epoch(self, epoch: int, at: int, sums: dict[str, Any], images_per_s: float) -> None:
+        means = {name: float(value) / float(sums["count"]) for name, value in sums.items() if name != "count"}
+        self._run.log("epoch", at, epoch=epoch, **means, images_per_s=images_per_s)
+        left = (self._total - at) * self._run.config.train.batch_size / images_per_s
+        epochs = self._run.config.train.epochs
+        tqdm.write(
+            f"{epoch:>{len(str(epochs))}}/{epochs}  mse {means['reconstruction']:.5f}  adversary {means['adversary']:.3f} "
+            f"({means['adversary_accuracy']:.1%} right)  content {means['content_accuracy']:.1%}  lambda "
+            f"{means['lambda']:.2g}  {images_per_s:,.0f} images/s  {tqdm.format_interval(left)} left"
+        )
+        self._shown = time.monotonic()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT and SIGTERM into a question that the loop asks after each step."""
+    received: list[int] = []
+
+    def remember(number: int, frame: Any) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    former = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "config.log.tensorboard is True, but tensorboardX is not installed: pip install -e '.[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

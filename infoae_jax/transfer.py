@@ -1,0 +1,43 @@
+"""Use of a finished or running run from Python."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from infoae_jax import runlog
+from infoae_jax.checkpoint import Checkpoints
+from infoae_jax.errors import UserError
+from infoae_jax.model import InfoAutoencoder, build
+from infoae_jax.step import init_state
+
+
+def load(run: str | Path, step: int | None = None) -> tuple[InfoAutoencoder, dict[str, Any]]:
+    """The trained model of a run folder, finished or still running.
+
+        model, variables = infoae_jax.load("runs/mnist")
+        swapped = model.apply(variables, style_images, labels, method="transfer")
+
+    `infoae_jax.read_info(run)` gives the run's configuration and class names.
+
+    Args:
+      run: the run folder.
+      step: which checkpoint; the newest one by default.
+
+    Raises:
+      UserError: if the folder is no run, or has no (sound) checkpoint.
+    """
+    run = Path(run)
+    info = runlog.read_info(run)
+    model = build(info.config.model, info.image_shape, len(info.class_names))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(lambda: init_state(model, info.config.train, 0))
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
+    restored = None
+    if (run / "checkpoints").is_dir():
+        checkpoints = Checkpoints(run)
+        restored = checkpoints.restore(abstract, step)
+        checkpoints.close()
+    if restored is None:
+        raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")
+    return model, {"params": restored[1].params}

@@ -1,0 +1,79 @@
+"""Trains an Info-autoencoder: python launch.py --config=configs/mnist.py [--config.FIELD=VALUE ...]
+
+Exit codes: 0 done, or stopped by a signal and ready to resume; 1 training diverged; 2 the input cannot work.
+Kept short: all that can be tested is in the package.
+"""
+
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from infoae_jax.config import Config, parse
+from infoae_jax.errors import DivergedError, UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, for instance configs/mnist.py:tiny")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default: runs/<name of the configuration>")
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", None, "CPU only: how many devices share each batch; default: one for each core", lower_bound=1
+)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    config = parse(_CONFIG.value)
+    name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    workdir = _WORKDIR.value or Path("runs") / "-".join(filter(None, (Path(name).stem, variant.replace(",", "-"))))
+
+    import jax  # here, because its set-up below must come before anything touches a device
+
+    from infoae_jax.train import fit
+
+    # XLA runs a CPU convolution on one core, so each core becomes a device with its share of the batch.
+    jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or _devices(config))
+    result = fit(config, workdir)
+    if result.finished:
+        print(f"Finished: {workdir}")
+    else:
+        print(f"Stopped and saved at step {int(result.state.step)}. To go on: python {shlex.join(sys.argv)}")
+
+
+def _devices(config: Config) -> int:
+    """As many as there are cores, but so that they divide the batch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(n for n in range(1, cores + 1) if config.train.batch_size % n == 0)
+
+
+def _flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what cannot be parsed is answered with a sentence, not a traceback."""
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"Do not know what to do with {rest[1]!r}; options are written --name=value.")
+        if _CONFIG.value is None:
+            raise UserError("Say what to train: --config=configs/mnist.py, svhn.py, rendered.py or folder.py.")
+        return rest
+    except (flags.Error, UserError, OSError, ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
+        sys.exit(_say(error))
+
+
+def _say(error: BaseException) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1 if isinstance(error, DivergedError) else 2
+
+
+def _guarded(argv: list[str]) -> None:
+    try:
+        main(argv)
+    except (UserError, DivergedError) as error:
+        sys.exit(_say(error))
+
+
+if __name__ == "__main__":
+    app.run(_guarded, flags_parser=_flags)
