@@ -25,7 +25,7 @@ _CPU_DEVICES = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error is also raised, and said in one sentence below
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     config = parse(_CONFIG.value)
     name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
@@ -64,16 +64,15 @@ def _flags(argv: list[str]) -> list[str]:
 
 
 def _say(error: BaseException) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    text = str(error).strip()
+    if "Traceback" in text:  # config_flags puts one around what a configuration file raised
+        text = text.splitlines()[-1].partition(": ")[2]
+    print(f"error: {text}", file=sys.stderr)
     return 1 if isinstance(error, DivergedError) else 2
 
 
-def _guarded(argv: list[str]) -> None:
+if __name__ == "__main__":
     try:
-        main(argv)
+        app.run(main, flags_parser=_flags)
     except (UserError, DivergedError) as error:
         sys.exit(_say(error))
-
-
-if __name__ == "__main__":
-    app.run(_guarded, flags_parser=_flags)

@@ -1,6 +1,6 @@
 """MNIST, 28x28 grey, 60,000 + 10,000 handwritten digits.
 
-    python launch.py --config=configs/mnist.py
+python launch.py --config=configs/mnist.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The embedded data set: 32x32 RGB digits like house numbers, drawn from a seed. Nothing is downloaded.
 
-    python launch.py --config=configs/rendered.py
+python launch.py --config=configs/rendered.py
 """
 
 from ml_collections import ConfigDict
@@ -14,4 +14,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "rendered"
     config.data.num_train, config.data.num_test = 20_000, 4_000
     config.model.bottleneck = 32
+    config.train.epochs = 25
     return base.with_variants(config, arg)

@@ -1,5 +1,6 @@
 """Checkpoints of the training state, by Orbax. The only module that imports it."""
 
+import contextlib
 import shutil
 import warnings
 import zlib
@@ -21,7 +22,7 @@ def _checksum(tree: Any) -> int:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run. Saving goes on in the background; `close` waits for it."""
+    """The folder `checkpoints/` of a run, to be used in a `with`. Saving goes on in the background until its end."""
 
     def __init__(self, run: Path, keep: int | None = None):
         """`keep`: how many of the newest to keep; None opens for reading, which leaves a running training alone."""
@@ -37,6 +38,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         copy = jax.tree.map(np.array, state)
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(copy)) * 1.1 + 2**20
+        free = shutil.disk_usage(self._run).free
+        if free < needed:  # asked first, because Orbax answers a full disk with pages of tracebacks
+            raise self._failure(
+                OSError(f"it needs {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are left on the disk")
+            )
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(copy), check=ocp.args.JsonSave({"crc32": _checksum(copy)})
         )
@@ -83,6 +90,16 @@ class Checkpoints:
             self._manager.close()
         except Exception as error:
             raise self._failure(error) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            self.close()
+            return
+        with contextlib.suppress(UserError):  # the first failure is the one to report
+            self.close()
 
     def _set_aside(self, step: int) -> None:
         """Out of the way of a new checkpoint of the same step, without deleting it."""

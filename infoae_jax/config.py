@@ -11,6 +11,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ml_collections import ConfigDict
+
 from infoae_jax.errors import UserError
 
 MIN_SIDE, MAX_SIDE = 8, 512
@@ -29,6 +31,7 @@ def _choice(*options: Any) -> Any:
 class DataConfig:
     name: str
     dir: str
+    cache_dir: str
     split: str
     test_split: str
     image_size: int = _range(0, MAX_SIDE)
@@ -37,7 +40,6 @@ class DataConfig:
     num_test: int = _range(0)
     test_fraction: float = _range(0, 0.9, above=True)
     seed: int = _range(0, 2**32 - 1)
-    cache_dir: str = dataclasses.field()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +69,9 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
+    tensorboard: bool
     every_steps: int = _range(1)
     sample_epochs: tuple[int, ...] = _range(0)
-    tensorboard: bool = dataclasses.field()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +93,11 @@ class Config:
 FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "log.", "checkpoint.")
 
 
-def parse(values: Mapping[str, Any]) -> Config:
+def parse(values: Mapping[str, Any] | ConfigDict) -> Config:
     """Checks every value and combination.
 
     Args:
-      values: nested mapping (an `ml_collections.ConfigDict` or what `to_dict` gave) with exactly the fields above.
+      values: what `configs/*.py` gave, or `to_dict`; nested, with exactly the fields above.
 
     Raises:
       UserError: naming the field, its value, and what is allowed.
@@ -203,7 +205,8 @@ def _check_combinations(config: Config) -> None:
             raise UserError("config.data.num_train and num_test must be 1 or more for 'rendered': it draws that many.")
         if data.image_size not in (0, 32) or data.channels not in (0, 3):
             raise UserError(
-                f"config.data.image_size is {data.image_size} and channels {data.channels}, but 'rendered' is 32x32 RGB."
+                f"config.data.image_size is {data.image_size} and channels {data.channels}, but 'rendered' is 32x32 "
+                f"RGB: leave both at 0."
             )
     if data.name == "folder":
         if not data.dir:

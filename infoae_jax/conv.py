@@ -27,6 +27,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -130,11 +131,9 @@ def _filter_gradient(x, g, kernel, strides, padding):
 
 def _resolve(padding: str | Sequence[tuple[int, int]], sides, kernel, strides) -> Padding:
     """'SAME' and 'VALID' as `lax` defines them for a convolution."""
-    if isinstance(padding, str):
-        pads = lax.padtype_to_pads(sides, kernel, strides, padding)
-    else:
-        pads = list(padding)
-    return (tuple(pads[0]), tuple(pads[1]))  # type: ignore[return-value]
+    pads = lax.padtype_to_pads(sides, kernel, strides, padding) if isinstance(padding, str) else padding
+    (top, bottom), (left, right) = pads
+    return (top, bottom), (left, right)
 
 
 class Conv(nn.Module):
@@ -153,6 +152,7 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None)
         padding = _resolve(self.padding, x.shape[1:3], self.kernel_size, self.strides)
         y = strided_conv(x, kernel, self.strides, padding)
         return y + bias[None, None, None, :]
@@ -175,6 +175,7 @@ class ConvTranspose(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None)
         before, out = [], []
         for dim, (n, k, s) in enumerate(zip(x.shape[1:3], self.kernel_size, self.strides, strict=True)):
             if not isinstance(self.padding, str):

@@ -68,7 +68,8 @@ def load(config: DataConfig) -> Splits:
     path = _cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz"
     splits = _read_cache(path)
     if splits is None:
-        train, test = (_subset(s, n, config.seed) for s, n in zip(decode(), (config.num_train, config.num_test)))
+        train, test = decode()
+        train, test = _subset(train, config.num_train, config.seed), _subset(test, config.num_test, config.seed)
         for split, name in ((train, "train"), (test, "test")):
             _check(split, config, name)
         # A drawing may differ in its last bit between processors; it is still the same data set.
@@ -78,7 +79,7 @@ def load(config: DataConfig) -> Splits:
     return splits
 
 
-# --- Sources: each gives a key that identifies the data, and a function that decodes them. ---------------------------
+# --- Sources: each gives a key that identifies the data, and a function that decodes them. ----------------------------
 
 _Source = tuple[dict[str, Any], Callable[[], tuple[Dataset, Dataset]]]
 
@@ -152,7 +153,7 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     if len(classes) < 2:
         found = f"only {classes[0].name!r}" if classes else "no sub-folder"
         raise UserError(
-            f"{root} must hold one folder of PNG or JPEG images for each class, and at least two classes; it has {found}."
+            f"{root} must hold a folder of PNG or JPEG images for each class, for two classes or more; it has {found}."
         )
     files: list[tuple[Path, int]] = []
     for label, folder in enumerate(classes):
@@ -162,7 +163,9 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
             raise UserError(f"The class folder {folder} has no PNG or JPEG image. Add some, or remove the folder.")
         if len(images) < len(visible):
             odd = next(p for p in visible if p not in images)
-            print(f"{folder}: left out {len(visible) - len(images)} files that are not PNG or JPEG, such as {odd.name}.")
+            print(
+                f"{folder}: left out {len(visible) - len(images)} files that are not PNG or JPEG, such as {odd.name}."
+            )
         files += [(p, label) for p in images]
     return tuple(folder.name for folder in classes), files
 
@@ -201,8 +204,8 @@ def _stack(images: Iterator[np.ndarray], count: int, name: Callable[[int], str])
             h, w, c = stacked.shape[1:]
             raise UserError(
                 f"The images differ in size or channels: {name(0)} is {w}x{h}x{c} and {name(i)} is {image.shape[1]}x"
-                f"{image.shape[0]}x{image.shape[2]}. Have them converted, for instance with --config.data.image_size=32 "
-                f"--config.data.channels=3."
+                f"{image.shape[0]}x{image.shape[2]}. Have them converted, for instance with "
+                f"--config.data.image_size=32 --config.data.channels=3."
             )
         stacked[i] = image
     if stacked is None:
@@ -212,7 +215,7 @@ def _stack(images: Iterator[np.ndarray], count: int, name: Callable[[int], str])
 
 def _decode_image(data: bytes, config: DataConfig, source: Any) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         if image.mode.startswith(("I", "F")):
             raise UserError(f"The image {source} has more than 8 bits a channel, which is not supported. Convert it.")
         if image.getexif():
@@ -270,9 +273,9 @@ def _prepare(config: DataConfig, folder: str | None) -> None:
     """Downloads and prepares, in a process of its own: TensorFlow must not load into the one that trains."""
     where = folder or "TFDS's default folder"
     again = (
-        f"  pip install -e '.[prepare]'   and start again with network, or\n"
-        f"  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or\n"
-        f"  python launch.py --config=configs/rendered.py   for the embedded data set, which needs no download."
+        "  pip install -e '.[prepare]'   and start again with network, or\n"
+        "  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or\n"
+        "  python launch.py --config=configs/rendered.py   for the embedded data set, which needs no download."
     )
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
@@ -298,8 +301,8 @@ def _tfds_features(builder: Any) -> tuple[str, str]:
         return supervised
     if len(images) != 1 or len(labels) != 1:
         raise UserError(
-            f"config.data.name is {builder.info.name!r}, which has {len(images)} image and {len(labels)} class features, "
-            f"but one of each is needed: choose an image-classification data set."
+            f"config.data.name is {builder.info.name!r}, which has {len(images)} image and {len(labels)} class "
+            f"features, but one of each is needed: choose an image-classification data set."
         )
     return images[0], labels[0]
 
@@ -333,10 +336,10 @@ def _tfds_split(
         raise
     except Exception as error:  # array_record reports damage by several kinds of exceptions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where} cannot be read ({reason}); a file is damaged. Delete that folder and start again.")
+        raise UserError(f"{where} cannot be read ({reason}); a file is damaged. Delete that folder.") from error
 
 
-# --- Checks, subsets ----------------------------------------------------------------------------------------------------
+# --- Checks, subsets --------------------------------------------------------------------------------------------------
 
 
 def _subset(split: Dataset, count: int, seed: int) -> Dataset:
@@ -353,15 +356,15 @@ def _check(split: Dataset, config: DataConfig, name: str) -> None:
     low, high, count = split.labels.min(), split.labels.max(), len(split.class_names)
     if low < 0 or high >= count:
         raise UserError(
-            f"The {name} split of {config.name!r} has labels from {low} to {high}, but its {count} classes are numbered "
-            f"0 to {count - 1}. Images without a label cannot be used."
+            f"The {name} split of {config.name!r} has labels from {low} to {high}, but its {count} classes are "
+            f"numbered 0 to {count - 1}. Images without a label cannot be used."
         )
     if name == "train" and len(np.unique(split.labels)) < 2:
         only = split.class_names[split.labels[0]]
         raise UserError(f"All training images of {config.name!r} are of one class ({only!r}), but two are needed.")
 
 
-# --- Cache --------------------------------------------------------------------------------------------------------------
+# --- Cache ------------------------------------------------------------------------------------------------------------
 
 
 def _cache_folder(config: DataConfig) -> Path:
@@ -384,7 +387,7 @@ def _read_cache(path: Path) -> Splits | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
         splits = []
@@ -399,7 +402,7 @@ def _read_cache(path: Path) -> Splits | None:
 
 def _write_cache(path: Path, splits: Splits) -> None:
     """Writes to a temporary name and renames, so that no reader ever sees half a file."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, split in (("train", splits.train), ("test", splits.test)):
         arrays |= {f"{name}/images": split.images, f"{name}/labels": split.labels}
         arrays |= {f"{name}/{factor}": values for factor, values in split.factors.items()}
@@ -409,7 +412,7 @@ def _write_cache(path: Path, splits: Splits) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
             temporary = file.name
-            np.savez(file, meta=np.array(meta), **arrays)  # type: ignore[arg-type]
+            np.savez(file, meta=np.array(meta), **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

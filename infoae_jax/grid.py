@@ -26,7 +26,9 @@ def swap_grid(
     rows, columns, height, width, channels = swaps.shape
     cells = np.concatenate([style_images[:, None], to_pixels(swaps)], axis=1)
     first = 4 * gap  # sets the real images apart
-    canvas = np.full((rows * (height + gap) - gap, (columns + 1) * (width + gap) - gap + first, channels), 255, np.uint8)
+    canvas = np.full(
+        (rows * (height + gap) - gap, (columns + 1) * (width + gap) - gap + first, channels), 255, np.uint8
+    )
     for i in range(rows):
         for j in range(columns + 1):
             top, left = i * (height + gap), j * (width + gap) + (first if j else 0)

@@ -14,20 +14,23 @@ convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so wha
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from infoae_jax.config import ModelConfig, check_image_shape
 from infoae_jax.conv import Conv, ConvTranspose, Padding
 from infoae_jax.reversal import reverse_gradient
 
-Images = Float[Array, "b h w c"] | UInt8[Array, "b h w c"]
+AnyArray = Array | np.ndarray
+Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
+Labels = Int[AnyArray, " b"]
 
 _RELU_INIT = nn.initializers.he_normal()
 
 
 def to_unit_interval(images: Images) -> Float[Array, "b h w c"]:
     """uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return jnp.asarray(images, jnp.float32) / 255 if images.dtype == jnp.uint8 else jnp.asarray(images)
 
 
 def _third_padding(height: int, width: int) -> Padding:
@@ -143,7 +146,7 @@ class InfoAutoencoder(nn.Module):
         self.adversary = Adversary(self.num_classes, self.adversary_hidden)
         self.content_classifier = ContentClassifier(self.num_classes)
 
-    def __call__(self, images: Images, labels: Int[Array, " b"]) -> dict[str, Array]:
+    def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
         """Everything once; what `init` calls."""
         z = self.encode(images)
         return {
@@ -157,19 +160,19 @@ class InfoAutoencoder(nn.Module):
         """Style latent of each image."""
         return self.style_encoder(to_unit_interval(images))
 
-    def decode(self, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+    def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Image with style `z` and the class `labels` (0 .. num_classes - 1). Not clipped to [0, 1]."""
-        return self.image_decoder(z, jax.nn.one_hot(labels, self.num_classes))
+        return self.image_decoder(jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes))
 
-    def guess(self, z: Float[Array, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
+    def guess(self, z: Float[AnyArray, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
         """The adversary's logits; the gradient that reaches `z` is reversed and scaled by `lam`."""
-        return self.adversary(z, lam)
+        return self.adversary(jnp.asarray(z), lam)
 
     def classify(self, images: Images) -> Float[Array, "b n"]:
         """Logits of each image's class, read by the content classifier. Their arg-max is what `decode` takes."""
         return self.content_classifier(to_unit_interval(images))
 
-    def transfer(self, style_images: Images, labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+    def transfer(self, style_images: Images, labels: Labels) -> Float[Array, "b h w c"]:
         """The style of each image with the content `labels`. Not clipped to [0, 1]."""
         return self.decode(self.encode(style_images), labels)
 

@@ -115,7 +115,7 @@ def render(styles: Styles, digits: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "
       UserError: if the lengths differ or a digit is not 0..9.
     """
     digits = np.asarray(digits)
-    if digits.shape != (len(styles),) or (len(digits) and not (0 <= digits.min() and digits.max() <= 9)):
+    if digits.shape != (len(styles),) or (len(digits) and not (digits.min() >= 0 and digits.max() <= 9)):
         raise UserError(f"render needs one digit from 0 to 9 for each of the {len(styles)} styles; got {digits!r}.")
     images = np.empty((len(styles), SIDE, SIDE, 3), np.uint8)
     for start in range(0, len(styles), _CHUNK):
@@ -196,7 +196,7 @@ def _glyphs() -> tuple[np.ndarray, np.ndarray]:
         top, bottom = ImageFont.truetype(path, 200).getbbox("0")[1::2]
         font = ImageFont.truetype(path, round(200 * _GLYPH_HEIGHT / (bottom - top)))
         low, high = font.getbbox("0")[1::2]
-        widest = 0
+        widest = 0.0
         for digit in range(10):
             box = font.getbbox(str(digit))
             widest = max(widest, box[2] - box[0])

@@ -65,7 +65,9 @@ def lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a")  # noqa: SIM115 (held open while the lock is)
     except OSError as error:
-        raise UserError(f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir.") from error
+        raise UserError(
+            f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir."
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,7 +89,9 @@ def open_run(folder: Path, info: RunInfo) -> None:
         old = read_info(folder)
         found = differences(old.config, info.config)
         if not found and old.fingerprint != info.fingerprint:
-            found = [f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"]
+            found = [
+                f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"
+            ]
         if found:
             raise UserError(
                 f"The run folder {str(folder)!r} belongs to another experiment. Different (there -> asked for):\n  "

@@ -5,8 +5,8 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from infoae_jax.config import TrainConfig
@@ -32,25 +32,28 @@ METRICS = (
 )
 
 
+# The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
+
+
 @flax.struct.dataclass
 class Hyper:
     """What may vary between runs without compiling again: traced scalars."""
 
-    seed: UInt32[Array, ""]
-    learning_rate: Float[Array, ""]
-    lambda_adv: Float[Array, ""]
-    lambda_ramp: Float[Array, ""]
-    steps_per_epoch: Int[Array, ""]
-    total_steps: Int[Array, ""]
+    seed: Any  # uint32
+    learning_rate: Any  # float32
+    lambda_adv: Any  # float32
+    lambda_ramp: Any  # float32
+    steps_per_epoch: Any  # int32
+    total_steps: Any  # int32
 
 
 @flax.struct.dataclass
 class TrainState:
-    step: Int[Array, ""]
-    params: Any
-    opt_state: Any
+    step: Any  # int32: how many steps are done
+    params: Any  # {module: parameters}
+    opt_state: Any  # {network: Adam's moments}
     # Sums of the metrics since the epoch began: part of the state, so that a resumed epoch reports the same means.
-    sums: dict[str, Float[Array, ""]]
+    sums: Any  # {metric: float32}
 
 
 def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
@@ -74,7 +77,7 @@ def _networks(params: Any) -> dict[str, Any]:
     return {name: {part: params[part] for part in parts} for name, parts in NETWORKS.items()}
 
 
-def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, ""] | int) -> TrainState:
+def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, ""] | np.uint32 | int) -> TrainState:
     """Fresh parameters and optimiser state; a pure function of `seed`."""
     images = jnp.zeros((1, *model.image_shape), jnp.uint8)
     params = model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]
@@ -84,6 +87,10 @@ def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, 
 
 def zero_sums() -> dict[str, Float[Array, ""]]:
     return {name: jnp.float32(0) for name in (*METRICS, "count")}
+
+
+def _apply(model: InfoAutoencoder, params: Any, method: str, *args: Any) -> Any:
+    return model.apply({"params": params}, *args, method=method)
 
 
 def _cross_entropy(logits: Float[Array, "b n"], labels: Int[Array, " b"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -106,12 +113,11 @@ def losses(
     works against the adversary). The content classifier shares no parameters with the rest and takes the images, so
     no gradient of Eq. 2 reaches network A. 'total' is logged as Eq. 3 states it: mse + lambda * class loss.
     """
-    variables = {"params": params}
-    z = model.apply(variables, images, method="encode")
-    redrawn = model.apply(variables, z, labels, method="decode")
+    z = _apply(model, params, "encode", images)
+    redrawn = _apply(model, params, "decode", z, labels)
     reconstruction = jnp.mean((redrawn - images) ** 2)
-    adversary, adversary_accuracy = _cross_entropy(model.apply(variables, z, lam, method="guess"), labels)
-    content, content_accuracy = _cross_entropy(model.apply(variables, images, method="classify"), labels)
+    adversary, adversary_accuracy = _cross_entropy(_apply(model, params, "guess", z, lam), labels)
+    content, content_accuracy = _cross_entropy(_apply(model, params, "classify", images), labels)
     parts = {
         "total": reconstruction + lam * adversary,
         "reconstruction": reconstruction,
@@ -151,13 +157,13 @@ def train_step(
         networks[name], opt_state[name] = descend(gradient, networks[name], opt_state[name])
 
     def adversary_loss(params):
-        return _cross_entropy(model.apply({"params": params}, z, 0.0, method="guess"), labels)[0]
+        return _cross_entropy(_apply(model, params, "guess", z, 0.0), labels)[0]
 
     for _ in range(config.adversary_steps - 1):
         gradient = jax.grad(adversary_loss)(networks["adversary"])
         networks["adversary"], opt_state["adversary"] = descend(gradient, networks["adversary"], opt_state["adversary"])
 
-    metrics = {**metrics, "learning_rate": rate, "gradient_norm": optax.global_norm(gradients)}
+    metrics = {**metrics, "learning_rate": rate, "gradient_norm": optax.tree.norm(gradients)}
     epoch_begins = state.step % hyper.steps_per_epoch == 0
     kept = {name: jnp.where(epoch_begins, 0.0, value) for name, value in state.sums.items()}
     sums = {name: kept[name] + metrics[name] for name in METRICS} | {"count": kept["count"] + 1}
@@ -192,18 +198,17 @@ def gathered_train_step(
 
 def evaluation_sums(
     model: InfoAutoencoder,
-    params: FrozenDict | dict,
+    params: Any,
     images: UInt8[Array, "b h w c"],
     labels: Int[Array, " b"],
     mask: Float[Array, " b"],
 ) -> dict[str, Float[Array, ""]]:
     """Sums over the images with mask 1, to be divided once at the end: each example counts once at any batch size."""
-    variables = {"params": params}
     pixels = to_unit_interval(images)
-    z = model.apply(variables, images, method="encode")
-    squared = jnp.mean((model.apply(variables, z, labels, method="decode") - pixels) ** 2, axis=(1, 2, 3))
-    content = model.apply(variables, images, method="classify").argmax(axis=1) == labels
-    adversary = model.apply(variables, z, 0.0, method="guess").argmax(axis=1) == labels
+    z = _apply(model, params, "encode", images)
+    squared = jnp.mean((_apply(model, params, "decode", z, labels) - pixels) ** 2, axis=(1, 2, 3))
+    content = _apply(model, params, "classify", images).argmax(axis=1) == labels
+    adversary = _apply(model, params, "guess", z, 0.0).argmax(axis=1) == labels
     return {
         "reconstruction": jnp.sum(squared * mask),
         "content_accuracy": jnp.sum(content * mask),

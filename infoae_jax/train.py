@@ -9,12 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
@@ -26,7 +25,10 @@ from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.grid import MAX_COLUMNS, one_of_each, png, swap_grid
 from infoae_jax.model import InfoAutoencoder, build
 
-_IN_FLIGHT = 8  # steps the host may run ahead: enough to keep a device busy, few enough to stop quickly
+# Steps the host may run ahead: enough to keep a device busy, few enough to stop quickly. On several CPU devices XLA
+# deadlocks when it holds many programs with collectives at once (its threads run out), so there only one.
+_IN_FLIGHT = {"cpu": 1}
+_IN_FLIGHT_ELSEWHERE = 8
 _TEST_BATCH = 1000
 _PLAIN_SECONDS = 30  # without a terminal, a line at most this often within an epoch
 # Cross-entropy of a coin-flip among 1e6 classes is 14 nats. An adversary loss beyond this is an encoder that runs away.
@@ -70,20 +72,22 @@ class Result:
     finished: bool
 
 
-def fit(config: Config, workdir: str | Path) -> Result:
+def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | None = None) -> Result:
     """Trains as `config` says in the run folder `workdir`, or goes on where a former call stopped.
 
-    SIGINT and SIGTERM (in the main thread) finish the step, save, and return. A second SIGINT interrupts at once.
+    Each batch is shared by `devices` (all local ones by default). SIGINT and SIGTERM (in the main thread) finish the
+    step, save, and return. A second SIGINT interrupts at once.
 
     Raises:
       UserError: if something about the input, the folder or the devices cannot work.
       DivergedError: if a loss leaves the range of useful numbers; the last sound checkpoint stays.
     """
     folder = Path(workdir)
-    devices = jax.local_devices()
+    devices = jax.local_devices() if devices is None else devices
     if config.train.batch_size % len(devices):
         raise UserError(
-            f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of the {len(devices)} devices."
+            f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of the {len(devices)} "
+            f"devices that share it."
         )
     with runlog.lock(folder), _signals() as stop:
         splits = data.load(config.data)
@@ -99,7 +103,7 @@ def fit(config: Config, workdir: str | Path) -> Result:
         )
         try:
             runlog.open_run(folder, info)
-            return _fit(config, folder, splits, model, stop)
+            return _fit(config, folder, splits, model, stop, devices)
         except OSError as error:
             raise UserError(
                 f"The run folder {str(folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
@@ -107,24 +111,29 @@ def fit(config: Config, workdir: str | Path) -> Result:
             ) from error
 
 
-def _fit(config: Config, folder: Path, splits: data.Splits, model: InfoAutoencoder, stop: Callable[[], bool]) -> Result:
+def _fit(
+    config: Config,
+    folder: Path,
+    splits: data.Splits,
+    model: InfoAutoencoder,
+    stop: Callable[[], bool],
+    devices: Sequence[jax.Device],
+) -> Result:
     # An Auto mesh: on the Explicit one that jax.make_mesh gives, a replicated data set cannot be indexed with sharded
     # indices.
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    tensorboard = _tensorboard(folder) if config.log.tensorboard else None
-    checkpoints = Checkpoints(folder, config.checkpoint.keep)
-    run = Run(config, folder, splits, model, mesh, checkpoints, stop, tensorboard)
-    device = f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
-    try:
+    mesh = Mesh(np.array(devices), ("data",))
+    with contextlib.ExitStack() as stack:
+        tensorboard = stack.enter_context(_tensorboard(folder)) if config.log.tensorboard else None
+        checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint.keep))
+        run = Run(config, folder, splits, model, mesh, checkpoints, stop, tensorboard)
+        device = f"{len(devices)} x {devices[0].device_kind}"
         state, start = _initial_state(run)
-        runlog.append(
-            folder, "start", step=start, device=device, environment=runlog.environment(), time=runlog.now()
-        )
+        runlog.append(folder, "start", step=start, device=device, environment=runlog.environment(), time=runlog.now())
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(
             f"{config.data.name}: {len(splits.train):,} + {len(splits.test):,} images of "
-            f"{'x'.join(map(str, model.image_shape))}, {model.num_classes} classes; {parameters:,} parameters; {device}; "
-            f"run folder {folder}" + (f"; goes on at step {start}" if start else ""),
+            f"{'x'.join(map(str, model.image_shape))}, {model.num_classes} classes; {parameters:,} parameters; "
+            f"{device}; run folder {folder}" + (f"; goes on at step {start}" if start else ""),
             flush=True,
         )
         finished = True
@@ -132,12 +141,6 @@ def _fit(config: Config, folder: Path, splits: data.Splits, model: InfoAutoencod
             state, finished = phase(run, state)
             if not finished:
                 break
-    finally:
-        failed = sys.exc_info()[0] is not None
-        with contextlib.suppress(UserError) if failed else contextlib.nullcontext():
-            checkpoints.close()  # also waits for what is being saved
-        if tensorboard is not None:
-            tensorboard.close()
     return Result(state, finished)
 
 
@@ -170,6 +173,7 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
     if at == 0 and 0 in config.log.sample_epochs:
         look(state, 0, 0)
 
+    ahead = _IN_FLIGHT.get(run.mesh.devices.flat[0].platform, _IN_FLIGHT_ELSEWHERE)
     in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
     late: tuple[int, dict[str, jax.Array]] | None = None
     begin, begin_at = time.perf_counter(), at
@@ -179,7 +183,7 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
             at += 1
             epoch_ends, stopped = at % steps_per_epoch == 0, run.stop()
             in_flight.append(metrics)
-            if len(in_flight) > _IN_FLIGHT:
+            if len(in_flight) > ahead:
                 jax.block_until_ready(in_flight.popleft())
             if at % config.log.every_steps == 0:
                 # Read one interval late, so that the device never waits for the host.
@@ -225,9 +229,7 @@ def make_stepper(
     config, model, images, labels = run.config.train, run.model, run.splits.train.images, run.splits.train.labels
     steps_per_epoch = len(labels) // config.batch_size
     on_device = config.data_on == "device" or (config.data_on == "auto" and run.mesh.devices.flat[0].platform != "cpu")
-    make_order = jax.jit(
-        functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=run.replicated
-    )
+    make_order = jax.jit(functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=run.replicated)
     order: Any = None
     whole, parts = run.replicated, run.split
     if on_device:
@@ -375,9 +377,9 @@ class _Reporter:
         left = (self._total - at) * self._run.config.train.batch_size / images_per_s
         epochs = self._run.config.train.epochs
         tqdm.write(
-            f"{epoch:>{len(str(epochs))}}/{epochs}  mse {means['reconstruction']:.5f}  adversary {means['adversary']:.3f} "
-            f"({means['adversary_accuracy']:.1%} right)  content {means['content_accuracy']:.1%}  lambda "
-            f"{means['lambda']:.2g}  {images_per_s:,.0f} images/s  {tqdm.format_interval(left)} left"
+            f"{epoch:>{len(str(epochs))}}/{epochs}  mse {means['reconstruction']:.5f}  adversary "
+            f"{means['adversary']:.3f} ({means['adversary_accuracy']:.1%} right)  content "
+            f"{means['content_accuracy']:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  {tqdm.format_interval(left)} left"
         )
         self._shown = time.monotonic()
 

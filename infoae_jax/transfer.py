@@ -35,9 +35,8 @@ def load(run: str | Path, step: int | None = None) -> tuple[InfoAutoencoder, dic
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     restored = None
     if (run / "checkpoints").is_dir():
-        checkpoints = Checkpoints(run)
-        restored = checkpoints.restore(abstract, step)
-        checkpoints.close()
+        with Checkpoints(run) as checkpoints:
+            restored = checkpoints.restore(abstract, step)
     if restored is None:
         raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")
     return model, {"params": restored[1].params}

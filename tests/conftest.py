@@ -1,0 +1,66 @@
+"""Strict JAX, four fake devices, and shapes checked at run time."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+
+# Many tests compile the same programs, in this process and in the ones they start.
+_COMPILED = tempfile.mkdtemp(prefix="infoae_jax-compiled-")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+from jaxtyping import install_import_hook
+
+import tests.typechecker  # noqa: F401 (the hook below finds it by name)
+
+install_import_hook("infoae_jax", "tests.typechecker.check")
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import rendered
+from infoae_jax.config import parse
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """One data cache for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny(cache):
+    """The `:tiny` ConfigDict of the embedded data set, to be changed freely and parsed."""
+    values = rendered.get_config("tiny")
+    values.data.cache_dir = str(cache)
+    return values
+
+
+@pytest.fixture
+def tiny_config(tiny):
+    return parse(tiny)
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Makes `classes` x `count` PNG images of random content under a folder and returns it."""
+
+    def make(classes=("apple", "pear"), count=6, size=(32, 32), mode="RGB", root=tmp_path / "images"):
+        rng = np.random.default_rng(0)
+        for name in classes:
+            (root / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+                Image.fromarray(pixels).convert(mode).save(root / name / f"{i}.png")
+        return root
+
+    return make

@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import base, folder, mnist, rendered, svhn
+from infoae_jax.config import Config, check_image_shape, differences, parse, to_dict
+from infoae_jax.errors import UserError
+
+MODULES = {"mnist": mnist, "svhn": svhn, "rendered": rendered, "folder": folder}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("arg", [None, "", "paper", "tiny", "paper,tiny"])
+def test_every_config_parses_is_locked_and_survives_json(name, arg):
+    values = MODULES[name].get_config(arg)
+    values.data.dir = "somewhere"
+    config = parse(values)
+    assert parse(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_paper_variant_is_the_papers():
+    config = parse(mnist.get_config("paper"))
+    assert (config.train.epochs, config.train.learning_rate) == (300, 1e-3)
+    assert (config.train.learning_rate_schedule, config.train.lambda_schedule) == ("constant", "constant")
+    assert (config.model.latent, config.train.adversary_steps, config.train.clip_norm) == ("unbounded", 1, 0)
+
+
+def test_unknown_variant():
+    with pytest.raises(ValueError, match=r"'papre'.*paper, tiny"):
+        mnist.get_config("papre")
+
+
+def test_every_knob_is_read_by_the_dataclasses_and_back():
+    """A knob that nobody reads, or a field without a default, would be an error in `parse`."""
+    assert to_dict(parse(base.get_config())).keys() == base.get_config().to_dict().keys()
+
+
+IMPOSSIBLE = [
+    ("model.bottleneck", 0, "from 1|1 or more"),
+    ("model.bottleneck", 16.0, "whole number"),
+    ("model.bottleneck", True, "whole number"),
+    ("model.bottleneck", "16", "whole number"),
+    ("model.latent", "shpere", "'unbounded' or 'sphere'"),
+    ("model.decoder", "", "'dcec' or 'literal'"),
+    ("model.filters", (32, 64), "3 entries"),
+    ("model.filters", (32, 64, 2.5), r"filters\[2\] is 2.5"),
+    ("model.filters", 32, "list"),
+    ("train.lambda_adv", -0.1, "0 or more"),
+    ("train.lambda_adv", float("nan"), "0 or more"),
+    ("train.lambda_ramp", 0.0, "above 0"),
+    ("train.learning_rate", 0, "above 0"),
+    ("train.learning_rate", float("inf"), "above 0"),
+    ("train.epochs", 0, "1 or more"),
+    ("train.batch_size", -1, "1 or more"),
+    ("train.adversary_steps", 0, "1 or more"),
+    ("train.seed", 2**32, "at most 4294967295"),
+    ("train.data_on", "gpu", "'auto' or 'device' or 'host'"),
+    ("data.channels", 4, "0 or 1 or 3"),
+    ("data.image_size", 30, "multiple of 4"),
+    ("data.image_size", 4, "multiple of 4 from 8"),
+    ("data.test_fraction", 0.0, "above 0"),
+    ("data.name", "", "empty"),
+    ("data.name", "folder", "data.dir is empty"),
+    ("data.name", "rendered", "num_train"),
+    ("data.split", "", "split"),
+    ("log.sample_epochs", (1, -1), r"sample_epochs\[1\] is -1"),
+    ("log.tensorboard", 1, "True or False"),
+    ("checkpoint.keep", 1, "2 or more"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "says"), IMPOSSIBLE)
+def test_impossible_values_name_the_field_the_value_and_what_is_allowed(path, value, says):
+    values = base.get_config().to_dict()
+    section, field = path.split(".")
+    values[section][field] = value
+    with pytest.raises(UserError, match=says) as caught:
+        parse(values)
+    assert section in str(caught.value)
+
+
+def test_bottleneck_one_on_the_sphere():
+    values = base.get_config()
+    values.model.bottleneck = 1
+    with pytest.raises(UserError, match="sphere"):
+        parse(values)
+    values.model.latent = "unbounded"
+    parse(values)
+
+
+def test_unknown_missing_and_misplaced_keys():
+    values = base.get_config().to_dict()
+    with pytest.raises(UserError, match=r"config.model.botleneck does not exist. Known here: bottleneck"):
+        parse({**values, "model": {**values["model"], "botleneck": 1}})
+    with pytest.raises(UserError, match=r"config.model.hidden is missing"):
+        parse({**values, "model": {k: v for k, v in values["model"].items() if k != "hidden"}})
+    with pytest.raises(UserError, match=r"config.model is 3.*section"):
+        parse({**values, "model": 3})
+
+
+@given(st.integers(-10, 600), st.integers(-10, 600))
+def test_image_shapes_are_accepted_exactly_where_documented(height, width):
+    good = all(8 <= side <= 512 and side % 4 == 0 for side in (height, width))
+    if good:
+        check_image_shape((height, width, 3))
+    else:
+        with pytest.raises(UserError, match=r"--config\.data\.image_size=\d+") as caught:
+            check_image_shape((height, width, 3))
+        advised = int(str(caught.value).rstrip(".").rpartition("=")[2])
+        check_image_shape((advised, advised, 3))
+
+
+def test_differences_name_fields_and_leave_out_those_without_effect():
+    old = parse(base.get_config())
+    new = dataclasses.replace(
+        old,
+        train=dataclasses.replace(old.train, lambda_adv=0.5, data_on="host"),
+        data=dataclasses.replace(old.data, dir="elsewhere", seed=3),
+        log=dataclasses.replace(old.log, every_steps=7),
+    )
+    assert differences(old, new) == ["data.seed: 0 -> 3", "train.lambda_adv: 0.005 -> 0.5"]
+    assert differences(old, old) == []
+
+
+def test_config_is_immutable():
+    config = parse(base.get_config())
+    assert isinstance(config, Config)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.model.bottleneck = 3

@@ -1,0 +1,116 @@
+import dataclasses
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from infoae_jax import runlog
+from infoae_jax.errors import UserError
+
+
+@pytest.fixture
+def info(tiny_config):
+    return runlog.RunInfo(tiny_config, (32, 32, 3), tuple("0123456789"), 256, 64, "abc")
+
+
+def test_info_survives_the_file(tmp_path, info):
+    runlog.open_run(tmp_path, info)
+    assert runlog.read_info(tmp_path) == info
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["environment"]["jax"]
+    assert record["environment"]["code"]["source"]
+    runlog.open_run(tmp_path, info)  # the same again is fine
+
+
+def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
+    runlog.open_run(tmp_path, info)
+    before = (tmp_path / "config.json").read_bytes()
+    train = dataclasses.replace(info.config.train, lambda_adv=0.7, epochs=9)
+    other = dataclasses.replace(info, config=dataclasses.replace(info.config, train=train))
+    with pytest.raises(UserError, match=r"(?s)train\.epochs: 2 -> 9.*train\.lambda_adv: 0\.005 -> 0\.7"):
+        runlog.open_run(tmp_path, other)
+    with pytest.raises(UserError, match="images themselves"):
+        runlog.open_run(tmp_path, dataclasses.replace(info, fingerprint="def"))
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path, info):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not empty and not a run"):
+        runlog.open_run(tmp_path, info)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": {}, "data": {}}'])
+def test_a_damaged_config_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json|config\."):
+        runlog.read_info(tmp_path)
+    with pytest.raises(UserError, match="not a run folder"):
+        runlog.read_info(tmp_path / "nowhere")
+
+
+def test_lines_are_appended_and_read_back_once(tmp_path):
+    runlog.append(tmp_path, "epoch", step=1, loss=1.5)
+    runlog.append(tmp_path, "epoch", step=2, loss=float("nan"))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "epoch", "st')  # killed here
+    runlog.append(tmp_path, "epoch", step=2, loss=0.5)
+    runlog.append(tmp_path, "stop", step=2)
+    runlog.append(tmp_path, "stop", step=2)
+    assert runlog.read(tmp_path, "epoch") == [
+        {"kind": "epoch", "step": 1, "loss": 1.5},
+        {"kind": "epoch", "step": 2, "loss": 0.5},
+    ]
+    assert len(runlog.read(tmp_path)) == 4
+    assert runlog.read(tmp_path / "nowhere") == []
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 6
+    assert json.loads(lines[1])["loss"] == "nan"
+
+
+def _try_lock(folder, results):
+    try:
+        with runlog.lock(folder):
+            results.put("locked")
+    except UserError as error:
+        results.put(str(error))
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with runlog.lock(tmp_path):
+        process = context.Process(target=_try_lock, args=(tmp_path, results))
+        process.start()
+        assert "Another process is training" in results.get(timeout=60)
+        process.join()
+    _try_lock(tmp_path, results)
+    assert results.get(timeout=60) == "locked"
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"), runlog.lock(tmp_path / "file" / "run"):
+        pass
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    runlog.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runlog.os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        runlog.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_code_version_changes_with_the_source():
+    version = runlog.code_version()
+    assert version == runlog.code_version()
+    assert len(version["source"]) == 16
+    assert np.all([c in "0123456789abcdef" for c in version["source"]])

@@ -1,0 +1,243 @@
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from configs import mnist
+from infoae_jax import step
+from infoae_jax.config import parse
+from infoae_jax.model import build
+
+SHAPE, BATCH = (28, 28, 1), 64
+
+
+def make(**train):
+    values = mnist.get_config("tiny")
+    values.train.update(train)
+    config = parse(values)
+    model = build(config.model, SHAPE, 10)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4 * BATCH, *SHAPE), np.uint8)
+    labels = (np.arange(4 * BATCH) % 10).astype(np.int32)
+    return model, config.train, images, labels
+
+
+def init(model, config):
+    return jax.jit(lambda: step.init_state(model, config, 0))()
+
+
+def run(steps=3, **train):
+    model, config, images, labels = make(**train)
+    take_step = jax.jit(functools.partial(step.train_step, model, config))
+    hyper = step.make_hyper(config, len(images))
+    state, history = init(model, config), []
+    for i in range(steps):
+        part = slice(i % 4 * BATCH, (i % 4 + 1) * BATCH)
+        state, metrics = take_step(state, images[part], labels[part], hyper)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+def parts(tree):
+    return {name: [np.asarray(x) for x in jax.tree.leaves(value)] for name, value in tree.items()}
+
+
+def distance(a, b):
+    return {name: max(np.abs(x - y).max() for x, y in zip(a[name], b[name], strict=True)) for name in a}
+
+
+def test_golden_step():
+    """Three steps on fixed data. If you meant to change the training, put the new figures here and say so."""
+    _, history = run(adversary_steps=2)
+    assert set(history[-1]) == set(step.METRICS)
+    expected = GOLDEN
+    for name, value in expected.items():
+        np.testing.assert_allclose(history[-1][name], value, rtol=1e-3, err_msg=name)
+
+
+def test_total_is_equation_3_and_lambda_follows_its_ramp():
+    _, history = run(lambda_adv=0.4, lambda_schedule="linear", lambda_ramp=1.0, epochs=1)
+    for i, metrics in enumerate(history):
+        assert metrics["lambda"] == pytest.approx(0.4 * i / 4)
+        total = metrics["reconstruction"] + metrics["lambda"] * metrics["adversary"]
+        assert metrics["total"] == pytest.approx(total, rel=1e-6)
+
+
+def test_learning_rate_decays_to_zero_or_stays():
+    _, cosine = run(4, epochs=1, learning_rate=0.01, learning_rate_schedule="cosine")
+    np.testing.assert_allclose(
+        [m["learning_rate"] for m in cosine], 0.005 * (1 + np.cos(np.pi * np.arange(4) / 4)), rtol=1e-6
+    )
+    _, constant = run(4, epochs=1, learning_rate=0.01, learning_rate_schedule="constant")
+    np.testing.assert_allclose([m["learning_rate"] for m in constant], 0.01, rtol=1e-6)
+
+
+def gradients(lam):
+    model, config, images, labels = make()
+    params = init(model, config).params
+    pixels = jnp.asarray(images[:BATCH], jnp.float32) / 255
+    loss = lambda p: step.losses(model, p, pixels, jnp.asarray(labels[:BATCH]), jnp.float32(lam))  # noqa: E731
+    return jax.jit(jax.grad(loss, has_aux=True))(params)[0], params, model, pixels, labels[:BATCH]
+
+
+def test_each_network_descends_its_own_loss():
+    """Encoder: mse - lambda * adversary. Decoder: mse alone. Adversary and classifier: their cross-entropy, full."""
+    lam = 0.3
+    ours, params, model, pixels, labels = gradients(lam)
+
+    def one_by_one(name, which):
+        def loss(part):
+            _, (values, _) = step.losses(model, {**params, name: part}, pixels, jnp.asarray(labels), jnp.float32(0))
+            return values[which]
+
+        return jax.jit(jax.grad(loss))(params[name])
+
+    # The reversal hides the adversary's loss from the encoder at lambda 0, so it is written out here.
+    def adversary_of_encoder(part):
+        variables = {"params": {**params, "style_encoder": part}}
+        z = model.apply(variables, pixels, method="encode")
+        logits = model.apply(variables, z, -1.0, method="guess")  # -(-1): not reversed
+        return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 10), axis=1))
+
+    adversary = jax.jit(jax.grad(adversary_of_encoder))(params["style_encoder"])
+    reconstruction = one_by_one("style_encoder", "reconstruction")
+    expected = {
+        "style_encoder": jax.tree.map(lambda r, a: r - lam * a, reconstruction, adversary),
+        "image_decoder": one_by_one("image_decoder", "reconstruction"),
+        "adversary": one_by_one("adversary", "adversary"),
+        "content_classifier": one_by_one("content_classifier", "content"),
+    }
+    for name, error in distance(parts(dict(ours)), parts(expected)).items():
+        assert error < 2e-6, name
+    assert max(np.abs(x).max() for x in jax.tree.leaves(adversary)) > 1e-3
+
+
+def test_content_classifier_has_no_part_in_the_rest():
+    """Other classifier weights leave every other network's gradient as it is, to the last bit."""
+    ours, params, model, pixels, labels = gradients(0.1)
+    far = {**params, "content_classifier": jax.tree.map(lambda p: p + 0.1, params["content_classifier"])}
+    loss = lambda p: step.losses(model, p, pixels, jnp.asarray(labels), jnp.float32(0.1))  # noqa: E731
+    theirs = jax.jit(jax.grad(loss, has_aux=True))(far)[0]
+    for name in ("style_encoder", "image_decoder", "adversary"):
+        assert distance(parts(dict(ours)), parts(dict(theirs)))[name] == 0
+
+
+def test_more_adversary_steps_move_the_adversary_alone():
+    one, _ = run(1, adversary_steps=1)
+    three, _ = run(1, adversary_steps=3)
+    moved = distance(parts(dict(one.params)), parts(dict(three.params)))
+    assert moved.pop("adversary") > 1e-4
+    assert set(moved.values()) == {0}
+    assert int(three.opt_state["adversary"][0].count) == 3
+    assert int(three.step) == 1
+
+
+def test_clipping_limits_each_networks_gradient():
+    free, _ = run(1, clip_norm=0.0)
+    clipped, _ = run(1, clip_norm=1e-9)  # below Adam's epsilon, so that the step becomes small
+    begin = init(*make()[:2])
+    for name, moved in distance(parts(dict(clipped.params)), parts(dict(begin.params))).items():
+        assert moved < 0.5 * distance(parts(dict(free.params)), parts(dict(begin.params)))[name]
+
+
+def test_sums_are_those_of_the_epoch():
+    state, history = run(6)  # 4 steps make an epoch
+    assert float(state.sums["count"]) == 2
+    for name in step.METRICS:
+        np.testing.assert_allclose(state.sums[name], history[4][name] + history[5][name], rtol=1e-5)
+
+
+def test_an_epoch_visits_every_image_once_and_no_two_are_alike():
+    hyper = step.make_hyper(make()[1], 4 * BATCH)
+    orders = [np.asarray(step.epoch_order(jnp.int32(at), hyper, 4 * BATCH)) for at in (0, 3, 4)]
+    np.testing.assert_array_equal(np.sort(orders[0]), np.arange(4 * BATCH))
+    np.testing.assert_array_equal(orders[0], orders[1])  # the same epoch
+    assert not np.array_equal(orders[0], orders[2])
+
+
+def test_gathered_step_is_the_plain_step_on_the_batch_it_gathers():
+    model, config, images, labels = make()
+    hyper = step.make_hyper(config, len(images))
+    order = step.epoch_order(jnp.int32(0), hyper, len(images))
+    state = init(model, config).replace(step=jnp.int32(2))
+    gathered, _ = jax.jit(functools.partial(step.gathered_train_step, model, config))(
+        state, images, labels, order, hyper
+    )
+    batch = np.asarray(order)[2 * BATCH : 3 * BATCH]
+    plain, _ = jax.jit(functools.partial(step.train_step, model, config))(state, images[batch], labels[batch], hyper)
+    assert max(distance(parts(dict(gathered.params)), parts(dict(plain.params))).values()) < 1e-6
+
+
+def test_four_devices_do_what_one_does():
+    model, config, images, labels = make()
+    hyper = step.make_hyper(config, len(images))
+    results = []
+    for count in (1, 4):
+        mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
+        whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        take_step = jax.jit(
+            functools.partial(step.train_step, model, config),
+            in_shardings=(whole, split, split, whole),
+            out_shardings=whole,
+        )
+        state = jax.device_put(init(model, config), whole)
+        for i in range(3):
+            part = slice(i * BATCH, (i + 1) * BATCH)
+            state, metrics = take_step(state, *jax.device_put((images[part], labels[part]), split), hyper)
+        assert len(metrics["total"].devices()) == count
+        results.append((state, metrics))
+    (one, one_metrics), (four, four_metrics) = results
+    for name in step.METRICS:
+        np.testing.assert_allclose(one_metrics[name], four_metrics[name], rtol=2e-4, err_msg=name)
+    # Adam turns a gradient's sign into a full step where the gradient is almost zero, so a few weights may differ.
+    pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True)
+    far = [np.abs(np.asarray(a) - np.asarray(b)) for a, b in pairs]
+    assert np.mean(np.concatenate([d.ravel() for d in far]) > 1e-5) < 0.01
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("gathered", [False, True])
+def test_the_step_lowers_for_accelerators(platform, gathered):
+    model, config, images, labels = make()
+    hyper = step.make_hyper(config, len(images))
+    state = jax.eval_shape(lambda: step.init_state(model, config, 0))
+    if gathered:
+        function = functools.partial(step.gathered_train_step, model, config)
+        args = (state, images, labels, step.epoch_order(jnp.int32(0), hyper, len(images)), hyper)
+    else:
+        function = functools.partial(step.train_step, model, config)
+        args = (state, images[:BATCH], labels[:BATCH], hyper)
+    exported = jax.export.export(jax.jit(function), platforms=[platform])(*args)
+    assert exported.platforms == (platform,)
+    assert "convolution" in exported.mlir_module()
+
+
+def test_evaluation_counts_each_image_once():
+    model, config, images, labels = make()
+    params = init(model, config).params
+    evaluation_sums = jax.jit(functools.partial(step.evaluation_sums, model))
+
+    def sums(params, images, labels, mask):
+        return evaluation_sums(params, images, labels, np.asarray(mask, np.float32))
+
+    everything = sums(params, images[:10], labels[:10], np.ones(10))
+    mask = np.arange(16) < 6
+    padded = sums(params, images[:16], labels[:16], mask)
+    rest = sums(params, images[6:10], labels[6:10], np.ones(4))
+    for name, value in everything.items():
+        np.testing.assert_allclose(padded[name] + rest[name], value, rtol=1e-5)
+
+
+GOLDEN = {
+    "total": 0.334409,
+    "reconstruction": 0.328682,
+    "adversary": 2.290786,
+    "content": 2.540837,
+    "lambda": 0.0025,
+    "learning_rate": 0.000853553,
+    "gradient_norm": 4.673913,
+}

@@ -1,0 +1,263 @@
+import dataclasses
+import os
+import signal
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from infoae_jax import data, runlog, step, train
+from infoae_jax.config import parse
+from infoae_jax.errors import DivergedError, UserError
+from infoae_jax.train import fit
+
+
+def leaves(state):
+    return [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+def assert_identical(a, b):
+    for mine, theirs in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def after_step(monkeypatch, number, action):
+    """Calls `action` after the step with this number (counted from 1 over the whole training)."""
+    make = train.make_stepper
+
+    def make_stepper(run, hyper):
+        take_step = make(run, hyper)
+
+        def wrapped(state, at):
+            result = take_step(state, at)
+            if at + 1 == number:
+                action()
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(train, "make_stepper", make_stepper)
+
+
+@pytest.fixture
+def whole(tiny_config, tmp_path):
+    return fit(tiny_config, tmp_path / "whole")
+
+
+def test_a_run_leaves_what_it_promises(tiny_config, tmp_path, capsys):
+    result = fit(tiny_config, tmp_path / "run")
+    assert result.finished
+    assert int(result.state.step) == 8
+    lines = runlog.read(tmp_path / "run")
+    assert [line["kind"] for line in lines if line["kind"] not in ("step",)] == [
+        *("start", "test", "epoch", "test", "epoch", "test", "end")
+    ]
+    for line in runlog.read(tmp_path / "run", "epoch"):
+        assert line["images_per_s"] > 0
+        assert set(step.METRICS) <= set(line)
+    assert [line["step"] for line in runlog.read(tmp_path / "run", "step")] == [2, 4, 6, 8]
+    start = lines[0]
+    assert start["device"] == "4 x cpu"
+    assert start["environment"]["jax"] == jax.__version__
+    assert sorted(p.name for p in (tmp_path / "run" / "samples").iterdir()) == [
+        "epoch_0000.png",
+        "epoch_0001.png",
+        "epoch_0002.png",
+    ]
+    with Image.open(tmp_path / "run" / "samples" / "epoch_0002.png") as picture:
+        assert picture.size == (2 * (11 * 34 - 2 + 8), 2 * (10 * 34 - 2))
+    printed = capsys.readouterr().out
+    assert "1/2  mse" in printed
+    assert "images/s" in printed
+
+
+def test_sample_pictures_show_the_trained_models_swaps(tiny_config, tmp_path):
+    result = fit(tiny_config, tmp_path / "run")
+    test = data.load(tiny_config.data).test
+    info = runlog.read_info(tmp_path / "run")
+    model = train.build(tiny_config.model, info.image_shape, 10)
+    row = np.flatnonzero(test.labels == 4)[0]
+    source = np.repeat(test.images[row : row + 1], 10, axis=0)
+    swaps = np.asarray(model.apply({"params": result.state.params}, source, np.arange(10), method="transfer"))
+    with Image.open(tmp_path / "run" / "samples" / "epoch_0002.png") as picture:
+        shown = np.asarray(picture)[::2, ::2]
+    line = shown[4 * 34 : 4 * 34 + 32]
+    np.testing.assert_array_equal(line[:, :32], test.images[row])
+    expected = np.rint(np.clip(swaps[7], 0, 1) * 255)
+    np.testing.assert_allclose(line[:, 8 * 34 + 8 : 8 * 34 + 40], expected, atol=1)
+
+
+def test_test_figures_are_means_over_the_whole_split(tiny_config, tmp_path):
+    result = fit(tiny_config, tmp_path / "run")
+    test = data.load(tiny_config.data).test
+    model = train.build(tiny_config.model, (32, 32, 3), 10)
+    variables = {"params": result.state.params}
+    z = model.apply(variables, test.images, method="encode")
+    redrawn = np.asarray(model.apply(variables, z, test.labels, method="decode"))
+    line = runlog.read(tmp_path / "run", "test")[-1]
+    assert line["reconstruction"] == pytest.approx(np.mean((redrawn - test.images / 255.0) ** 2), rel=1e-4)
+    read = np.asarray(model.apply(variables, test.images, method="classify")).argmax(axis=1)
+    assert line["content_accuracy"] == pytest.approx(np.mean(read == test.labels))
+
+
+@pytest.mark.parametrize("number", [3, 4, 7])
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_and_resumed_run_is_the_same_run(whole, tiny_config, tmp_path, monkeypatch, number, which):
+    with monkeypatch.context() as patch:
+        after_step(patch, number, lambda: os.kill(os.getpid(), which))
+        stopped = fit(tiny_config, tmp_path / "run")
+    assert not stopped.finished
+    assert int(stopped.state.step) == number
+    resumed = fit(tiny_config, tmp_path / "run")
+    assert resumed.finished
+    assert_identical(resumed.state, whole.state)
+    for kind in ("epoch", "test"):
+        mine, theirs = (runlog.read(tmp_path / name, kind) for name in ("run", "whole"))
+        for line in mine + theirs:
+            line.pop("images_per_s", None)
+        assert mine == theirs
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_crash_costs_at_most_the_steps_since_the_last_checkpoint(whole, tiny, tmp_path, monkeypatch):
+    tiny.checkpoint.every_steps = 3
+    config = parse(tiny)
+
+    def crash():
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        after_step(patch, 8, crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            fit(config, tmp_path / "run")
+    resumed = fit(config, tmp_path / "run")
+    assert runlog.read(tmp_path / "run", "start")[-1]["step"] == 6
+    assert_identical(resumed.state, whole.state)
+
+
+def test_resume_after_a_damaged_checkpoint(whole, tiny_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        after_step(patch, 6, lambda: os.kill(os.getpid(), signal.SIGINT))
+        fit(tiny_config, tmp_path / "run")
+    for file in (tmp_path / "run" / "checkpoints" / "6" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[::-1])
+    with pytest.warns(UserWarning, match="step 6 .* is damaged"):
+        resumed = fit(tiny_config, tmp_path / "run")
+    assert runlog.read(tmp_path / "run", "start")[-1]["step"] == 4
+    assert_identical(resumed.state, whole.state)
+
+
+def test_a_finished_run_is_left_alone(whole, tiny_config, tmp_path):
+    before = (tmp_path / "whole" / "samples" / "epoch_0002.png").stat().st_mtime_ns
+    again = fit(tiny_config, tmp_path / "whole")
+    assert again.finished
+    assert_identical(again.state, whole.state)
+    assert (tmp_path / "whole" / "samples" / "epoch_0002.png").stat().st_mtime_ns == before
+
+
+def test_the_step_is_traced_once(tiny_config, tmp_path, monkeypatch):
+    traces = []
+    original = step.train_step
+    monkeypatch.setattr(step, "train_step", lambda *args: traces.append(1) or original(*args))
+    fit(tiny_config, tmp_path / "run")
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_no_transfer_within_a_step_but_the_batch_on_the_host_path(tiny, tmp_path, monkeypatch, where):
+    """With the data on the device, neither a step nor the order of the next epoch moves anything."""
+    tiny.train.data_on = where
+    make = train.make_stepper
+    blocked = []
+
+    def make_stepper(run, hyper):
+        take_step = make(run, hyper)
+
+        def guarded(state, at):
+            try:
+                with jax.transfer_guard("disallow_explicit"):
+                    return take_step(state, at)
+            except jax.errors.JaxRuntimeError as error:
+                assert "Disallowed" in str(error)  # noqa: PT017
+                blocked.append(at)
+                return take_step(state, at)
+
+        return guarded
+
+    monkeypatch.setattr(train, "make_stepper", make_stepper)
+    fit(parse(tiny), tmp_path / "run")
+    assert blocked == ([] if where == "device" else list(range(8)))
+
+
+def test_device_and_host_path_give_the_same_result(whole, tiny, tmp_path):
+    tiny.train.data_on = "device"
+    result = fit(parse(tiny), tmp_path / "device")
+    for mine, theirs in zip(leaves(result.state.params), leaves(whole.state.params), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_one_device_and_four_give_the_same_losses(whole, tiny_config, tmp_path):
+    fit(tiny_config, tmp_path / "one", devices=jax.devices()[:1])
+    one, four = (runlog.read(tmp_path / name, "step") for name in ("one", "whole"))
+    for mine, theirs in zip(one, four, strict=True):
+        for name in ("reconstruction", "adversary", "content", "gradient_norm"):
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-3)
+
+
+def test_divergence_stops_with_epoch_values_and_advice(tiny, tmp_path):
+    tiny.model.latent = "unbounded"
+    tiny.train.update(lambda_adv=100.0, lambda_schedule="constant", learning_rate=0.5, epochs=50)
+    with pytest.raises(DivergedError, match=r"(?s)diverged in epoch \d+ \(step \d+\).*lambda_adv.*latent=sphere"):
+        fit(parse(tiny), tmp_path / "run")
+    last = runlog.read(tmp_path / "run")[-1]
+    assert last["kind"] == "diverged"
+
+
+def test_nothing_unsound_is_saved(tiny_config, tmp_path, monkeypatch):
+    original = step.train_step
+
+    def poisoned(model, config, state, *args):
+        state, metrics = original(model, config, state, *args)
+        bad = jax.numpy.where(state.step == 6, jax.numpy.nan, 1.0)
+        return state, {**metrics, "gradient_norm": metrics["gradient_norm"] * bad}
+
+    monkeypatch.setattr(step, "train_step", poisoned)
+    with pytest.raises(DivergedError, match="epoch 2 .step 6.: gradient_norm became infinite or not a number"):
+        fit(tiny_config, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
+
+
+def test_input_that_cannot_work(tiny, tmp_path):
+    tiny.train.batch_size = 30
+    with pytest.raises(UserError, match="batch_size is 30, but must be a multiple of the 4 devices"):
+        fit(parse(tiny), tmp_path / "run")
+    tiny.train.batch_size = 512
+    with pytest.raises(UserError, match="batch_size is 512, but the training split has only 256 images"):
+        fit(parse(tiny), tmp_path / "run")
+    tiny.train.batch_size = 64
+    fit(dataclasses.replace(parse(tiny), log=dataclasses.replace(parse(tiny).log, sample_epochs=())), tmp_path / "run")
+    tiny.model.bottleneck = 7
+    with pytest.raises(UserError, match=r"model\.bottleneck: 32 -> 7"):
+        fit(parse(tiny), tmp_path / "run")
+
+
+def test_tensorboard_gets_the_same_figures(tiny, tmp_path, monkeypatch):
+    tiny.log.tensorboard = True
+    fit(parse(tiny), tmp_path / "run")
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"epoch/reconstruction" in file.read_bytes()
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match="tensorboardX is not installed"):
+        fit(parse(tiny), tmp_path / "other")
+
+
+def test_fit_outside_the_main_thread(tiny_config, tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fit(tiny_config, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert results[0].finished

@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import infoae_jax
+from infoae_jax import runlog
+from infoae_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cache):
+    from configs import rendered
+
+    values = rendered.get_config("tiny")
+    values.data.cache_dir = str(cache)
+    values.checkpoint.every_steps = 3
+    folder = tmp_path_factory.mktemp("transfer") / "run"
+    return folder, infoae_jax.fit(infoae_jax.config.parse(values), folder)
+
+
+def test_load_gives_the_trained_model(run):
+    folder, result = run
+    model, variables = infoae_jax.load(folder)
+    for mine, theirs in zip(jax.tree.leaves(variables["params"]), jax.tree.leaves(result.state.params), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    swapped = model.apply(variables, images, np.array([1, 2, 3]), method="transfer")
+    assert swapped.shape == images.shape
+    info = infoae_jax.read_info(folder)
+    assert info.class_names == tuple("0123456789")
+    assert info.config.model.bottleneck == model.bottleneck == 32
+
+
+def test_load_another_step_and_while_a_training_holds_the_folder(run):
+    folder, _ = run
+    steps = sorted(int(p.name) for p in (folder / "checkpoints").iterdir())
+    with runlog.lock(folder):
+        older = infoae_jax.load(folder, steps[0])[1]
+    newer = infoae_jax.load(folder)[1]
+    pairs = zip(jax.tree.leaves(older), jax.tree.leaves(newer), strict=True)
+    assert any(not np.array_equal(a, b) for a, b in pairs)
+    with pytest.raises(UserError, match="no checkpoint of step 12345"):
+        infoae_jax.load(folder, 12345)
+
+
+def test_load_of_what_is_no_run(tmp_path, tiny_config):
+    with pytest.raises(UserError, match="not a run folder"):
+        infoae_jax.load(tmp_path)
+    info = runlog.RunInfo(tiny_config, (32, 32, 3), tuple("0123456789"), 256, 64, "abc")
+    runlog.open_run(tmp_path, info)
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        infoae_jax.load(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]  # reading leaves no trace
+
+
+def test_import_is_light():
+    code = """
+import json, sys, time
+begin = time.perf_counter()
+import infoae_jax
+seconds = time.perf_counter() - begin
+infoae_jax.load, infoae_jax.fit
+print(json.dumps([seconds, [m for m in ("tensorflow", "matplotlib", "torch") if m in sys.modules]]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, heavy = json.loads(result.stdout)
+    assert heavy == []
+    assert seconds < 2.5
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        infoae_jax.lode  # noqa: B018
