@@ -38,10 +38,8 @@ def main(argv: list[str]) -> None:
     # XLA runs a CPU convolution on one core, so each core becomes a device with its share of the batch.
     jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or _devices(config))
     result = fit(config, workdir)
-    if result.finished:
-        print(f"Finished: {workdir}")
-    else:
-        print(f"Stopped and saved at step {int(result.state.step)}. To go on: python {shlex.join(sys.argv)}")
+    stopped = f"Stopped and saved at step {int(result.state.step)}. To go on: python {shlex.join(sys.argv)}"
+    print(f"Finished: {workdir}" if result.finished else stopped)
 
 
 def _devices(config: Config) -> int:
@@ -76,3 +74,6 @@ if __name__ == "__main__":
         app.run(main, flags_parser=_flags)
     except (UserError, DivergedError) as error:
         sys.exit(_say(error))
+    except KeyboardInterrupt:
+        print("Interrupted. What was saved before is intact.", file=sys.stderr)
+        sys.exit(130)

@@ -236,6 +236,7 @@ def _decode_image(data: bytes, config: DataConfig, source: Any) -> np.ndarray:
 
 # --- TFDS -------------------------------------------------------------------------------------------------------------
 
+_OFFLINE = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
 _PREPARE = """
 import sys
 import tensorflow_datasets as tfds
@@ -283,9 +284,23 @@ def _prepare(config: DataConfig, folder: str | None) -> None:
         )
     print(f"{config.name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
     command = [sys.executable, "-c", _PREPARE, config.name, folder or ""]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    if result.returncode:
-        reason = next((line for line in reversed(result.stdout.splitlines()) if line.strip()), "no output")
+    reason = "no output"
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                reason = line.strip() or reason
+                if sys.stderr.isatty():
+                    print(f"\r\033[K{reason[:100]}", end="", file=sys.stderr, flush=True)
+                if any(sign in line for sign in _OFFLINE):  # TFDS would go on trying for many minutes
+                    reason = "there is no network"
+                    process.kill()
+                    break
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
         raise UserError(f"TFDS could not prepare {config.name!r} in {where}: {reason}\nEither\n{again}")
 
 

@@ -89,7 +89,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
             f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of the {len(devices)} "
             f"devices that share it."
         )
-    with runlog.lock(folder), _signals() as stop:
+    with runlog.lock(folder):
         splits = data.load(config.data)
         shape = splits.train.images.shape[1:]
         model = build(config.model, (shape[0], shape[1], shape[2]), len(splits.train.class_names))
@@ -103,7 +103,8 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
         )
         try:
             runlog.open_run(folder, info)
-            return _fit(config, folder, splits, model, stop, devices)
+            with _signals() as stop:
+                return _fit(config, folder, splits, model, stop, devices)
         except OSError as error:
             raise UserError(
                 f"The run folder {str(folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
@@ -200,12 +201,12 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
             check_sound(jax.device_get(metrics), at, steps_per_epoch)  # nothing unsound is ever saved
             if epoch_ends:
                 epoch = at // steps_per_epoch
-                seconds, begin = time.perf_counter() - begin, time.perf_counter()
-                rate, begin_at = (at - begin_at) * config.train.batch_size / seconds, at
-                report.epoch(epoch, at, jax.device_get(state.sums), rate)
+                sums = jax.device_get(state.sums)
+                rate = (at - begin_at) * config.train.batch_size / (time.perf_counter() - begin)
+                report.epoch(epoch, at, sums, rate)
                 if epoch in config.log.sample_epochs or at == total:
                     look(state, epoch, at)
-                begin = time.perf_counter()
+                begin, begin_at = time.perf_counter(), at
             run.checkpoints.save(at, state)
             if stopped and at < total:
                 runlog.append(run.folder, "stop", step=at, time=runlog.now())
@@ -375,11 +376,12 @@ class _Reporter:
         means = {name: float(value) / float(sums["count"]) for name, value in sums.items() if name != "count"}
         self._run.log("epoch", at, epoch=epoch, **means, images_per_s=images_per_s)
         left = (self._total - at) * self._run.config.train.batch_size / images_per_s
-        epochs = self._run.config.train.epochs
+        epochs, width = self._run.config.train.epochs, len(str(self._run.config.train.epochs))
+        right, content = means["adversary_accuracy"], means["content_accuracy"]
         tqdm.write(
-            f"{epoch:>{len(str(epochs))}}/{epochs}  mse {means['reconstruction']:.5f}  adversary "
-            f"{means['adversary']:.3f} ({means['adversary_accuracy']:.1%} right)  content "
-            f"{means['content_accuracy']:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  {tqdm.format_interval(left)} left"
+            f"{epoch:>{width}}/{epochs}  mse {means['reconstruction']:.5f}  adversary {means['adversary']:.3f} "
+            f"({right:.1%} right)  content {content:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  "
+            f"{tqdm.format_interval(left)} left"
         )
         self._shown = time.monotonic()
 

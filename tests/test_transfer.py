@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -75,3 +77,13 @@ print(json.dumps([seconds, [m for m in ("tensorflow", "matplotlib", "torch") if 
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         infoae_jax.lode  # noqa: B018
+
+
+def test_the_readmes_python_example_runs(run):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    code = code.replace('"runs/mnist"', repr(str(run[0]))).replace("(2, 28, 28, 1)", "(2, 32, 32, 3)")
+    names = {}
+    exec(code, names)
+    assert names["swaps"].shape == (2, 32, 32, 3)
+    assert names["z"].shape == (2, 32)
