@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -33,7 +32,7 @@ def loop_overhead(config: Config, repeats: int) -> dict[str, float]:
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             train.fit(config, folder)
-            epochs = runlog.read(Path(folder), "epoch")[1:]  # the first one compiles
+            epochs = runlog.read(folder, "epoch")[1:]  # the first one compiles
             whole += [steps * config.train.batch_size / line["images_per_s"] for line in epochs]
         alone += [bare() for _ in range(repeats)]
     fit_s, bare_s = statistics.median(whole), statistics.median(alone)

@@ -21,4 +21,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.channels = 3
     config.model.bottleneck = 32
     config.train.epochs = 50
+    config.train.batch_size = 64
     return base.with_variants(config, arg)

@@ -1,7 +1,9 @@
 """Pulls the style and the content of labelled images apart: an Info-autoencoder in JAX.
 
-model, variables = infoae_jax.load("runs/mnist")
-images = model.apply(variables, style_images, labels, method="transfer")
+    model, variables = infoae_jax.load("runs/mnist")
+    images = model.apply(variables, style_images, labels, method="transfer")
+
+README.md has the rest.
 """
 
 import importlib

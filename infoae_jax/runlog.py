@@ -113,7 +113,7 @@ def open_run(folder: Path, info: RunInfo) -> None:
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def read_info(folder: Path) -> RunInfo:
+def read_info(folder: str | Path) -> RunInfo:
     """Reads config.json.
 
     Raises:
@@ -149,7 +149,7 @@ def append(folder: Path, kind: str, **values: Any) -> None:
         file.write((line + "\n").encode())
 
 
-def read(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+def read(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl in the order of writing, each fact once.
 
     A run that was killed repeats what came after its last checkpoint, so the last line of a (kind, step) counts. A

@@ -217,17 +217,18 @@ def test_divergence_stops_with_epoch_values_and_advice(tiny, tmp_path):
     assert last["kind"] == "diverged"
 
 
-def test_nothing_unsound_is_saved(tiny_config, tmp_path, monkeypatch):
+def test_nothing_unsound_is_saved(tiny, tmp_path, monkeypatch):
+    tiny.log.every_steps = 1000  # so that only the look before saving can notice
     original = step.train_step
 
     def poisoned(model, config, state, *args):
         state, metrics = original(model, config, state, *args)
-        bad = jax.numpy.where(state.step == 6, jax.numpy.nan, 1.0)
+        bad = jax.numpy.where(state.step == 8, jax.numpy.nan, 1.0)
         return state, {**metrics, "gradient_norm": metrics["gradient_norm"] * bad}
 
     monkeypatch.setattr(step, "train_step", poisoned)
-    with pytest.raises(DivergedError, match="epoch 2 .step 6.: gradient_norm became infinite or not a number"):
-        fit(tiny_config, tmp_path / "run")
+    with pytest.raises(DivergedError, match="epoch 2 .step 8.: gradient_norm became infinite or not a number"):
+        fit(parse(tiny), tmp_path / "run")
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
 
 
