@@ -1,20 +1,21 @@
 """Trains an Info-autoencoder: python launch.py --config=configs/mnist.py [--config.FIELD=VALUE ...]
 
 Exit codes: 0 done, or stopped by a signal and ready to resume; 1 training diverged; 2 the input cannot work.
-Kept short: all that can be tested is in the package.
 """
 
 import os
 import shlex
+import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from infoae_jax.config import Config, parse
-from infoae_jax.errors import DivergedError, UserError
+from infoae_jax.errors import DivergedError, UserError, as_sentence
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, for instance configs/mnist.py:tiny")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default: runs/<name of the configuration>")
@@ -23,13 +24,16 @@ _CPU_DEVICES = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main(_: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error is also raised, and said in one sentence below
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     config = parse(_CONFIG.value)
-    name, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    workdir = _WORKDIR.value or Path("runs") / "-".join(filter(None, (Path(name).stem, variant.replace(",", "-"))))
+    name, _colon, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    workdir = (
+        Path(_WORKDIR.value).expanduser()
+        if _WORKDIR.value
+        else Path("runs") / "-".join(filter(None, (Path(name).stem, variant.replace(",", "-"))))
+    )
 
     import jax  # here, because its set-up below must come before anything touches a device
 
@@ -56,24 +60,22 @@ def _flags(argv: list[str]) -> list[str]:
             raise UserError(f"Do not know what to do with {rest[1]!r}; options are written --name=value.")
         if _CONFIG.value is None:
             raise UserError("Say what to train: --config=configs/mnist.py, svhn.py, rendered.py or folder.py.")
+        parse(_CONFIG.value)  # also raises what loading the file raised
         return rest
-    except (flags.Error, UserError, OSError, ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
-        sys.exit(_say(error))
+    except Exception as error:  # a configuration file is the user's code and may raise anything
+        sys.exit(_say(error, argv))
 
 
-def _say(error: BaseException) -> int:
-    text = str(error).strip()
-    if "Traceback" in text:  # config_flags puts one around what a configuration file raised
-        text = text.splitlines()[-1].partition(": ")[2]
-    print(f"error: {text}", file=sys.stderr)
+def _say(error: BaseException, argv: Sequence[str] = ()) -> int:
+    print(f"error: {as_sentence(error, argv)}", file=sys.stderr)
     return 1 if isinstance(error, DivergedError) else 2
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until training begins, which handles both itself
     try:
         app.run(main, flags_parser=_flags)
     except (UserError, DivergedError) as error:
         sys.exit(_say(error))
     except KeyboardInterrupt:
-        print("Interrupted. What was saved before is intact.", file=sys.stderr)
-        sys.exit(130)
+        print("Interrupted. What was saved before is intact, and the same command goes on.")

@@ -18,6 +18,7 @@ import numpy as np
 from configs import rendered
 from infoae_jax import data, runlog, step, train
 from infoae_jax.config import Config, parse
+from infoae_jax.model import build
 
 
 def loop_overhead(config: Config, repeats: int) -> dict[str, float]:
@@ -31,7 +32,8 @@ def loop_overhead(config: Config, repeats: int) -> dict[str, float]:
     whole, alone = [], []
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
-            train.fit(config, folder)
+            if not train.fit(config, folder).finished:
+                raise SystemExit("stopped before the end: nothing was measured")
             epochs = runlog.read(folder, "epoch")[1:]  # the first one compiles
             whole += [steps * config.train.batch_size / line["images_per_s"] for line in epochs]
         alone += [bare() for _ in range(repeats)]
@@ -44,7 +46,7 @@ def _bare_epoch(config: Config, splits: data.Splits) -> Callable[[], float]:
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     parts = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     shape = splits.train.images.shape[1:]
-    model = train.build(config.model, (shape[0], shape[1], shape[2]), len(splits.train.class_names))
+    model = build(config.model, (shape[0], shape[1], shape[2]), len(splits.train.class_names))
     size = config.train.batch_size
     batch = jax.device_put((splits.train.images[:size], splits.train.labels[:size]), parts)
     hyper = jax.device_put(step.make_hyper(config.train, len(splits.train)), whole)

@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.epochs = 10
-    train.batch_size = 256
+    train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
     train.learning_rate_schedule = "cosine"  # 'cosine' (to 0 at the end) or 'constant'
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
@@ -45,7 +45,8 @@ def get_config() -> ConfigDict:
 
     config.log = log = ConfigDict()
     log.every_steps = 50  # how often losses are read from the device and written to metrics.jsonl
-    log.sample_epochs = (0, 1, 2, 5, 10, 20, 50, 100, 200, 300)  # draw swaps and measure on test images after these
+    # Draw swaps and measure on test images after these, and always after the last one.
+    log.sample_epochs = (0, 1, 2, 5, 10, 20, 50, 100, 200, 300)
     log.tensorboard = False  # also write TensorBoard events (needs the extra 'tensorboard')
 
     config.checkpoint = checkpoint = ConfigDict()

@@ -2,16 +2,37 @@
 
 import contextlib
 import shutil
+import sys
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from infoae_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's remarks, and without the tracebacks of reads that it drops when one of them has failed."""
+    verbosity, hook = logging.get_verbosity(), sys.unraisablehook
+
+    def drop(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = drop
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        sys.unraisablehook = hook
 
 
 def _checksum(tree: Any) -> int:
@@ -19,6 +40,12 @@ def _checksum(tree: Any) -> int:
     for leaf in jax.tree.leaves(tree):
         value = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), value)
     return value
+
+
+def _layout(tree: Any) -> dict[str, str]:
+    """Name, dtype and shape of every leaf: what a checkpoint and a state must have in common."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 class Checkpoints:
@@ -31,7 +58,8 @@ class Checkpoints:
             max_to_keep=keep, read_only=keep is None, create=keep is not None, cleanup_tmp_directories=keep is not None
         )
         self._writes = keep is not None
-        self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
+        with _quiet():
+            self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
 
     def save(self, step: int, state: Any) -> None:
         """Starts saving; a copy is taken first, so `state` may be donated at once. A step is saved only once."""
@@ -45,7 +73,8 @@ class Checkpoints:
                 OSError(f"it needs {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are left on the disk")
             )
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(copy), check=ocp.args.JsonSave({"crc32": _checksum(copy)})
+            state=ocp.args.StandardSave(copy),
+            check=ocp.args.JsonSave({"crc32": _checksum(copy), "layout": _layout(copy)}),
         )
         try:
             self._manager.save(step, args=args)
@@ -59,25 +88,38 @@ class Checkpoints:
           abstract: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct`).
 
         Raises:
-          UserError: if `step` is not there, or every checkpoint is damaged.
+          UserError: if `step` is not there, was written for another kind of state, or every checkpoint is damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise UserError(f"{self._run} has no checkpoint of step {step}. There are: {steps[::-1]}.")
         if not steps:
             return None
+        damaged = []
         for candidate in steps if step is None else [step]:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), check=ocp.args.JsonRestore())
             try:
-                restored = self._manager.restore(candidate, args=args)
-                if restored["check"]["crc32"] != _checksum(restored["state"]):
-                    raise ValueError("checksum mismatch")
-                return candidate, restored["state"]
+                with _quiet():
+                    args = ocp.args.Composite(check=ocp.args.JsonRestore())
+                    check = self._manager.restore(candidate, args=args)["check"]
+                    odd = sorted(dict(_layout(abstract).items() ^ check["layout"].items()))
+                    if not odd:
+                        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                        state = self._manager.restore(candidate, args=args)["state"]
+                        if check["crc32"] != _checksum(state):
+                            raise ValueError("checksum mismatch")
             except Exception as error:  # whatever a damaged file leads to
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
                 warnings.warn(f"The checkpoint of step {candidate} in {self._run} is damaged ({reason}).", stacklevel=2)
-                if self._writes and len(steps) > 1:
-                    self._set_aside(candidate)
+                damaged.append(candidate)
+                continue
+            if odd:
+                raise UserError(
+                    f"The checkpoint of step {candidate} in {self._run} was written by another version of the code: "
+                    f"{odd[0]} is not the same. Use that version, or choose another --workdir."
+                )
+            for other in damaged if self._writes else []:  # only now that there is one to go on from
+                self._set_aside(other)
+            return candidate, state
         raise UserError(
             f"No usable checkpoint in {self._run / 'checkpoints'}: all of {steps[::-1]} are damaged. Move the folder "
             f"away to start afresh, or choose another --workdir."

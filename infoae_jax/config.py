@@ -138,7 +138,9 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _parse_section(cls: type, values: Any, prefix: str) -> Any:
     if not hasattr(values, "keys"):
-        raise UserError(f"config.{prefix.rstrip('.')} is {values!r}, but must be a section with fields of its own.")
+        raise UserError(
+            f"{('config.' + prefix).rstrip('.')} is {values!r}, but must be a section with fields of its own."
+        )
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values.keys()) - set(fields))

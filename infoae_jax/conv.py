@@ -133,7 +133,7 @@ def _resolve(padding: str | Sequence[tuple[int, int]], sides, kernel, strides) -
     """'SAME' and 'VALID' as `lax` defines them for a convolution."""
     pads = lax.padtype_to_pads(sides, kernel, strides, padding) if isinstance(padding, str) else padding
     (top, bottom), (left, right) = pads
-    return (top, bottom), (left, right)
+    return (int(top), int(bottom)), (int(left), int(right))  # older versions of `lax` give NumPy's integers
 
 
 class Conv(nn.Module):

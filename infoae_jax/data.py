@@ -14,8 +14,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,7 +47,7 @@ class Dataset:
 
 
 class Splits(NamedTuple):
-    """`fingerprint` is the same if and only if the data are."""
+    """`fingerprint` identifies the data: by their pixels and labels, or by all that a drawing is made from."""
 
     train: Dataset
     test: Dataset
@@ -72,8 +72,15 @@ def load(config: DataConfig) -> Splits:
         train, test = _subset(train, config.num_train, config.seed), _subset(test, config.num_test, config.seed)
         for split, name in ((train, "train"), (test, "test")):
             _check(split, config, name)
+        sizes = [split.images.shape[1:] for split in (train, test)]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"The training images of {config.name!r} are {sizes[0]} (height, width, channels), the test images "
+                f"{sizes[1]}. Have them converted, for instance with --config.data.image_size=32 "
+                f"--config.data.channels=3."
+            )
         # A drawing may differ in its last bit between processors; it is still the same data set.
-        fingerprint = digest if kind == "rendered" else _content_hash(train, test)
+        fingerprint = key["drawing"] if kind == "rendered" else _content_hash(train, test)
         splits = Splits(train, test, fingerprint)
         _write_cache(path, splits)
     return splits
@@ -93,13 +100,14 @@ def _rendered_source(config: DataConfig) -> _Source:
             splits.append(Dataset(images, digits, names, styles.arrays()))
         return splits[0], splits[1]
 
-    return {"drawing": rendered.VERSION}, decode
+    recipe = f"{rendered.recipe()} {config.seed} {config.num_train} {config.num_test}"
+    return {"drawing": hashlib.sha256(recipe.encode()).hexdigest()}, decode
 
 
 def _folder_source(config: DataConfig) -> _Source:
     root = Path(config.dir).expanduser()
     if not root.is_dir():
-        raise UserError(f"The image folder {str(root)!r} does not exist. Set --config.data.dir to one that does.")
+        raise UserError(f"The image folder {str(root)!r} does not exist, or is not a folder. Check --config.data.dir.")
     given = [(root / name).is_dir() for name in ("train", "test")]
     if all(given):
         names, train = _list_classes(root / "train")
@@ -110,7 +118,12 @@ def _folder_source(config: DataConfig) -> _Source:
     else:
         names, everything = _list_classes(root)
         train, test = _split(everything, config.test_fraction, config.seed)
-    listing = [(str(p.relative_to(root)), label, p.stat().st_size, p.stat().st_mtime_ns) for p, label in train + test]
+    try:
+        listing = [
+            (str(p.relative_to(root)), label, p.stat().st_size, p.stat().st_mtime_ns) for p, label in train + test
+        ]
+    except OSError as error:
+        raise UserError(f"The image {error.filename} cannot be read ({error.strerror}).") from error
 
     def decode() -> tuple[Dataset, Dataset]:
         # Files come sorted by class; whoever takes 'the first n' of them must get all classes.
@@ -157,14 +170,14 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
         )
     files: list[tuple[Path, int]] = []
     for label, folder in enumerate(classes):
-        visible = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        visible = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
         images = [p for p in visible if p.suffix.lower() in _SUFFIXES]
         if not images:
             raise UserError(f"The class folder {folder} has no PNG or JPEG image. Add some, or remove the folder.")
         if len(images) < len(visible):
             odd = next(p for p in visible if p not in images)
             print(
-                f"{folder}: left out {len(visible) - len(images)} files that are not PNG or JPEG, such as {odd.name}."
+                f"{folder}: left out {len(visible) - len(images)} file(s) that are not PNG or JPEG, such as {odd.name}."
             )
         files += [(p, label) for p in images]
     return tuple(folder.name for folder in classes), files
@@ -189,10 +202,18 @@ def _decode_all(sources: Sequence[Any], config: DataConfig, read: Callable[[Any]
     """Decodes, converts and resizes; names the source of an image that is broken or does not fit the others."""
 
     def decode(source: Any) -> np.ndarray:
-        return _decode_image(read(source), config, source)
+        try:
+            encoded = read(source)
+        except OSError as error:
+            raise UserError(f"The image {source} cannot be read ({error.strerror}).") from error
+        return _decode_image(encoded, config, source)
 
     with ThreadPoolExecutor() as pool:
-        return _stack(pool.map(decode, sources), len(sources), lambda i: str(sources[i]))
+        try:
+            return _stack(pool.map(decode, sources), len(sources), lambda i: str(sources[i]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # do not decode all the others first
+            raise
 
 
 def _stack(images: Iterator[np.ndarray], count: int, name: Callable[[int], str]) -> np.ndarray:
@@ -220,6 +241,9 @@ def _decode_image(data: bytes, config: DataConfig, source: Any) -> np.ndarray:
             raise UserError(f"The image {source} has more than 8 bits a channel, which is not supported. Convert it.")
         if image.getexif():
             image = ImageOps.exif_transpose(image)
+        if "A" in image.getbands() or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         if config.channels:
             mode = "L" if config.channels == 1 else "RGB"
         else:
@@ -229,7 +253,8 @@ def _decode_image(data: bytes, config: DataConfig, source: Any) -> np.ndarray:
             image = image.resize((config.image_size, config.image_size), Image.Resampling.LANCZOS)
         array = np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        what = "is empty (0 bytes)" if not data else f"cannot be decoded ({error})"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        what = "is empty (0 bytes)" if not data else f"cannot be decoded ({reason})"
         raise UserError(f"The image {source} {what}. Replace or remove it.") from error
     return array[..., None] if array.ndim == 2 else array
 
@@ -246,7 +271,7 @@ tfds.builder(name, data_dir=folder or None, file_format="array_record").download
 
 
 def _tfds_builder(config: DataConfig) -> Any:
-    import tensorflow_datasets as tfds  # here, because it is slow to import and needed only for uncached data
+    import tensorflow_datasets as tfds  # here, because it is slow to import and only this kind of data needs it
 
     folder = str(Path(config.dir).expanduser()) if config.dir else None
     if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
@@ -254,13 +279,26 @@ def _tfds_builder(config: DataConfig) -> Any:
     try:
         builder = tfds.builder(config.name, data_dir=folder)
         if not builder.info.splits:
+            if builder.info.features is not None:
+                _tfds_features(builder)  # refuses what cannot be used before it is downloaded
             _prepare(config, folder)
             builder = tfds.builder(config.name, data_dir=folder)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(
-            f"config.data.name is {config.name!r}, which TFDS does not know ({reason}). Use 'rendered', 'folder', or a "
-            f"name from the TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
+            f"config.data.name is {config.name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from "
+            f"the TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
+        ) from error
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"TFDS needs TensorFlow to open {config.name!r}: pip install -e '.[prepare]', or choose another data set."
+        ) from error
+    except Exception as error:  # damaged descriptions lead to many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{config.name!r} in {folder or 'the default folder of TFDS'} cannot be opened ({reason}). If its files "
+            f"are damaged, move them away and start again."
         ) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
@@ -332,11 +370,15 @@ def _tfds_split(
         expected = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
-        raise UserError(f"config.data.split: {builder.info.name} has no {split!r}. There are: {known}.") from error
+        raise UserError(
+            f"config.data.split or test_split: {builder.info.name} has no {split!r}. There are: {known}."
+        ) from error
+    if not expected:
+        raise UserError(f"The split {split!r} of {builder.info.name} is empty.")
     try:
         source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
         if len(source) != expected:
-            raise UserError(f"{where} holds {len(source)} records instead of {expected}; it is damaged. Delete it.")
+            raise UserError(f"{where} holds {len(source)} records instead of {expected}; it is damaged: move it away.")
         labels = np.empty(expected, np.int64)
 
         def images() -> Iterator[np.ndarray]:
@@ -351,7 +393,7 @@ def _tfds_split(
         raise
     except Exception as error:  # array_record reports damage by several kinds of exceptions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where} cannot be read ({reason}); a file is damaged. Delete that folder.") from error
+        raise UserError(f"{where} cannot be read ({reason}); a file is damaged: move that folder away.") from error
 
 
 # --- Checks, subsets --------------------------------------------------------------------------------------------------
@@ -410,7 +452,7 @@ def _read_cache(path: Path) -> Splits | None:
             own = {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
             splits.append(Dataset(own.pop("images"), own.pop("labels"), tuple(meta["class_names"]), own))
         return Splits(splits[0], splits[1], meta["fingerprint"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged archive leads to
         warnings.warn(f"The cache file {path} is damaged ({error}); it is made again.", stacklevel=2)
         return None
 
@@ -425,6 +467,9 @@ def _write_cache(path: Path, splits: Splits) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}-*"):
+            if time.time() - leftover.stat().st_mtime > 86_400:  # of a process that was killed, not one at work
+                leftover.unlink()
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
             temporary = file.name
             np.savez(file, meta=np.array(meta), **arrays)

@@ -1,5 +1,7 @@
 """Errors that speak to the user: a sentence with what was wrong, the value, and what to do."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Input that cannot work. `launch.py` prints the sentence and exits with code 2."""
@@ -7,3 +9,20 @@ class UserError(Exception):
 
 class DivergedError(Exception):
     """Training left the range of useful numbers. `launch.py` prints epoch, values and advice, and exits with code 1."""
+
+
+def as_sentence(error: BaseException, argv: Sequence[str] = ()) -> str:
+    """What to tell the user. Our own errors are sentences; those of the command-line parsers are made into ones.
+
+    argv: the command line, in which the culprit is looked for.
+    """
+    if isinstance(error, UserError | DivergedError):
+        return str(error)
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    text = f"there is no setting {error.args[0]}" if isinstance(error, KeyError) else str(error).strip()
+    if "Traceback" in text:  # config_flags puts one around what a configuration file raised
+        last = text.splitlines()[-1]
+        text = last.partition(": ")[2] or f"the configuration file raises {last}"
+    values = [a for a in argv if "=" in a and not a.startswith("--config=") and a.partition("=")[2] in text]
+    return f"{text} (from {values[0]})" if values and values[0] not in text else text

@@ -29,7 +29,13 @@ _RELU_INIT = nn.initializers.he_normal()
 
 
 def to_unit_interval(images: Images) -> Float[Array, "b h w c"]:
-    """uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged."""
+    """uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged.
+
+    Raises:
+      TypeError: for other integers, whose range is not known.
+    """
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(f"images are {images.dtype}, but must be uint8 (0..255) or floats (in [0, 1]).")
     return jnp.asarray(images, jnp.float32) / 255 if images.dtype == jnp.uint8 else jnp.asarray(images)
 
 
@@ -127,6 +133,8 @@ class ContentClassifier(nn.Module):
 
 class InfoAutoencoder(nn.Module):
     """All networks together. Images may be uint8 (0..255) or float (in [0, 1]), `[b, h, w, c]`; labels int `[b]`.
+
+    Labels are not checked (they may be traced): one outside 0 .. num_classes - 1 stands for no class at all.
 
     Use through `apply`, for instance `model.apply(variables, images, labels, method='transfer')`.
     """

@@ -5,6 +5,7 @@ Because every factor is known, the true picture of 'style of image A, content of
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -184,6 +185,11 @@ def _blur(mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
             weights[:, t, None, None] * np.take(padded, np.arange(t, t + SIDE), axis=axis) for t in range(len(taps))
         )
     return mask
+
+
+def recipe() -> str:
+    """Identifies what a drawing is made from: the version of this module and the glyphs, whose fonts may change."""
+    return f"{VERSION} {hashlib.sha256(_glyphs()[0].tobytes()).hexdigest()}"
 
 
 @cache

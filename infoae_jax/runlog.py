@@ -61,6 +61,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
       UserError: if the folder cannot be written, or another process trains in it.
     """
+    created = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a")  # noqa: SIM115 (held open while the lock is)
@@ -75,16 +76,27 @@ def lock(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            if not (folder / "config.json").exists():  # refused before it became a run: leave no trace
+                (folder / ".lock").unlink(missing_ok=True)
+                if created:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
 
 
-def open_run(folder: Path, info: RunInfo) -> None:
+def open_run(folder: Path, info: RunInfo, device: str) -> None:
     """Writes config.json into a fresh folder, or checks that the folder holds the same experiment.
+
+    To be called under `lock`. `device` says what it is trained on.
 
     Raises:
       UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
     """
     path = folder / "config.json"
+    for leftover in folder.glob(".config.json-*"):  # of a process that was killed while writing it
+        leftover.unlink()
     if path.exists():
         old = read_info(folder)
         found = differences(old.config, info.config)
@@ -105,9 +117,10 @@ def open_run(folder: Path, info: RunInfo) -> None:
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
         )
     record = {
+        "format": 1,
         "config": to_dict(info.config),
         "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
-        "environment": environment(),
+        "environment": {**environment(), "device": device},
         "created": now(),
     }
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())

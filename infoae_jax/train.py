@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from infoae_jax.model import InfoAutoencoder, build
 # deadlocks when it holds many programs with collectives at once (its threads run out), so there only one.
 _IN_FLIGHT = {"cpu": 1}
 _IN_FLIGHT_ELSEWHERE = 8
-_TEST_BATCH = 1000
+_TEST_PIXELS = 1000 * 32 * 32  # of a batch of test images, which bounds its memory at any image size
 _PLAIN_SECONDS = 30  # without a terminal, a line at most this often within an epoch
 # Cross-entropy of a coin-flip among 1e6 classes is 14 nats. An adversary loss beyond this is an encoder that runs away.
 _DIVERGED_LOSS = 1e3
@@ -98,11 +99,14 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
                 f"config.train.batch_size is {config.train.batch_size}, but the training split has only "
                 f"{len(splits.train)} images. Make it smaller."
             )
+        total_steps = len(splits.train) // config.train.batch_size * config.train.epochs
+        if total_steps >= 2**31:
+            raise UserError(f"config.train.epochs is {config.train.epochs}: {total_steps} steps are beyond 32 bits.")
         info = runlog.RunInfo(
             config, model.image_shape, splits.train.class_names, len(splits.train), len(splits.test), splits.fingerprint
         )
         try:
-            runlog.open_run(folder, info)
+            runlog.open_run(folder, info, f"{len(devices)} x {devices[0].device_kind}")
             with _signals() as stop:
                 return _fit(config, folder, splits, model, stop, devices)
         except OSError as error:
@@ -129,6 +133,16 @@ def _fit(
         run = Run(config, folder, splits, model, mesh, checkpoints, stop, tensorboard)
         device = f"{len(devices)} x {devices[0].device_kind}"
         state, start = _initial_state(run)
+        before = runlog.read(folder)
+        if any(line["kind"] == "end" for line in before):
+            return Result(state, True)
+        devices_before = [line["device"] for line in before if line["kind"] == "start"]
+        if start and devices_before[-1:] not in ([], [device]):
+            warnings.warn(
+                f"This run was on {devices_before[-1]} and is on {device} now. It goes on, but not bit for bit as it "
+                f"would have there (--cpu_devices chooses another number).",
+                stacklevel=2,
+            )
         runlog.append(folder, "start", step=start, device=device, environment=runlog.environment(), time=runlog.now())
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(
@@ -165,8 +179,6 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
     steps_per_epoch = num_images // config.train.batch_size
     total = steps_per_epoch * config.train.epochs
     at = int(state.step)
-    if at == total:
-        return state, True
     hyper = jax.device_put(step.make_hyper(config.train, num_images), run.replicated)
     take_step = make_stepper(run, hyper)
     look = _Observer(run)
@@ -177,11 +189,14 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
     ahead = _IN_FLIGHT.get(run.mesh.devices.flat[0].platform, _IN_FLIGHT_ELSEWHERE)
     in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
     late: tuple[int, dict[str, jax.Array]] | None = None
-    begin, begin_at = time.perf_counter(), at
+    begin, begin_at, compiling = time.perf_counter(), at, True
     with report.bar(at):
         while at < total:
             state, metrics = take_step(state, at)
             at += 1
+            if at == begin_at + 1 and steps_per_epoch > 1 and compiling:
+                jax.block_until_ready(metrics)  # the first step compiles: out of the rate
+                begin, begin_at, compiling = time.perf_counter(), at, False
             epoch_ends, stopped = at % steps_per_epoch == 0, run.stop()
             in_flight.append(metrics)
             if len(in_flight) > ahead:
@@ -198,11 +213,11 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
             if late is not None:
                 report.step(*late)
                 late = None
-            check_sound(jax.device_get(metrics), at, steps_per_epoch)  # nothing unsound is ever saved
+            report.sound(at, metrics)  # nothing unsound is ever saved
             if epoch_ends:
                 epoch = at // steps_per_epoch
                 sums = jax.device_get(state.sums)
-                rate = (at - begin_at) * config.train.batch_size / (time.perf_counter() - begin)
+                rate = max(at - begin_at, 1) * config.train.batch_size / (time.perf_counter() - begin)
                 report.epoch(epoch, at, sums, rate)
                 if epoch in config.log.sample_epochs or at == total:
                     look(state, epoch, at)
@@ -268,9 +283,8 @@ def make_stepper(
     return take_step
 
 
-def check_sound(metrics: dict[str, Any], at: int, steps_per_epoch: int) -> None:
+def check_sound(values: dict[str, float], at: int, steps_per_epoch: int) -> None:
     """Raises `DivergedError` if a metric is not finite or the adversary's loss has run away."""
-    values = {name: float(value) for name, value in metrics.items()}
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if not wrong and values["adversary"] < _DIVERGED_LOSS:
         return
@@ -295,8 +309,9 @@ class _Observer:
         self._run = run
         test = run.splits.test
         devices = run.mesh.size
-        size = -(-min(_TEST_BATCH, len(test)) // devices) * devices
-        self._size = size
+        pixels = test.images.shape[1] * test.images.shape[2]
+        size = min(max(_TEST_PIXELS // pixels, run.config.train.batch_size), len(test))
+        self._size = -(-size // devices) * devices
         self._sums = jax.jit(
             functools.partial(step.evaluation_sums, run.model),
             in_shardings=(run.replicated, run.split, run.split, run.split),
@@ -311,13 +326,18 @@ class _Observer:
         self._run.log("test", at, epoch=epoch, **figures)
         tqdm.write(f"{'':>9}  test: mse {figures['reconstruction']:.5f}, content {figures['content_accuracy']:.2%}")
         sources = self._run.splits.test.images[self._rows]
-        rows, columns = len(sources), len(self._classes)
-        swaps = np.asarray(
-            self._swap({"params": state.params}, np.repeat(sources, columns, axis=0), np.tile(self._classes, rows))
+        columns = len(self._classes)
+        swaps = np.stack(
+            [
+                np.asarray(
+                    self._swap({"params": state.params}, np.repeat(source[None], columns, axis=0), self._classes)
+                )
+                for source in sources
+            ]
         )
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        picture = swap_grid(sources, swaps.reshape(rows, columns, *sources.shape[1:]))
+        picture = swap_grid(sources, swaps)
         runlog.write_atomically(folder / f"epoch_{epoch:04d}.png", png(picture))
 
     def figures(self, params: Any) -> dict[str, float]:
@@ -358,13 +378,18 @@ class _Reporter:
     def advance(self, at: int) -> None:
         self._bar.update(self._run.config.train.batch_size)
 
-    def step(self, at: int, metrics: dict[str, jax.Array]) -> None:
+    def sound(self, at: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+        """The metrics on the host; unsound ones are logged and raised."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         try:
             check_sound(values, at, self._steps_per_epoch)
         except DivergedError:
             self._run.log("diverged", at, **values)
             raise
+        return values
+
+    def step(self, at: int, metrics: dict[str, jax.Array]) -> None:
+        values = self.sound(at, metrics)
         self._run.log("step", at, **values)
         losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
         self._bar.set_postfix_str(losses, refresh=False)
@@ -395,6 +420,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        print("\nStopping after this step, and saving ...", file=sys.stderr, flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -23,12 +23,17 @@ install_import_hook("infoae_jax", "tests.typechecker.check")
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from configs import rendered
 from infoae_jax.config import parse
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+settings.register_profile(
+    "ci", derandomize=True
+)  # the same examples each time; elsewhere hypothesis looks for new ones
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session")

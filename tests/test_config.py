@@ -14,7 +14,7 @@ MODULES = {"mnist": mnist, "svhn": svhn, "rendered": rendered, "folder": folder}
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("arg", [None, "", "paper", "tiny", "paper,tiny"])
-def test_every_config_parses_is_locked_and_survives_json(name, arg):
+def test_every_config_parses_and_survives_json(name, arg):
     values = MODULES[name].get_config(arg)
     values.data.dir = "somewhere"
     config = parse(values)
@@ -31,11 +31,6 @@ def test_paper_variant_is_the_papers():
 def test_unknown_variant():
     with pytest.raises(ValueError, match=r"'papre'.*paper, tiny"):
         mnist.get_config("papre")
-
-
-def test_every_knob_is_read_by_the_dataclasses_and_back():
-    """A knob that nobody reads, or a field without a default, would be an error in `parse`."""
-    assert to_dict(parse(base.get_config())).keys() == base.get_config().to_dict().keys()
 
 
 IMPOSSIBLE = [

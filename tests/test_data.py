@@ -104,6 +104,8 @@ def test_unknown_split_and_unknown_name(fake_mnist, tmp_path):
     root = str(fake_mnist[0].parents[1])
     with pytest.raises(UserError, match=r"no 'trian'.*train, test"):
         data.load(config_of(mnist, tmp_path, dir=root, split="trian"))
+    with pytest.raises(UserError, match=r"'train\[:0\]' of mnist is empty"):
+        data.load(config_of(mnist, tmp_path, dir=root, split="train[:0]"))
     with pytest.raises(UserError, match="'mnits'.*TFDS does not know"):
         data.load(config_of(mnist, tmp_path, dir=root, name="mnits"))
 
@@ -216,7 +218,7 @@ def test_train_and_test_folders_are_kept_apart(image_folder, tmp_path):
         data.load(config_of(folder, tmp_path, dir=str(root)))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "LA"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_folder_converts_and_resizes(image_folder, tmp_path, mode, channels):
     root = image_folder(count=2)
@@ -224,6 +226,42 @@ def test_folder_converts_and_resizes(image_folder, tmp_path, mode, channels):
     Image.new("RGB", (50, 40), (255, 0, 0)).convert(mode).save(name)
     splits = data.load(config_of(folder, tmp_path, dir=str(root), channels=channels))
     assert splits.train.images.shape[1:] == (32, 32, channels)
+    colours = {
+        tuple(image[16, 16]) for split in splits[:2] for image in split.images if np.ptp(image, (0, 1)).max() < 9
+    }
+    (seen,) = colours
+    expected = (76,) if channels == 1 else (255, 0, 0) if mode in ("RGB", "RGBA", "P", "CMYK") else (76,) * 3
+    np.testing.assert_allclose(np.array(seen, int), expected, atol=4)
+
+
+def test_transparency_is_drawn_on_white(image_folder, tmp_path):
+    root = image_folder(count=2)
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(root / "pear" / "9.png")
+    splits = data.load(config_of(folder, tmp_path, dir=str(root)))
+    assert max(image.min() for split in splits[:2] for image in split.images) == 255
+
+
+def test_train_and_test_of_different_size(image_folder, tmp_path):
+    root = tmp_path / "images"
+    image_folder(count=4, root=root / "train")
+    image_folder(count=2, root=root / "test", size=(28, 28))
+    with pytest.raises(UserError, match=r"\(32, 32, 3\).*\(28, 28, 3\)"):
+        data.load(config_of(folder, tmp_path, dir=str(root), image_size=0))
+
+
+def test_unreadable_images_are_named(image_folder, tmp_path):
+    root = image_folder()
+    (root / "pear" / "lost.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"pear/lost\.png"):
+        data.load(config_of(folder, tmp_path, dir=str(root)))
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_a_damaged_description_of_tfds_is_named(fake_mnist, tmp_path, content):
+    path, _ = fake_mnist
+    (path / "dataset_info.json").write_text(content)
+    with pytest.raises(UserError, match="'mnist' in .* cannot be opened"):
+        data.load(config_of(mnist, tmp_path, dir=str(path.parents[1])))
 
 
 def test_changed_folder_is_read_again(image_folder, tmp_path):
@@ -301,7 +339,7 @@ def test_rendered_keeps_its_style_factors_through_the_cache(tmp_path):
     assert first.fingerprint == second.fingerprint
 
 
-@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "empty", "not an archive"])
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "header", "empty", "not an archive"])
 def test_a_damaged_cache_is_noticed_and_made_again(tmp_path, damage):
     config = config_of(rendered, tmp_path, "tiny")
     good = data.load(config)
@@ -311,6 +349,8 @@ def test_a_damaged_cache_is_noticed_and_made_again(tmp_path, damage):
         content = content[: len(content) // 2]
     elif damage == "bit flipped":
         content[len(content) // 2] ^= 1
+    elif damage == "header":
+        content[content.rfind(b"PK\x01\x02") + 6] ^= 0x80  # 'needs version ... to extract'
     else:
         content = b"" if damage == "empty" else b"something else"
     file.write_bytes(content)

@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def launch(cache, tmp_path):
     def start(*args, config="configs/rendered.py:tiny", workdir="run", **options):
-        # no --cpu_devices: the four fake ones of these tests are what the command finds
         command = [sys.executable, "launch.py", f"--config={config}", f"--config.data.cache_dir={cache}"]
         command += [f"--workdir={tmp_path / workdir}", "--cpu_devices=4", *args]
         environment = {**os.environ, "XLA_FLAGS": ""}
@@ -59,8 +58,10 @@ def test_fresh_then_again(launch, tmp_path):
     assert "Finished" in out
     assert "1/2  mse" in out
     assert runlog.read(tmp_path / "run", "start")[0]["device"] == "4 x cpu"
+    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     out, _ = finish(launch())
-    assert "goes on at step 8" in out
+    assert "Finished" in out
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
 
 
 LONGER = ("--config.train.epochs=6", "--config.checkpoint.every_steps=1", "--config.log.every_steps=1")
@@ -121,7 +122,8 @@ def test_disk_full_while_saving_keeps_the_former_checkpoint(launch, tmp_path):
 
 BAD = [
     (["--config.model.botleneck=3"], "botleneck"),
-    (["--config.model.bottleneck=abc"], "abc"),
+    (["--config.model.bottleneck=abc"], "--config.model.bottleneck=abc: invalid literal"),
+    (["--config.train.epoch=3"], "there is no setting"),
     (["--config.model.bottleneck=0"], "config.model.bottleneck is 0"),
     (["--config.train.lambda_adv=-1"], "config.train.lambda_adv is -1"),
     (["--config.train.batch_size=1024"], "only 256 images"),
@@ -144,6 +146,8 @@ def test_bad_input_gets_a_sentence_and_code_2(launch, tmp_path, args, says):
     ("config", "says"),
     [
         ("configs/nowhere.py", "nowhere"),
+        ("README.md", "README.md, line"),
+        ("configs", "configs"),
         ("configs/rendered.py:huge", "unknown variant 'huge'"),
         ("configs/folder.py", "config.data.dir is empty"),
     ],

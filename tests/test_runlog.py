@@ -1,8 +1,9 @@
 import dataclasses
 import json
 import multiprocessing
+import shutil
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 from infoae_jax import runlog
@@ -15,30 +16,34 @@ def info(tiny_config):
 
 
 def test_info_survives_the_file(tmp_path, info):
-    runlog.open_run(tmp_path, info)
+    runlog.open_run(tmp_path, info, "1 x cpu")
     assert runlog.read_info(tmp_path) == info
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["environment"]["jax"]
     assert record["environment"]["code"]["source"]
-    runlog.open_run(tmp_path, info)  # the same again is fine
+    runlog.open_run(tmp_path, info, "1 x cpu")  # the same again is fine
 
 
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
-    runlog.open_run(tmp_path, info)
+    runlog.open_run(tmp_path, info, "1 x cpu")
     before = (tmp_path / "config.json").read_bytes()
     train = dataclasses.replace(info.config.train, lambda_adv=0.7, epochs=9)
     other = dataclasses.replace(info, config=dataclasses.replace(info.config, train=train))
     with pytest.raises(UserError, match=r"(?s)train\.epochs: 2 -> 9.*train\.lambda_adv: 0\.005 -> 0\.7"):
-        runlog.open_run(tmp_path, other)
+        runlog.open_run(tmp_path, other, "1 x cpu")
     with pytest.raises(UserError, match="images themselves"):
-        runlog.open_run(tmp_path, dataclasses.replace(info, fingerprint="def"))
+        runlog.open_run(tmp_path, dataclasses.replace(info, fingerprint="def"), "1 x cpu")
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path, info):
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="not empty and not a run"):
-        runlog.open_run(tmp_path, info)
+    with pytest.raises(UserError, match="not empty and not a run"), runlog.lock(tmp_path):
+        runlog.open_run(tmp_path, info, "1 x cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError), runlog.lock(tmp_path / "fresh"):
+        raise UserError
+    assert not (tmp_path / "fresh").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": {}, "data": {}}'])
@@ -109,8 +114,19 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_code_version_changes_with_the_source():
-    version = runlog.code_version()
-    assert version == runlog.code_version()
-    assert len(version["source"]) == 16
-    assert np.all([c in "0123456789abcdef" for c in version["source"]])
+def test_code_version_changes_with_the_source(tmp_path, monkeypatch):
+    here = runlog.code_version()
+    assert here == runlog.code_version()
+    shutil.copytree(Path(runlog.__file__).parent, tmp_path / "infoae_jax")
+    monkeypatch.setattr(runlog, "__file__", str(tmp_path / "infoae_jax" / "runlog.py"))
+    assert runlog.code_version()["source"] == here["source"]
+    assert "commit" not in runlog.code_version()
+    with open(tmp_path / "infoae_jax" / "step.py", "a") as file:
+        file.write("# changed")
+    assert runlog.code_version()["source"] != here["source"]
+
+
+def test_a_kill_while_config_json_is_written_leaves_a_usable_folder(tmp_path, info):
+    (tmp_path / ".config.json-abc").write_text("{")
+    runlog.open_run(tmp_path, info, "1 x cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]

@@ -53,7 +53,7 @@ def test_load_of_what_is_no_run(tmp_path, tiny_config):
     with pytest.raises(UserError, match="not a run folder"):
         infoae_jax.load(tmp_path)
     info = runlog.RunInfo(tiny_config, (32, 32, 3), tuple("0123456789"), 256, 64, "abc")
-    runlog.open_run(tmp_path, info)
+    runlog.open_run(tmp_path, info, "1 x cpu")
     with pytest.raises(UserError, match="no checkpoint yet"):
         infoae_jax.load(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]  # reading leaves no trace
@@ -64,8 +64,8 @@ def test_import_is_light():
 import json, sys, time
 begin = time.perf_counter()
 import infoae_jax
+infoae_jax.load, infoae_jax.fit  # what is imported lazily counts too
 seconds = time.perf_counter() - begin
-infoae_jax.load, infoae_jax.fit
 print(json.dumps([seconds, [m for m in ("tensorflow", "matplotlib", "torch") if m in sys.modules]]))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
