@@ -134,7 +134,9 @@ def _fit(
         device = f"{len(devices)} x {devices[0].device_kind}"
         state, start = _initial_state(run)
         before = runlog.read(folder)
-        if any(line["kind"] == "end" for line in before):
+        steps_per_epoch = len(splits.train) // config.train.batch_size
+        # The line alone proves nothing: it may be there although the last checkpoint never reached the disk.
+        if start == steps_per_epoch * config.train.epochs and any(line["kind"] == "end" for line in before):
             return Result(state, True)
         devices_before = [line["device"] for line in before if line["kind"] == "start"]
         if start and devices_before[-1:] not in ([], [device]):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -149,6 +150,14 @@ def test_resume_after_a_damaged_checkpoint(whole, tiny_config, tmp_path, monkeyp
         resumed = fit(tiny_config, tmp_path / "run")
     assert runlog.read(tmp_path / "run", "start")[-1]["step"] == 4
     assert_identical(resumed.state, whole.state)
+
+
+def test_a_finished_run_that_lost_its_last_checkpoint_is_finished_again(whole, tiny_config, tmp_path):
+    """As after a kill between the last line of the log and the end of the last save."""
+    shutil.rmtree(tmp_path / "whole" / "checkpoints" / "8")
+    again = fit(tiny_config, tmp_path / "whole")
+    assert int(again.state.step) == 8
+    assert_identical(again.state, whole.state)
 
 
 def test_a_finished_run_is_left_alone(whole, tiny_config, tmp_path):
