@@ -3,7 +3,6 @@
 Exit codes: 0 done, or stopped by a signal and ready to resume; 1 training diverged; 2 the input cannot work.
 """
 
-import os
 import shlex
 import signal
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from infoae_jax.config import Config, parse
+from infoae_jax.config import parse
 from infoae_jax.errors import DivergedError, UserError, as_sentence
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, for instance configs/mnist.py:tiny")
@@ -22,6 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default: runs/<name
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU only: how many devices share each batch; default: one for each core", lower_bound=1
 )
+_CACHE = flags.DEFINE_boolean("compilation_cache", True, "Keep compiled programs in the user's cache folder")
 
 
 def main(_: list[str]) -> None:
@@ -35,21 +35,13 @@ def main(_: list[str]) -> None:
         else Path("runs") / "-".join(filter(None, (Path(name).stem, variant.replace(",", "-"))))
     )
 
-    import jax  # here, because its set-up below must come before anything touches a device
-
+    from infoae_jax.process import set_up  # here, so that mistakes are answered before JAX is imported
     from infoae_jax.train import fit
 
-    # XLA runs a CPU convolution on one core, so each core becomes a device with its share of the batch.
-    jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or _devices(config))
+    set_up(config.train.batch_size, _CPU_DEVICES.value, _CACHE.value)
     result = fit(config, workdir)
     stopped = f"Stopped and saved at step {int(result.state.step)}. To go on: python {shlex.join(sys.argv)}"
     print(f"Finished: {workdir}" if result.finished else stopped)
-
-
-def _devices(config: Config) -> int:
-    """As many as there are cores, but so that they divide the batch."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(n for n in range(1, cores + 1) if config.train.batch_size % n == 0)
 
 
 def _flags(argv: list[str]) -> list[str]:

@@ -1,6 +1,14 @@
-"""Speed, as ratios measured in one run on one machine: python benchmarks/speed.py loop
+"""Speed, as ratios measured in one run on one machine, on an otherwise idle one.
 
-Each command prints JSON lines; absolute times are there to compute the ratios from, and mean little by themselves.
+    python benchmarks/speed.py step --rival_python=torch-env/bin/python   # training step and inference, against PyTorch
+    python benchmarks/speed.py layers    # each convolution and its gradients, against flax
+    python benchmarks/speed.py loop      # the whole of `fit` against the bare step
+    python benchmarks/speed.py start     # seconds from the command to the first training step, cold and warm
+    python benchmarks/speed.py scaling   # time for each image with 20,000, 60,000 and 120,000 of them
+    python benchmarks/speed.py table     # the tables of README.md from all of that
+
+Each appends JSON lines to --out. Absolute times are there to compute the ratios from, and mean little by themselves.
+`pytorch_rival.py` tells how to make the rival's environment.
 """
 
 import argparse
@@ -8,84 +16,323 @@ import functools
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from configs import rendered
-from infoae_jax import data, runlog, step, train
+from configs import mnist, rendered, svhn
+from infoae_jax import batched, conv, process, runlog, step, stepper, train
 from infoae_jax.config import Config, parse
 from infoae_jax.model import build
 
+HERE = Path(__file__).parent
+SHAPES = {"MNIST": (28, 1), "SVHN": (32, 3)}
+TASKS = {"train": (64, 256, 1024), "train_all": (64, 256, 1024), "encode": (1000,), "decode": (1000,)}
 
-def loop_overhead(config: Config, repeats: int) -> dict[str, float]:
-    """Seconds of an epoch in `fit` (checkpoints and logs included, test figures not) against the bare jitted step.
 
-    The bare step runs as often, on one batch that is on the device already. Both run in turn; medians are compared.
+def median_ms(function: Callable[[], Any], repeats: int) -> float:
+    """Median over `repeats` calls, each waited for, after three that are not counted."""
+    times = []
+    for i in range(repeats + 3):
+        begin = time.perf_counter()
+        jax.block_until_ready(function())
+        if i >= 3:
+            times.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(times)
+
+
+def _data_mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (stepper.AXIS,))
+
+
+def _example(side: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, side, side, channels), np.uint8), rng.integers(0, 10, count).astype(np.int32)
+
+
+# --- step -------------------------------------------------------------------------------------------------------------
+
+
+def step_against_rival(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Ours and PyTorch's modes in turn, each in a process of its own; the medians over all rounds are compared.
+
+    'train' compares the step that `fit` runs (with the content classifier and three steps of the adversary) with the
+    rival's step without them; in 'train_all' the rival does all that too.
     """
-    splits = data.load(config.data)
-    steps = len(splits.train) // config.train.batch_size
-    bare = _bare_epoch(config, splits)
+    for task, batches in TASKS.items():
+        for shape, (side, channels) in SHAPES.items():
+            for batch in batches:
+                steps = max(args.repeats * 256 // batch, 8)
+                options = [f"--side={side}", f"--channels={channels}", f"--batch={batch}", f"--steps={steps}"]
+                times: dict[str, list[float]] = {}
+                for _ in range(args.rounds):
+                    for command in (
+                        [sys.executable, __file__, "ours", f"--task={task}", *options],
+                        [args.rival_python, str(args.rival), f"--task={task}", *options],
+                    ):
+                        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+                        for line in map(json.loads, lines):
+                            times.setdefault(line["mode"], []).append(line["ms_median"])
+                medians = {mode: statistics.median(values) for mode, values in times.items()}
+                ours = medians.pop("ours")
+                best = min(medians, key=lambda mode: medians[mode])
+                yield {
+                    "task": task,
+                    "shape": shape,
+                    "batch": batch,
+                    "ratio": ours / medians[best],
+                    "best": best,
+                    "ours_ms": ours,
+                    "rival_ms": medians,
+                    "all_ms": times,
+                }
+
+
+def ours(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One task of ours, as set up by `launch.py`; called by `step` in a process of its own."""
+    process.set_up(args.batch)
+    values = mnist.get_config() if args.side == 28 else svhn.get_config()
+    values.train.batch_size, values.model.bottleneck = args.batch, 16
+    config = parse(values)
+    model = build(config.model, (args.side, args.side, args.channels), 10)
+    mesh = _data_mesh()
+    state = jax.device_put(step.init_state(model, config.train, 0), NamedSharding(mesh, PartitionSpec()))
+    images, labels = _example(args.side, args.channels, max(4 * args.batch, 2048))
+    function: Callable[[], Any]
+    if args.task.startswith("train"):
+        take_steps = stepper.make_stepper(model, config.train, images, labels, mesh)
+        at = 0
+
+        def function():
+            nonlocal state, at
+            state, metrics, taken = take_steps(state, at, 1)
+            at += taken
+            return state, metrics
+
+    else:
+        apply = batched.make_batched(functools.partial(model.apply, method=args.task), mesh, args.side**2)
+        variables = {"params": state.params}
+        z = np.asarray(jax.random.normal(jax.random.key(0), (args.batch, 16)))
+        rows = (images[: args.batch],) if args.task == "encode" else (z, labels[: args.batch])
+
+        def function():
+            return apply(variables, *rows)
+
+    yield {"mode": "ours", "ms_median": median_ms(function, args.steps)}
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+_LAYERS = [
+    # name, side in, channels in and out, kernel, padding; MNIST's, then SVHN's
+    *(("Conv", 28, 1, 32, 5, "SAME"), ("Conv", 14, 32, 64, 5, "SAME"), ("Conv", 7, 64, 128, 3, "VALID")),
+    *(("ConvTranspose", 3, 128, 64, 3, "VALID"), ("ConvTranspose", 7, 64, 32, 5, "SAME")),
+    *(("ConvTranspose", 14, 32, 1, 5, "SAME"), ("Conv", 32, 3, 32, 5, "SAME"), ("Conv", 16, 32, 64, 5, "SAME")),
+    *(("Conv", 8, 64, 128, 3, "SAME"), ("ConvTranspose", 4, 128, 64, 3, "SAME")),
+    *(("ConvTranspose", 8, 64, 32, 5, "SAME"), ("ConvTranspose", 16, 32, 3, 5, "SAME")),
+]
+
+
+def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each convolution of the network on one core with 64 images: ours against flax's, and the share of a core's peak.
+
+    The peak is what a matrix product of 1024 x 1024 reaches here.
+    """
+    jax.config.update("jax_num_cpu_devices", 1)
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    square = jnp.ones((1024, 1024))
+    peak = 2 * 1024**3 / median_ms(functools.partial(jax.jit(jnp.matmul), square, square), args.repeats)
+    key = jax.random.key(0)
+    for name, side, c, d, k, padding in _LAYERS:
+        layer = [getattr(module, name)(d, (k, k), (2, 2), padding) for module in (conv, nn)]
+        x = jax.random.normal(key, (64, side, side, c))
+        variables = layer[0].init(key, x)
+        y = layer[0].apply(variables, x)
+        g = jax.random.normal(key, y.shape)
+        positions = (y if name == "Conv" else x).shape[1] ** 2
+        for what in ("forward", "input gradient", "kernel gradient"):
+            times = []
+            for which in layer:
+
+                def run(variables, x, g, which=which, what=what):
+                    if what == "forward":
+                        return which.apply(variables, x)
+                    _y, pull = jax.vjp(which.apply, variables, x)
+                    return pull(g)[what == "input gradient"]
+
+                times.append(median_ms(functools.partial(jax.jit(run), variables, x, g), args.repeats))
+            yield {
+                "layer": f"{name} {side}x{side}, {c} to {d}, {k}x{k}",
+                "what": what,
+                "ratio": times[0] / times[1],
+                "ours_ms": times[0],
+                "flax_ms": times[1],
+                "share_of_peak": 2 * 64 * positions * k * k * c * d / times[0] / peak,
+            }
+
+
+# --- loop, start, scaling ---------------------------------------------------------------------------------------------
+
+
+def loop(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """An epoch in `fit` (checkpoints and logs included, test figures not) against as many bare steps, in turn."""
+    process.set_up(rendered.get_config().train.batch_size)
+    values = rendered.get_config()
+    values.train.epochs = args.repeats + 1
+    values.log.sample_epochs = ()
+    config = parse(values)
     whole, alone = [], []
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             if not train.fit(config, folder).finished:
                 raise SystemExit("stopped before the end: nothing was measured")
             epochs = runlog.read(folder, "epoch")[1:]  # the first one compiles
-            whole += [steps * config.train.batch_size / line["images_per_s"] for line in epochs]
-        alone += [bare() for _ in range(repeats)]
-    fit_s, bare_s = statistics.median(whole), statistics.median(alone)
-    return {"fit_ms_per_step": 1e3 * fit_s / steps, "bare_ms_per_step": 1e3 * bare_s / steps, "ratio": fit_s / bare_s}
+            whole += [1e3 * config.train.batch_size / line["images_per_s"] for line in epochs]
+        alone += _bare_steps(config, 32, 3, config.data.num_train, args.repeats)
+    fit_ms, bare_ms = statistics.median(whole), statistics.median(alone)
+    yield {"fit_ms_per_step": fit_ms, "bare_ms_per_step": bare_ms, "ratio": fit_ms / bare_ms}
 
 
-def _bare_epoch(config: Config, splits: data.Splits) -> Callable[[], float]:
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("data",))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    parts = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    shape = splits.train.images.shape[1:]
-    model = build(config.model, (shape[0], shape[1], shape[2]), len(splits.train.class_names))
-    size = config.train.batch_size
-    batch = jax.device_put((splits.train.images[:size], splits.train.labels[:size]), parts)
-    hyper = jax.device_put(step.make_hyper(config.train, len(splits.train)), whole)
-    take_step = jax.jit(
-        functools.partial(step.train_step, model, config.train),
-        donate_argnums=0,
-        in_shardings=(whole, parts, parts, whole),
-        out_shardings=whole,
-    )
-    state, _ = take_step(jax.device_put(step.init_state(model, config.train, 0), whole), *batch, hyper)
-
-    def epoch() -> float:
-        nonlocal state
-        jax.block_until_ready(state)
-        begin = time.perf_counter()
-        before = None
-        for _ in range(len(splits.train) // size):
-            state, metrics = take_step(state, *batch, hyper)
+def _bare_steps(config: Config, side: int, channels: int, num_images: int, epochs: int) -> list[float]:
+    """Milliseconds for each step, as a mean over an epoch, of several epochs of nothing but steps."""
+    mesh = _data_mesh()
+    model = build(config.model, (side, side, channels), 10)
+    images, labels = _example(side, channels, num_images)
+    take_steps = stepper.make_stepper(model, config.train, images, labels, mesh)
+    state = jax.device_put(step.init_state(model, config.train, 0), NamedSharding(mesh, PartitionSpec()))
+    steps = num_images // config.train.batch_size
+    times, at = [], 0
+    for _ in range(epochs + 1):
+        begin, before = time.perf_counter(), None
+        for _ in range(steps):
+            state, metrics, taken = take_steps(state, at, 1)
+            at += taken
             jax.block_until_ready(before)  # as `fit` does: on several CPU devices XLA deadlocks on a long queue
             before = metrics
         jax.block_until_ready(state)
-        return time.perf_counter() - begin
+        times.append(1e3 * (time.perf_counter() - begin) / steps)
+    return times[1:]
 
-    return epoch
+
+def start(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """From the command to the first step in its log: nothing cached (cold), then data and programs cached (warm)."""
+    for config in ("configs/mnist.py", "configs/rendered.py"):
+        options = [f"--config.data.dir={args.data_dir}"] if args.data_dir and "mnist" in config else []
+        if "mnist" in config and not options:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = [_seconds_to_first_step(config, options, Path(folder), i) for i in range(args.rounds + 1)]
+        yield {"config": config, "cold_s": seconds[0], "warm_s": statistics.median(seconds[1:])}
+
+
+def _seconds_to_first_step(config: str, options: list[str], folder: Path, number: int) -> float:
+    run = folder / f"run{number}"
+    command = [sys.executable, "launch.py", f"--config={config}", f"--workdir={run}", "--config.log.every_steps=1"]
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [*command, *options],
+        cwd=HERE.parent,
+        env={**environment, "XDG_CACHE_HOME": str(folder / "cache")},
+        stdout=subprocess.DEVNULL,
+    ) as child:
+        while not runlog.read(run, "step"):
+            if child.poll() is not None:
+                raise SystemExit(f"{' '.join(command)} ended with code {child.returncode}")
+            time.sleep(0.05)
+        seconds = time.perf_counter() - begin
+        child.kill()
+    return seconds
+
+
+def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time for each image with more and more of them, in turn."""
+    config = parse(mnist.get_config("tiny"))
+    process.set_up(config.train.batch_size)
+    counts = (20_000, 60_000, 120_000)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(args.rounds):
+        for count in counts:
+            times[count] += _bare_steps(config, 28, 1, count, 1)
+    medians = [statistics.median(times[count]) for count in counts]
+    yield {"images": counts, "ms_per_step": medians, "ratios": [m / medians[0] for m in medians]}
+
+
+# --- table ------------------------------------------------------------------------------------------------------------
+
+
+def table(path: Path) -> str:
+    """Markdown from the newest line of each measurement."""
+    lines: dict[Any, dict[str, Any]] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        key = [line["command"], *(line.get(k) for k in ("task", "shape", "batch", "layer", "what", "config"))]
+        lines[tuple(key)] = line
+    text = ["| | batch | ours / PyTorch's lean step | ours / PyTorch's same work |", "|---|---|---|---|"]
+    for shape in SHAPES:
+        for batch in TASKS["train"]:
+            pair = [lines.get(("step", task, shape, batch, None, None, None)) for task in ("train", "train_all")]
+            if any(pair):
+                text.append(f"| {shape}, training step | {batch} | {' | '.join(_ratio(line) for line in pair)} |")
+        for task in ("encode", "decode"):
+            line = lines.get(("step", task, shape, 1000, None, None, None))
+            if line:
+                text.append(f"| {shape}, `{task}` | 1000 | | {_ratio(line)} |")
+    found = [line for line in lines.values() if line["command"] == "layers"]
+    if found:
+        text += ["", "| layer | " + " | ".join(w["what"] for w in found[:3]) + " |", "|---|---|---|---|"]
+        for i in range(0, len(found), 3):
+            cells = [f"{line['ratio']:.2f} ({line['share_of_peak']:.0%})" for line in found[i : i + 3]]
+            text.append(f"| {found[i]['layer']} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def _ratio(line: dict[str, Any] | None) -> str:
+    return f"{line['ratio']:.2f}" if line else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["loop"], help="loop: the whole training loop against the bare step")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs measured of either kind, twice")
-    parser.add_argument("--cpu_devices", type=int, default=len(os.sched_getaffinity(0)))
+    commands = {
+        "step": step_against_rival,
+        "ours": ours,
+        "layers": layers,
+        "loop": loop,
+        "start": start,
+        "scaling": scaling,
+    }
+    parser.add_argument("command", choices=[*commands, "table"])
+    parser.add_argument("--out", type=Path, default=HERE / "speed.jsonl", help="where the JSON lines go, or come from")
+    parser.add_argument("--repeats", type=int, default=20, help="steps (or epochs: loop) measured of each kind")
+    parser.add_argument("--rounds", type=int, default=3, help="step, start, scaling: how often all take their turn")
+    parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
+    parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")
+    parser.add_argument("--data_dir", default="", help="start: where TFDS has prepared MNIST")
+    inner = parser.add_argument_group("of `ours`, which `step` calls")
+    inner.add_argument("--task", choices=TASKS, default="train")
+    for name, default in (("side", 28), ("channels", 1), ("batch", 256), ("steps", 20)):
+        inner.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", args.cpu_devices)
-    values = rendered.get_config()
-    values.train.epochs = args.repeats + 1
-    values.log.sample_epochs = ()
-    result = loop_overhead(parse(values), args.repeats)
-    device = f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
-    print(json.dumps({"command": args.command, "device": device, **result, "environment": runlog.environment()}))
+    if args.command == "table":
+        print(table(args.out))
+        return
+    for result in commands[args.command](args):
+        if args.command == "ours":
+            print(json.dumps(result))
+            continue
+        line = {"command": args.command, **result, "cores": os.cpu_count(), "environment": runlog.environment()}
+        with open(args.out, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps({"command": args.command, **result}), flush=True)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class TrainConfig:
     clip_norm: float = _range(0, 1e6)
     seed: int = _range(0, 2**32 - 1)
     data_on: str = _choice("auto", "device", "host")
+    steps_per_call: int = _range(1, 10_000)
+    dtype: str = _choice("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Config:
 
 
 # Fields that may differ between the two halves of a resumed run, because they cannot change its result.
-FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "log.", "checkpoint.")
+FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log.", "checkpoint.")
 
 
 def parse(values: Mapping[str, Any] | ConfigDict) -> Config:

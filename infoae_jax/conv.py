@@ -1,16 +1,12 @@
-"""Strided convolution and its transpose, fast in both directions on the CPU.
+"""Strided convolution and its transpose, fast in both directions.
 
-XLA's CPU back end is fast for plain convolutions (strided or not) and for their filter gradients, but takes a slow
-path where the *input* is dilated: the forward pass of a transposed convolution, and the input gradient of a strided
-one (jax-ml/jax#23783, #31662). Both are rewritten here, exactly, as stride-1 convolutions. All in one dimension, the
-others being alike; k taps, stride s, a zeros added in front:
+XLA is fast for plain convolutions (strided or not) and for their filter gradients. Where a convolution dilates its
+*input* it can be slow: on the CPU some transposed convolutions are, and on CPUs and GPUs the filter gradient of each of
+them (jax-ml/jax#23783, #31662). Here every gradient is written, exactly, in a form that is fast. All in one dimension,
+the others being alike; k taps, stride s, a zeros added in front:
 
     strided      y[i] = sum_t x[s i + t - a] w[t]                                                          (1)
     transposed   y[o] = sum_t x[i] w[t]    over the t, i with   s i = o + t - a                            (2)
-
-Write o = s q + p with the phase p in 0..s-1. In (2) only the taps t = t0, t0 + s, t0 + 2s, ... with
-t0 = (a - p) mod s meet an input, at i = q + (p + t - a) / s. So each phase is a stride-1 convolution of x with every
-s-th tap, and the s phases interleaved (depth to space) are y. No tap is multiplied with a structural zero.
 
 The adjoints (the gradients with respect to x, for an incoming g):
 
@@ -18,15 +14,28 @@ The adjoints (the gradients with respect to x, for an incoming g):
     of (2)       dx[i] = sum_t g[s i - t + a] w[t]      is (1) on g with the flipped taps and a' = k - 1 - a
 
 (with u = k - 1 - t the index in the last line is s i + u - (k - 1 - a)). The filter gradient of (1) is what XLA does
-well already; that of (2) is, by the last line, the filter gradient of the strided convolution that maps g to x.
+well already; that of (2) is, by the last line, the filter gradient of the strided convolution that maps g to x. So no
+gradient needs anything but (1), (2), and the filter gradient of (1).
+
+Three ways to compute (2) itself, each the fastest somewhere:
+
+* dilated: put s - 1 zeros between the inputs and convolve. XLA does this well where taps are few, and on TPUs.
+* phases: write o = s q + p with the phase p in 0..s-1. In (2) only the taps t = t0, t0 + s, t0 + 2s, ... with
+  t0 = (a - p) mod s meet an input, at i = q + (p + t - a) / s. So each phase is a stride-1 convolution of x with every
+  s-th tap, and the s phases interleaved (depth to space) are y. No product with a zero.
+* merged: all phases as output channels of one convolution, their taps laid out on a common grid and filled up with
+  zeros. More products (36 for 25 where k = 5, s = 2), but one convolution with s * s times the channels, which pays
+  where there are few of them, and where each launch costs.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
@@ -57,8 +66,26 @@ def _adjoint_padding(kernel, before, source, target, strides) -> Padding:
 def strided_conv(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], strides: tuple[int, int], padding: Padding
 ) -> Float[Array, "n h2 w2 d"]:
-    """Equation (1) of the module: `lax.conv_general_dilated` on NHWC with gradients that are fast on the CPU."""
-    return _plain(x, kernel, strides, padding)
+    """Equation (1) of the module: `lax.conv_general_dilated` on NHWC with gradients that are fast."""
+    more = _more_channels(*kernel.shape[2:])
+    if not any(more):
+        return _plain(x, kernel, strides, padding)
+
+    def with_more(x, kernel):
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more[0])))
+        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, more[0]), (0, more[1])))
+        return _plain(x, kernel, strides, padding)[..., : kernel.shape[3] - more[1]]
+
+    return lax.platform_dependent(x, kernel, cpu=with_more, default=lambda x, k: _plain(x, k, strides, padding))
+
+
+def _more_channels(c: int, d: int) -> tuple[int, int]:
+    """How many channels of zeros to add to the c inputs and d outputs on the CPU.
+
+    XLA's speed there varies by factors with the number of channels where it is small: 3 inputs and 32 outputs take
+    three times as long as 4 and 32, 1 and 16 six times as long as 1 and 24.
+    """
+    return (int(c == 3), max(24 - d, 0)) if c <= 4 else (0, 0)
 
 
 def _strided_forward(x, kernel, strides, padding):
@@ -84,30 +111,81 @@ def transposed_conv(
     out: tuple[int, int],
 ) -> Float[Array, "n h2 w2 d"]:
     """Equation (2) of the module; `before` is a, and `out` the height and width of the result."""
-    quotient = [-(-side // s) for side, s in zip(out, strides, strict=True)]
+    geometry = strides, before, out
+    few_taps = kernel.shape[0] * kernel.shape[1] <= _FEW_TAPS
+    few_channels = kernel.shape[3] <= _FEW_CHANNELS
+    on_cpu = _dilated if few_taps else _merged if few_channels else _phases
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(on_cpu, *geometry),
+        cuda=partial(_merged, *geometry),
+        rocm=partial(_merged, *geometry),
+        default=partial(_dilated, *geometry),
+    )
 
-    def taps(dim: int, phase: int) -> tuple[slice, tuple[int, int]]:
-        """Which taps meet an input in this phase, and the padding that puts the first of them in place."""
-        s, a, k, n = strides[dim], before[dim], kernel.shape[dim], x.shape[1 + dim]
-        first = (a - phase) % s
-        count = len(range(first, k, s))
-        low = -((phase + first - a) // s)
-        return slice(first, None, s), (low, quotient[dim] - 1 + count - n - low)
+
+# Measured on the CPU by `python benchmarks/speed.py layers`.
+_FEW_TAPS, _FEW_CHANNELS = 9, 4
+
+
+def _dilated(strides, before, out, x, kernel):
+    sizes = zip(x.shape[1:3], kernel.shape[:2], strides, before, out, strict=True)
+    pads = [(a, m + k - 1 - (s * (n - 1) + 1) - a) for n, k, s, a, m in sizes]
+    return lax.conv_general_dilated(x, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_LAYOUT)
+
+
+def _phase_taps(k: int, s: int, a: int) -> list[list[tuple[int, int]]]:
+    """For each phase p the pairs (i - q, t) of input and tap that meet in it."""
+    return [[((p + t - a) // s, t) for t in range((a - p) % s, k, s)] for p in range(s)]
+
+
+def _interleaved(y, out):
+    """Depth to space, cut to size: `y` is n, q, phase, q, phase, d."""
+    n, height, s, width, r, d = y.shape
+    return y.reshape(n, height * s, width * r, d)[:, : out[0], : out[1]]
+
+
+def _phases(strides, before, out, x, kernel):
+    quotient = [-(-side // s) for side, s in zip(out, strides, strict=True)]
+    taps = [_phase_taps(k, s, a) for k, s, a in zip(kernel.shape[:2], strides, before, strict=True)]
+
+    def window(dim: int, met: list[tuple[int, int]]) -> tuple[slice, tuple[int, int]]:
+        """The taps of a phase, and the padding that puts the first of them in place."""
+        first, low = met[0][1], -met[0][0]
+        return slice(first, None, strides[dim]), (low, quotient[dim] - 1 + len(met) - x.shape[1 + dim] - low)
 
     rows = []
-    for p in range(strides[0]):
+    for met_i in taps[0]:
         row = []
-        for r in range(strides[1]):
-            (ti, pad_i), (tj, pad_j) = taps(0, p), taps(1, r)
-            part = kernel[ti, tj]
-            if part.shape[0] and part.shape[1]:
-                row.append(_plain(x, part, (1, 1), (pad_i, pad_j)))
+        for met_j in taps[1]:
+            if met_i and met_j:
+                (ti, pad_i), (tj, pad_j) = window(0, met_i), window(1, met_j)
+                row.append(_plain(x, kernel[ti, tj], (1, 1), (pad_i, pad_j)))
             else:  # a kernel shorter than the stride leaves phases that no tap reaches
-                row.append(jnp.zeros((x.shape[0], quotient[0], quotient[1], kernel.shape[3]), x.dtype))
+                row.append(jnp.zeros((x.shape[0], *quotient, kernel.shape[3]), x.dtype))
         rows.append(jnp.stack(row, axis=3))
-    y = jnp.stack(rows, axis=2)  # n, q, phase, q, phase, d
-    y = y.reshape(x.shape[0], quotient[0] * strides[0], quotient[1] * strides[1], kernel.shape[3])
-    return y[:, : out[0], : out[1]]
+    return _interleaved(jnp.stack(rows, axis=2), out)
+
+
+def _merged(strides, before, out, x, kernel):
+    quotient = [-(-side // s) for side, s in zip(out, strides, strict=True)]
+    pads, which = [], []
+    for dim, (k, s, a) in enumerate(zip(kernel.shape[:2], strides, before, strict=True)):
+        taps = _phase_taps(k, s, a)
+        low, high = min(i for met in taps for i, _ in met), max(i for met in taps for i, _ in met)
+        index = np.full((s, high - low + 1), k)  # tap k is one of zeros, added below
+        for p, met in enumerate(taps):
+            for i, t in met:
+                index[p, i - low] = t
+        which.append(index)
+        pads.append((-low, quotient[dim] - 1 + high - (x.shape[1 + dim] - 1)))
+    padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    merged = padded[which[0]][:, :, which[1]]  # phase, tap, phase, tap, c, d
+    merged = merged.transpose(1, 3, 4, 0, 2, 5)
+    shape = merged.shape
+    y = _plain(x, merged.reshape(*shape[:3], -1), (1, 1), pads)
+    return _interleaved(y.reshape(*y.shape[:3], *shape[3:]).transpose(0, 1, 3, 2, 4, 5), out)
 
 
 def _transposed_forward(x, kernel, strides, before, out):
@@ -126,7 +204,19 @@ transposed_conv.defvjp(_transposed_forward, _transposed_backward)
 
 
 def _filter_gradient(x, g, kernel, strides, padding):
-    return jax.linear_transpose(lambda w: _plain(x, w, strides, padding), kernel)(g)[0]
+    def whole(x, g):
+        return jax.linear_transpose(lambda w: _plain(x, w, strides, padding), kernel)(g)[0]
+
+    def in_blocks(x, g):
+        blocks = [slice(i, i + _BLOCK) for i in range(0, len(x), _BLOCK)]
+        return sum((whole(x[block], g[block]) for block in blocks[1:]), whole(x[blocks[0]], g[blocks[0]]))
+
+    return lax.platform_dependent(x, g, cpu=in_blocks, default=whole)
+
+
+# For a filter gradient XLA moves the batch to the innermost dimension, reading from as many places at once as there are
+# images; of more than these the CPU's caches lose track where an image has a power of two of bytes.
+_BLOCK = 32
 
 
 def _resolve(padding: str | Sequence[tuple[int, int]], sides, kernel, strides) -> Padding:
@@ -139,7 +229,7 @@ def _resolve(padding: str | Sequence[tuple[int, int]], sides, kernel, strides) -
 class Conv(nn.Module):
     """`flax.linen.Conv` in two dimensions: same parameters, same results, faster gradients on the CPU.
 
-    padding: 'SAME', 'VALID', or ((top, bottom), (left, right)).
+    padding: 'SAME', 'VALID', or ((top, bottom), (left, right)). dtype: of the computation; None = that of the inputs.
     """
 
     features: int
@@ -147,12 +237,13 @@ class Conv(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: str | Padding = "SAME"
     kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         padding = _resolve(self.padding, x.shape[1:3], self.kernel_size, self.strides)
         y = strided_conv(x, kernel, self.strides, padding)
         return y + bias[None, None, None, :]
@@ -170,12 +261,13 @@ class ConvTranspose(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: str | Padding = "SAME"
     kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
         kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=None)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         before, out = [], []
         for dim, (n, k, s) in enumerate(zip(x.shape[1:3], self.kernel_size, self.strides, strict=True)):
             if not isinstance(self.padding, str):

@@ -424,10 +424,13 @@ def _check(split: Dataset, config: DataConfig, name: str) -> None:
 # --- Cache ------------------------------------------------------------------------------------------------------------
 
 
-def _cache_folder(config: DataConfig) -> Path:
-    if config.cache_dir:
-        return Path(config.cache_dir).expanduser()
+def user_cache_folder() -> Path:
+    """Where this project keeps what it can make again, by default."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infoae_jax"
+
+
+def _cache_folder(config: DataConfig) -> Path:
+    return Path(config.cache_dir).expanduser() if config.cache_dir else user_cache_folder()
 
 
 def _content_hash(*splits: Dataset) -> str:

@@ -58,18 +58,19 @@ class StyleEncoder(nn.Module):
     latent: str
     hidden: int
     filters: tuple[int, ...]
+    dtype: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b z"]:
         # 1. Three strided convolutions.
         f1, f2, f3 = self.filters
         inner = _third_padding(x.shape[1], x.shape[2])
-        h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT)(x))
-        h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT)(h))
-        h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT)(h))
+        h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
+        h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
+        h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
         # 2. Two fully connected layers.
-        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
-        z = nn.Dense(self.bottleneck)(h)
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
+        z = nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
         # 3. An unbounded latent lets the encoder win against the adversary by scale alone, and training diverges;
         #    on the unit sphere it cannot.
         if self.latent == "sphere":
@@ -84,6 +85,7 @@ class Decoder(nn.Module):
     hidden: int
     filters: tuple[int, ...]
     decoder: str
+    dtype: str
 
     @nn.compact
     def __call__(self, z: Float[Array, "b z"], content: Float[Array, "b n"]) -> Float[Array, "b h w c"]:
@@ -91,17 +93,18 @@ class Decoder(nn.Module):
         f1, f2, f3 = self.filters
         inner = _third_padding_back(height, width)
         # 1. Merge the content, two fully connected layers.
-        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(jnp.concatenate([z, content], axis=1)))
-        h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), kernel_init=_RELU_INIT)(h))
+        h = jnp.concatenate([z, content], axis=1)
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h))
+        h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = h.reshape(len(h), height // 8, width // 8, f3)
         # 2. Three strided transposed convolutions, the encoder mirrored.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
-        h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT)(h))
-        h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT)(h))
-        h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME")(h)
+        h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
+        h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
+        h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME", dtype=self.dtype)(h)
         if self.decoder == "literal":
-            h = Conv(channels, (3, 3))(nn.relu(h))
-        return h
+            h = Conv(channels, (3, 3), dtype=self.dtype)(nn.relu(h))
+        return h.astype(jnp.float32)
 
 
 class Adversary(nn.Module):
@@ -109,26 +112,28 @@ class Adversary(nn.Module):
 
     num_classes: int
     hidden: int
+    dtype: str
 
     @nn.compact
     def __call__(self, z: Float[Array, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
-        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(reverse_gradient(z, lam)))
-        return nn.Dense(self.num_classes)(h)
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(reverse_gradient(z, lam)))
+        return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
 
 
 class ContentClassifier(nn.Module):
     """The paper's 'shallow network' (Eq. 2): image -> logits of its class. It has no part in the autoencoder's loss."""
 
     num_classes: int
+    dtype: str
     filters: tuple[int, int] = (16, 32)
     hidden: int = 128
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        h = nn.relu(Conv(self.filters[0], (5, 5), (2, 2), "SAME", _RELU_INIT)(x))
-        h = nn.relu(Conv(self.filters[1], (5, 5), (2, 2), "SAME", _RELU_INIT)(h))
-        h = nn.relu(nn.Dense(self.hidden, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
-        return nn.Dense(self.num_classes)(h)
+        h = nn.relu(Conv(self.filters[0], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
+        h = nn.relu(Conv(self.filters[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
+        return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
 
 
 class InfoAutoencoder(nn.Module):
@@ -137,6 +142,8 @@ class InfoAutoencoder(nn.Module):
     Labels are not checked (they may be traced): one outside 0 .. num_classes - 1 stands for no class at all.
 
     Use through `apply`, for instance `model.apply(variables, images, labels, method='transfer')`.
+
+    dtype: in which the layers compute, 'float32' or 'bfloat16'. Parameters, latents, logits and images are float32.
     """
 
     image_shape: tuple[int, int, int]
@@ -147,12 +154,13 @@ class InfoAutoencoder(nn.Module):
     filters: tuple[int, ...]
     decoder: str
     adversary_hidden: int
+    dtype: str = "float32"
 
     def setup(self):
-        self.style_encoder = StyleEncoder(self.bottleneck, self.latent, self.hidden, self.filters)
-        self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder)
-        self.adversary = Adversary(self.num_classes, self.adversary_hidden)
-        self.content_classifier = ContentClassifier(self.num_classes)
+        self.style_encoder = StyleEncoder(self.bottleneck, self.latent, self.hidden, self.filters, self.dtype)
+        self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
+        self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
+        self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
 
     def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
         """Everything once; what `init` calls."""
@@ -185,8 +193,10 @@ class InfoAutoencoder(nn.Module):
         return self.decode(self.encode(style_images), labels)
 
 
-def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> InfoAutoencoder:
-    """The model for images of `image_shape` (height, width, channels).
+def build(
+    config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int, dtype: str = "float32"
+) -> InfoAutoencoder:
+    """The model for images of `image_shape` (height, width, channels), whose layers compute in `dtype`.
 
     Raises:
       UserError: if the network cannot meet this image size.
@@ -201,4 +211,5 @@ def build(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: i
         filters=config.filters,
         decoder=config.decoder,
         adversary_hidden=config.adversary_hidden,
+        dtype=dtype,
     )

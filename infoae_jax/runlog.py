@@ -26,6 +26,10 @@ from infoae_jax.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
+_FORMAT = 2
+# Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
+_BROUGHT = {2: {"train": {"steps_per_call": 1, "dtype": "float32"}}}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
@@ -117,7 +121,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
         )
     record = {
-        "format": 1,
+        "format": _FORMAT,
         "config": to_dict(info.config),
         "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
         "environment": {**environment(), "device": device},
@@ -136,6 +140,9 @@ def read_info(folder: str | Path) -> RunInfo:
     try:
         record = json.loads(path.read_text())
         data = record["data"]
+        for number in range(record["format"] + 1, _FORMAT + 1):
+            for section, values in _BROUGHT[number].items():
+                record["config"][section] |= values
         return RunInfo(
             config=parse(record["config"]),
             image_shape=tuple(data["image_shape"]),

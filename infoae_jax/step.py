@@ -1,5 +1,6 @@
 """One training step: pure functions of (state, batch, hyperparameters)."""
 
+import itertools
 from typing import Any
 
 import flax.struct
@@ -130,6 +131,46 @@ def losses(
     return reconstruction + adversary + content, (parts, z)
 
 
+def _gradients(
+    model: InfoAutoencoder,
+    params: Any,
+    images: UInt8[Array, "b h w c"],
+    labels: Int[Array, " b"],
+    lam: Float[Array, ""],
+    chunks: int,
+) -> tuple[Any, dict[str, Float[Array, ""]], Float[Array, "b z"]]:
+    """Gradient of `losses` and its named parts, both means over the batch, and the latents.
+
+    The batch is taken in `chunks` parts, one after the other, and the parts' means are averaged by size: the same
+    result, but on the CPU what a small part leaves behind stays in the processor's cache. They are unrolled because
+    XLA computes convolutions within loops slowly there (jax-ml/jax#12868).
+    """
+    gradient = jax.grad(losses, argnums=1, has_aux=True)
+    bounds = [len(images) * i // chunks for i in range(chunks + 1)]
+    parts, latents = [], []
+    for begin, end in itertools.pairwise(bounds):
+        part, (values, z) = gradient(model, params, to_unit_interval(images[begin:end]), labels[begin:end], lam)
+        share = (end - begin) / len(images)
+        parts.append(jax.tree.map(lambda x, share=share: x * share, (part, values)))
+        latents.append(z)
+    gradients, metrics = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
+    return gradients, metrics, jnp.concatenate(latents)
+
+
+def _over_devices(axis: str, means: Any, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> tuple[Any, Array, Array]:
+    """Means over all devices of `means`, and the latents and labels of all of them, by a single sum.
+
+    A single one, because a device waits in every collective for the slowest of them, and on the CPU holds one of the
+    few threads meanwhile. To gather by a sum, each device adds its rows to zeros.
+    """
+    devices = jax.lax.axis_size(axis)
+    rows = jnp.concatenate([z, labels[:, None].astype(z.dtype)], axis=1)  # labels stay exact: < 2**24
+    table = jnp.zeros((devices, *rows.shape), rows.dtype).at[jax.lax.axis_index(axis)].set(rows)
+    sums, table = jax.lax.psum((means, table), axis)
+    table = table.reshape(-1, rows.shape[1])
+    return jax.tree.map(lambda x: x / devices, sums), table[:, :-1], table[:, -1].astype(labels.dtype)
+
+
 def train_step(
     model: InfoAutoencoder,
     config: TrainConfig,
@@ -137,8 +178,16 @@ def train_step(
     images: UInt8[Array, "b h w c"],
     labels: Int[Array, " b"],
     hyper: Hyper,
+    chunks: int = 1,
+    axis: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One Adam step of every network, then `adversary_steps - 1` more of the adversary on the same latents."""
+    """One Adam step of every network, then `adversary_steps - 1` more of the adversary on the same latents.
+
+    Args:
+      chunks: in how many parts `images` are computed; the result is the same.
+      axis: the axis of a `shard_map` over whose devices the batch is divided equally; each then holds its share in
+        `images` and `labels`, and returns the same state. None: the whole batch is here.
+    """
     progress = state.step / hyper.total_steps
     lam = scheduled_lambda(config.lambda_schedule, hyper.lambda_adv, hyper.lambda_ramp, progress)
     rate = hyper.learning_rate
@@ -150,8 +199,9 @@ def train_step(
         direction, opt_state = optimizer.update(gradient, opt_state, params)
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
 
-    pixels = to_unit_interval(images)
-    gradients, (metrics, z) = jax.grad(lambda p: losses(model, p, pixels, labels, lam), has_aux=True)(state.params)
+    gradients, metrics, z = _gradients(model, state.params, images, labels, lam, chunks)
+    if axis is not None:
+        (gradients, metrics), z, labels = _over_devices(axis, (gradients, metrics), z, labels)
     networks, opt_state = _networks(state.params), dict(state.opt_state)
     for name, gradient in _networks(gradients).items():
         networks[name], opt_state[name] = descend(gradient, networks[name], opt_state[name])
@@ -185,15 +235,28 @@ def gathered_train_step(
     labels: Int[Array, " n"],
     order: Int[Array, " n"],
     hyper: Hyper,
-    constrain: Any = lambda batch: batch,
+    chunks: int = 1,
+    axis: str | None = None,
+    steps: int = 1,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """`train_step` on the batch that `order` holds for `state.step`, gathered on the device from the whole data set.
 
-    constrain: places the batch on the devices (identity for one).
+    Args:
+      axis: as for `train_step`; each device holds the whole data set and takes its share of the batch.
+      steps: how many steps to take, within one epoch; the metrics are those of the last.
     """
-    start = state.step % hyper.steps_per_epoch * config.batch_size
-    indices = constrain(jax.lax.dynamic_slice(order, (start,), (config.batch_size,)))
-    return train_step(model, config, state, images[indices], labels[indices], hyper)
+    devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
+    share = config.batch_size // devices
+
+    def one(state: TrainState, _: None) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        start = state.step % hyper.steps_per_epoch * config.batch_size + device * share
+        indices = jax.lax.dynamic_slice(order, (start,), (share,))
+        return train_step(model, config, state, images[indices], labels[indices], hyper, chunks, axis)
+
+    if steps == 1:
+        return one(state, None)
+    state, metrics = jax.lax.scan(one, state, length=steps)
+    return state, jax.tree.map(lambda values: values[-1], metrics)
 
 
 def evaluation_sums(

@@ -20,17 +20,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from infoae_jax import data, runlog, step
+from infoae_jax.batched import batch_size, make_batched
 from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import Config
 from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.grid import MAX_COLUMNS, one_of_each, png, swap_grid
 from infoae_jax.model import InfoAutoencoder, build
+from infoae_jax.stepper import AXIS, make_stepper
 
 # Steps the host may run ahead: enough to keep a device busy, few enough to stop quickly. On several CPU devices XLA
 # deadlocks when it holds many programs with collectives at once (its threads run out), so there only one.
 _IN_FLIGHT = {"cpu": 1}
 _IN_FLIGHT_ELSEWHERE = 8
-_TEST_PIXELS = 1000 * 32 * 32  # of a batch of test images, which bounds its memory at any image size
 _PLAIN_SECONDS = 30  # without a terminal, a line at most this often within an epoch
 # Cross-entropy of a coin-flip among 1e6 classes is 14 nats. An adversary loss beyond this is an encoder that runs away.
 _DIVERGED_LOSS = 1e3
@@ -56,7 +57,7 @@ class Run:
     @property
     def split(self) -> NamedSharding:
         """Batches are cut along their first axis, one part for each device."""
-        return NamedSharding(self.mesh, PartitionSpec("data"))
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def log(self, kind: str, at: int, **values: float) -> None:
         runlog.append(self.folder, kind, step=at, **values)
@@ -93,7 +94,8 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
     with runlog.lock(folder):
         splits = data.load(config.data)
         shape = splits.train.images.shape[1:]
-        model = build(config.model, (shape[0], shape[1], shape[2]), len(splits.train.class_names))
+        classes = len(splits.train.class_names)
+        model = build(config.model, (shape[0], shape[1], shape[2]), classes, config.train.dtype)
         if config.train.batch_size > len(splits.train):
             raise UserError(
                 f"config.train.batch_size is {config.train.batch_size}, but the training split has only "
@@ -124,9 +126,8 @@ def _fit(
     stop: Callable[[], bool],
     devices: Sequence[jax.Device],
 ) -> Result:
-    # An Auto mesh: on the Explicit one that jax.make_mesh gives, a replicated data set cannot be indexed with sharded
-    # indices.
-    mesh = Mesh(np.array(devices), ("data",))
+    # An Auto mesh; the one that jax.make_mesh gives is Explicit, where every mix of whole and split arrays is an error.
+    mesh = Mesh(np.array(devices), (AXIS,))
     with contextlib.ExitStack() as stack:
         tensorboard = stack.enter_context(_tensorboard(folder)) if config.log.tensorboard else None
         checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint.keep))
@@ -177,12 +178,10 @@ def _initial_state(run: Run) -> tuple[step.TrainState, int]:
 def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState, bool]:
     """The phase that trains all three networks, `train.epochs` long; returns the state and whether it is done."""
     config = run.config
-    num_images = len(run.splits.train)
-    steps_per_epoch = num_images // config.train.batch_size
+    steps_per_epoch = len(run.splits.train) // config.train.batch_size
     total = steps_per_epoch * config.train.epochs
     at = int(state.step)
-    hyper = jax.device_put(step.make_hyper(config.train, num_images), run.replicated)
-    take_step = make_stepper(run, hyper)
+    take_steps = make_stepper(run.model, config.train, run.splits.train.images, run.splits.train.labels, run.mesh)
     look = _Observer(run)
     report = _Reporter(run, steps_per_epoch, total)
     if at == 0 and 0 in config.log.sample_epochs:
@@ -194,9 +193,9 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
     begin, begin_at, compiling = time.perf_counter(), at, True
     with report.bar(at):
         while at < total:
-            state, metrics = take_step(state, at)
-            at += 1
-            if at == begin_at + 1 and steps_per_epoch > 1 and compiling:
+            state, metrics, taken = take_steps(state, at, _until_event(config, at, steps_per_epoch))
+            at += taken
+            if at == begin_at + taken and taken < steps_per_epoch and compiling:
                 jax.block_until_ready(metrics)  # the first step compiles: out of the rate
                 begin, begin_at, compiling = time.perf_counter(), at, False
             epoch_ends, stopped = at % steps_per_epoch == 0, run.stop()
@@ -208,7 +207,7 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
                 if late is not None:
                     report.step(*late)
                 late = (at, metrics)
-            report.advance(at)
+            report.advance(taken)
             save = epoch_ends or stopped or (config.checkpoint.every_steps and at % config.checkpoint.every_steps == 0)
             if not save:
                 continue
@@ -232,57 +231,14 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
     return state, True
 
 
+def _until_event(config: Config, at: int, steps_per_epoch: int) -> int:
+    """Steps from `at` to the next one after which there is something to do."""
+    periods = (steps_per_epoch, config.log.every_steps, config.checkpoint.every_steps)
+    return min(period - at % period for period in periods if period)
+
+
 # What a training consists of, in this order. Each takes and returns the state, which knows how far it got.
 PHASES = (train_autoencoder,)
-
-
-def make_stepper(
-    run: Run, hyper: step.Hyper
-) -> Callable[[step.TrainState, int], tuple[step.TrainState, dict[str, jax.Array]]]:
-    """The training step as a function of (state, number of the step): jitted, donated and sharded, here only.
-
-    With the data on the device, nothing crosses between host and device in a step; on the host (where the 'device' is
-    the same memory) the batch is gathered by numpy, which saves a copy of the data set for each CPU device.
-    """
-    config, model, images, labels = run.config.train, run.model, run.splits.train.images, run.splits.train.labels
-    steps_per_epoch = len(labels) // config.batch_size
-    on_device = config.data_on == "device" or (config.data_on == "auto" and run.mesh.devices.flat[0].platform != "cpu")
-    make_order = jax.jit(functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=run.replicated)
-    order: Any = None
-    whole, parts = run.replicated, run.split
-    if on_device:
-        images_on, labels_on = jax.device_put((images, labels), whole)
-        constrain = functools.partial(jax.lax.with_sharding_constraint, shardings=parts)
-        gathered = jax.jit(
-            functools.partial(step.gathered_train_step, model, config, constrain=constrain),
-            donate_argnums=0,
-            in_shardings=(whole,) * 5,
-            out_shardings=whole,
-        )
-
-        def take_step(state: step.TrainState, at: int) -> tuple[step.TrainState, dict[str, jax.Array]]:
-            nonlocal order
-            if order is None or at % steps_per_epoch == 0:
-                order = make_order(state.step, hyper)
-            return gathered(state, images_on, labels_on, order, hyper)
-
-    else:
-        plain = jax.jit(
-            functools.partial(step.train_step, model, config),
-            donate_argnums=0,
-            in_shardings=(whole, parts, parts, whole),
-            out_shardings=whole,
-        )
-
-        def take_step(state: step.TrainState, at: int) -> tuple[step.TrainState, dict[str, jax.Array]]:
-            nonlocal order
-            if order is None or at % steps_per_epoch == 0:
-                order = np.asarray(make_order(state.step, hyper))
-            start = at % steps_per_epoch * config.batch_size
-            batch = order[start : start + config.batch_size]
-            return plain(state, *jax.device_put((images[batch], labels[batch]), parts), hyper)
-
-    return take_step
 
 
 def check_sound(values: dict[str, float], at: int, steps_per_epoch: int) -> None:
@@ -310,10 +266,8 @@ class _Observer:
     def __init__(self, run: Run):
         self._run = run
         test = run.splits.test
-        devices = run.mesh.size
         pixels = test.images.shape[1] * test.images.shape[2]
-        size = min(max(_TEST_PIXELS // pixels, run.config.train.batch_size), len(test))
-        self._size = -(-size // devices) * devices
+        self._size = batch_size(len(test), pixels, run.mesh)
         self._sums = jax.jit(
             functools.partial(step.evaluation_sums, run.model),
             in_shardings=(run.replicated, run.split, run.split, run.split),
@@ -321,22 +275,17 @@ class _Observer:
         )
         self._rows = one_of_each(test.labels)
         self._classes = np.arange(min(run.model.num_classes, MAX_COLUMNS), dtype=np.int32)
-        self._swap = jax.jit(functools.partial(run.model.apply, method="transfer"))
+        self._swap = make_batched(functools.partial(run.model.apply, method="transfer"), run.mesh, pixels)
 
     def __call__(self, state: step.TrainState, epoch: int, at: int) -> None:
         figures = self.figures(state.params)
         self._run.log("test", at, epoch=epoch, **figures)
         tqdm.write(f"{'':>9}  test: mse {figures['reconstruction']:.5f}, content {figures['content_accuracy']:.2%}")
         sources = self._run.splits.test.images[self._rows]
-        columns = len(self._classes)
-        swaps = np.stack(
-            [
-                np.asarray(
-                    self._swap({"params": state.params}, np.repeat(source[None], columns, axis=0), self._classes)
-                )
-                for source in sources
-            ]
-        )
+        rows, columns = len(sources), len(self._classes)
+        styles = np.repeat(sources, columns, axis=0)
+        swaps = self._swap({"params": state.params}, styles, np.tile(self._classes, rows))
+        swaps = swaps.reshape(rows, columns, *swaps.shape[1:])
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
         picture = swap_grid(sources, swaps)
@@ -377,8 +326,8 @@ class _Reporter:
         with tqdm(**images, disable=not shown, dynamic_ncols=True, leave=False) as self._bar:
             yield
 
-    def advance(self, at: int) -> None:
-        self._bar.update(self._run.config.train.batch_size)
+    def advance(self, steps: int) -> None:
+        self._bar.update(steps * self._run.config.train.batch_size)
 
     def sound(self, at: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
         """The metrics on the host; unsound ones are logged and raised."""

@@ -29,12 +29,12 @@ def after_step(monkeypatch, number, action):
     """Calls `action` after the step with this number (counted from 1 over the whole training)."""
     make = train.make_stepper
 
-    def make_stepper(run, hyper):
-        take_step = make(run, hyper)
+    def make_stepper(*args):
+        take_steps = make(*args)
 
-        def wrapped(state, at):
-            result = take_step(state, at)
-            if at + 1 == number:
+        def wrapped(state, at, most):
+            result = take_steps(state, at, most)
+            if at + result[2] == number:
                 action()
             return result
 
@@ -171,7 +171,7 @@ def test_a_finished_run_is_left_alone(whole, tiny_config, tmp_path):
 def test_the_step_is_traced_once(tiny_config, tmp_path, monkeypatch):
     traces = []
     original = step.train_step
-    monkeypatch.setattr(step, "train_step", lambda *args: traces.append(1) or original(*args))
+    monkeypatch.setattr(step, "train_step", lambda *args, **kw: traces.append(1) or original(*args, **kw))
     fit(tiny_config, tmp_path / "run")
     assert len(traces) == 1
 
@@ -183,17 +183,17 @@ def test_no_transfer_within_a_step_but_the_batch_on_the_host_path(tiny, tmp_path
     make = train.make_stepper
     blocked = []
 
-    def make_stepper(run, hyper):
-        take_step = make(run, hyper)
+    def make_stepper(*args):
+        take_steps = make(*args)
 
-        def guarded(state, at):
+        def guarded(state, at, most):
             try:
                 with jax.transfer_guard("disallow_explicit"):
-                    return take_step(state, at)
+                    return take_steps(state, at, most)
             except jax.errors.JaxRuntimeError as error:
                 assert "Disallowed" in str(error)  # noqa: PT017
                 blocked.append(at)
-                return take_step(state, at)
+                return take_steps(state, at, most)
 
         return guarded
 
@@ -230,8 +230,8 @@ def test_nothing_unsound_is_saved(tiny, tmp_path, monkeypatch):
     tiny.log.every_steps = 1000  # so that only the look before saving can notice
     original = step.train_step
 
-    def poisoned(model, config, state, *args):
-        state, metrics = original(model, config, state, *args)
+    def poisoned(model, config, state, *args, **options):
+        state, metrics = original(model, config, state, *args, **options)
         bad = jax.numpy.where(state.step == 8, jax.numpy.nan, 1.0)
         return state, {**metrics, "gradient_norm": metrics["gradient_norm"] * bad}
 

@@ -1,0 +1,50 @@
+"""A pure function over any number of images: in batches of few sizes, shared by all devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from infoae_jax.stepper import AXIS
+
+_MOST_PIXELS = 1024 * 32 * 32  # of a batch, which bounds its memory at any image size
+
+
+def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
+    """In batches of how many images to compute `count` of them, where no gradient is needed.
+
+    A power of two (or the next multiple of the number of devices), so that few sizes are ever compiled.
+    """
+    size = min(1 << (count - 1).bit_length(), 1 << (max(_MOST_PIXELS // pixels, 1).bit_length() - 1))
+    return -(-size // mesh.size) * mesh.size
+
+
+def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Callable[..., np.ndarray]:
+    """`function(variables, *arrays)` for arrays with any number of rows, at least one.
+
+        encode = make_batched(functools.partial(model.apply, method="encode"), mesh, 28 * 28)
+        z = encode(variables, images)
+
+    Args:
+      function: pure; rows of its result depend on the same rows of `arrays` only.
+      mesh: the devices that share each batch, along one axis.
+      pixels: of an image, which decides the size of a batch.
+    """
+    whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    shared = jax.jit(function, out_shardings=parts)
+
+    def run(variables: Any, *arrays: np.ndarray) -> np.ndarray:
+        size = batch_size(len(arrays[0]), pixels, mesh)
+        variables, results = jax.device_put(variables, whole), []
+        for start in range(0, len(arrays[0]), size):
+            rows = [array[start : start + size] for array in arrays]
+            padded = [np.pad(r, [(0, size - len(r))] + [(0, 0)] * (r.ndim - 1)) for r in rows]
+            results.append(shared(variables, *jax.device_put(padded, parts)))
+            if len(results) > 1:
+                jax.block_until_ready(results[-2])  # one ahead, as in training
+        return np.concatenate([np.asarray(r) for r in results])[: len(arrays[0])]
+
+    return run

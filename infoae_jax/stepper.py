@@ -1,0 +1,77 @@
+"""The training step as it runs: jitted, donated and shared by the devices. Nowhere else."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from infoae_jax import step
+from infoae_jax.config import TrainConfig
+from infoae_jax.model import InfoAutoencoder
+
+# Takes (state, steps done, steps that may be taken); returns (state, metrics of the last step, steps taken).
+Stepper = Callable[[step.TrainState, int, int], tuple[step.TrainState, dict[str, jax.Array], int]]
+
+AXIS = "data"
+# XLA computes convolutions within loops about 17 times slower on the CPU (jax-ml/jax#12868), and gains nothing there.
+_NO_SCAN = ("cpu",)
+# On the CPU a share of a batch is computed in chunks of about this many pixels, so that the activations of one stay in
+# the cache; but of so many images that matrix products stay efficient, and in so few chunks that they compile quickly.
+_CHUNK_PIXELS, _CHUNK_IMAGES, _MOST_CHUNKS = 64 * 32 * 32, 32, 8
+
+
+def make_stepper(
+    model: InfoAutoencoder, config: TrainConfig, images: np.ndarray, labels: np.ndarray, mesh: Mesh
+) -> Stepper:
+    """Training steps on the data set, from its seeded order.
+
+    On accelerators the data set waits on the device and nothing crosses between host and device in a step; on the host
+    (where the 'device' is the same memory) numpy gathers each batch, which saves a copy of the data set for each CPU
+    device. `config.steps_per_call` steps are one dispatch where that many may be taken; on the CPU it is always one.
+    """
+    whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    hyper = jax.device_put(step.make_hyper(config, len(labels)), whole)
+    steps_per_epoch = len(labels) // config.batch_size
+    platform = mesh.devices.flat[0].platform
+    chunks = _chunks(config.batch_size // mesh.size, images.shape[1] * images.shape[2]) if platform == "cpu" else 1
+    make_order = jax.jit(functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=whole)
+
+    def shared(function: Callable, specs: tuple[P, ...], **options: Any) -> Callable:
+        function = functools.partial(function, model, config, chunks=chunks, axis=AXIS, **options)
+        # Not checked: that the state stays the same on all devices follows from all of them adding up the same sum.
+        sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+        return jax.jit(sharded, donate_argnums=0)
+
+    order: Any = None
+    if config.data_on == "device" or (config.data_on == "auto" and platform != "cpu"):
+        images_on, labels_on = jax.device_put((images, labels), whole)
+        per_call = 1 if platform in _NO_SCAN else config.steps_per_call
+        by_count = {n: shared(step.gathered_train_step, (P(),) * 5, steps=n) for n in {1, per_call}}
+
+        def take(state: step.TrainState, at: int, most: int) -> tuple[step.TrainState, dict[str, jax.Array], int]:
+            nonlocal order
+            if order is None or at % steps_per_epoch == 0:
+                order = make_order(state.step, hyper)
+            count = per_call if per_call <= most else 1
+            return *by_count[count](state, images_on, labels_on, order, hyper), count
+
+    else:
+        plain = shared(step.train_step, (P(), P(AXIS), P(AXIS), P()))
+
+        def take(state: step.TrainState, at: int, most: int) -> tuple[step.TrainState, dict[str, jax.Array], int]:
+            nonlocal order
+            if order is None or at % steps_per_epoch == 0:
+                order = np.asarray(make_order(state.step, hyper))
+            start = at % steps_per_epoch * config.batch_size
+            batch = order[start : start + config.batch_size]
+            return *plain(state, *jax.device_put((images[batch], labels[batch]), parts), hyper), 1
+
+    return take
+
+
+def _chunks(share: int, pixels: int) -> int:
+    return min(-(-share // max(_CHUNK_PIXELS // pixels, _CHUNK_IMAGES)), _MOST_CHUNKS)
