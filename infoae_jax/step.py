@@ -1,6 +1,5 @@
 """One training step: pure functions of (state, batch, hyperparameters)."""
 
-import itertools
 from typing import Any
 
 import flax.struct
@@ -131,32 +130,6 @@ def losses(
     return reconstruction + adversary + content, (parts, z)
 
 
-def _gradients(
-    model: InfoAutoencoder,
-    params: Any,
-    images: UInt8[Array, "b h w c"],
-    labels: Int[Array, " b"],
-    lam: Float[Array, ""],
-    chunks: int,
-) -> tuple[Any, dict[str, Float[Array, ""]], Float[Array, "b z"]]:
-    """Gradient of `losses` and its named parts, both means over the batch, and the latents.
-
-    The batch is taken in `chunks` parts, one after the other, and the parts' means are averaged by size: the same
-    result, but on the CPU what a small part leaves behind stays in the processor's cache. They are unrolled because
-    XLA computes convolutions within loops slowly there (jax-ml/jax#12868).
-    """
-    gradient = jax.grad(losses, argnums=1, has_aux=True)
-    bounds = [len(images) * i // chunks for i in range(chunks + 1)]
-    parts, latents = [], []
-    for begin, end in itertools.pairwise(bounds):
-        part, (values, z) = gradient(model, params, to_unit_interval(images[begin:end]), labels[begin:end], lam)
-        share = (end - begin) / len(images)
-        parts.append(jax.tree.map(lambda x, share=share: x * share, (part, values)))
-        latents.append(z)
-    gradients, metrics = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
-    return gradients, metrics, jnp.concatenate(latents)
-
-
 def _over_devices(axis: str, means: Any, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> tuple[Any, Array, Array]:
     """Means over all devices of `means`, and the latents and labels of all of them, by a single sum.
 
@@ -178,13 +151,11 @@ def train_step(
     images: UInt8[Array, "b h w c"],
     labels: Int[Array, " b"],
     hyper: Hyper,
-    chunks: int = 1,
     axis: str | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One Adam step of every network, then `adversary_steps - 1` more of the adversary on the same latents.
 
     Args:
-      chunks: in how many parts `images` are computed; the result is the same.
       axis: the axis of a `shard_map` over whose devices the batch is divided equally; each then holds its share in
         `images` and `labels`, and returns the same state. None: the whole batch is here.
     """
@@ -199,7 +170,8 @@ def train_step(
         direction, opt_state = optimizer.update(gradient, opt_state, params)
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
 
-    gradients, metrics, z = _gradients(model, state.params, images, labels, lam, chunks)
+    pixels = to_unit_interval(images)
+    gradients, (metrics, z) = jax.grad(lambda p: losses(model, p, pixels, labels, lam), has_aux=True)(state.params)
     if axis is not None:
         (gradients, metrics), z, labels = _over_devices(axis, (gradients, metrics), z, labels)
     networks, opt_state = _networks(state.params), dict(state.opt_state)
@@ -235,7 +207,6 @@ def gathered_train_step(
     labels: Int[Array, " n"],
     order: Int[Array, " n"],
     hyper: Hyper,
-    chunks: int = 1,
     axis: str | None = None,
     steps: int = 1,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
@@ -251,7 +222,7 @@ def gathered_train_step(
     def one(state: TrainState, _: None) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         start = state.step % hyper.steps_per_epoch * config.batch_size + device * share
         indices = jax.lax.dynamic_slice(order, (start,), (share,))
-        return train_step(model, config, state, images[indices], labels[indices], hyper, chunks, axis)
+        return train_step(model, config, state, images[indices], labels[indices], hyper, axis)
 
     if steps == 1:
         return one(state, None)

@@ -19,9 +19,6 @@ Stepper = Callable[[step.TrainState, int, int], tuple[step.TrainState, dict[str,
 AXIS = "data"
 # XLA computes convolutions within loops about 17 times slower on the CPU (jax-ml/jax#12868), and gains nothing there.
 _NO_SCAN = ("cpu",)
-# On the CPU a share of a batch is computed in chunks of about this many pixels, so that the activations of one stay in
-# the cache; but of so many images that matrix products stay efficient, and in so few chunks that they compile quickly.
-_CHUNK_PIXELS, _CHUNK_IMAGES, _MOST_CHUNKS = 64 * 32 * 32, 32, 8
 
 
 def make_stepper(
@@ -37,11 +34,10 @@ def make_stepper(
     hyper = jax.device_put(step.make_hyper(config, len(labels)), whole)
     steps_per_epoch = len(labels) // config.batch_size
     platform = mesh.devices.flat[0].platform
-    chunks = _chunks(config.batch_size // mesh.size, images.shape[1] * images.shape[2]) if platform == "cpu" else 1
     make_order = jax.jit(functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=whole)
 
     def shared(function: Callable, specs: tuple[P, ...], **options: Any) -> Callable:
-        function = functools.partial(function, model, config, chunks=chunks, axis=AXIS, **options)
+        function = functools.partial(function, model, config, axis=AXIS, **options)
         # Not checked: that the state stays the same on all devices follows from all of them adding up the same sum.
         sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
         return jax.jit(sharded, donate_argnums=0)
@@ -71,7 +67,3 @@ def make_stepper(
             return *plain(state, *jax.device_put((images[batch], labels[batch]), parts), hyper), 1
 
     return take
-
-
-def _chunks(share: int, pixels: int) -> int:
-    return min(-(-share // max(_CHUNK_PIXELS // pixels, _CHUNK_IMAGES)), _MOST_CHUNKS)

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def launch(cache, tmp_path):
-    def start(*args, config="configs/rendered.py:tiny", workdir="run", **options):
+    def start(*args, config="configs/rendered.py:tiny", workdir="run", environment=None, **options):
         command = [sys.executable, "launch.py", f"--config={config}", f"--config.data.cache_dir={cache}"]
         command += [f"--workdir={tmp_path / workdir}", "--cpu_devices=4", *args]
-        environment = {**os.environ, "XLA_FLAGS": ""}
+        environment = {**os.environ, "XLA_FLAGS": ""} if environment is None else environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
 
@@ -62,6 +62,18 @@ def test_fresh_then_again(launch, tmp_path):
     out, _ = finish(launch())
     assert "Finished" in out
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
+
+
+def test_a_second_start_compiles_nothing(launch, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    compiled = []
+    for workdir in ("one", "two"):
+        finish(launch(workdir=workdir, environment=environment))
+        files = (tmp_path / "cache" / "infoae_jax" / "compiled").glob("*")
+        compiled.append(sorted(p.name for p in files if not p.name.endswith("-atime")))
+    assert any("train_step" in name for name in compiled[0])
+    assert compiled[0] == compiled[1]
 
 
 LONGER = ("--config.train.epochs=6", "--config.checkpoint.every_steps=1", "--config.log.every_steps=1")

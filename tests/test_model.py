@@ -103,3 +103,18 @@ def test_the_adversary_sees_a_reversed_gradient_of_the_right_size():
     np.testing.assert_allclose(gradient(0.25), -0.25 * plain, rtol=1e-5)
     assert np.abs(plain).max() > 0
     np.testing.assert_array_equal(gradient(0.0), np.zeros_like(z))
+
+
+def test_bfloat16_computes_so_but_keeps_and_gives_float32():
+    model, variables, images, labels = make()
+    half = model.clone(dtype="bfloat16")
+    assert {str(x.dtype) for x in jax.tree.leaves(half.init(jax.random.key(0), images, labels))} == {"float32"}
+    full, low = (jax.jit(m.apply)(variables, images, labels) for m in (model, half))
+    for name, value in low.items():
+        assert value.dtype == jnp.float32
+        assert not np.array_equal(value, full[name])
+        np.testing.assert_allclose(value, full[name], atol=0.1)
+    text = jax.jit(half.apply).lower(variables, images, labels).as_text()
+    assert all(
+        "bf16" in line for line in text.splitlines() if "stablehlo.convolution(" in line or "dot_general" in line
+    )

@@ -24,6 +24,15 @@ def test_info_survives_the_file(tmp_path, info):
     runlog.open_run(tmp_path, info, "1 x cpu")  # the same again is fine
 
 
+def test_a_run_of_format_1_is_still_read(tmp_path, info):
+    runlog.open_run(tmp_path, info, "1 x cpu")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["format"] = 1
+    del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert runlog.read_info(tmp_path) == info
+
+
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
     runlog.open_run(tmp_path, info, "1 x cpu")
     before = (tmp_path / "config.json").read_bytes()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infoae_jax import data, runlog, step, train
+from infoae_jax import data, runlog, step, stepper, train
 from infoae_jax.config import parse
 from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.train import fit
@@ -207,6 +207,29 @@ def test_device_and_host_path_give_the_same_result(whole, tiny, tmp_path):
     result = fit(parse(tiny), tmp_path / "device")
     for mine, theirs in zip(leaves(result.state.params), leaves(whole.state.params), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_several_steps_a_call_leave_the_same_run(whole, tiny, tmp_path, monkeypatch):
+    """Log lines, checkpoints and pictures come at the same steps; 4 steps an epoch, a log line every 2nd."""
+    monkeypatch.setattr(stepper, "_NO_SCAN", ())
+    tiny.train.update(data_on="device", steps_per_call=2)
+    tiny.checkpoint.every_steps = 3
+    result = fit(parse(tiny), tmp_path / "several")
+    assert int(result.state.step) == 8
+    several, single = (runlog.read(tmp_path / name) for name in ("several", "whole"))
+    assert [(line["kind"], line["step"]) for line in several] == [(line["kind"], line["step"]) for line in single]
+    for mine, theirs in zip(several, single, strict=True):
+        if mine["kind"] in ("step", "epoch", "test"):
+            assert mine["reconstruction"] == pytest.approx(theirs["reconstruction"], rel=1e-3)
+
+
+def test_trains_in_half_precision(whole, tiny, tmp_path):
+    tiny.train.dtype = "bfloat16"
+    result = fit(parse(tiny), tmp_path / "half")
+    assert {str(x.dtype) for x in jax.tree.leaves(result.state.params)} == {"float32"}
+    half, full = (runlog.read(tmp_path / name, "test")[-1] for name in ("half", "whole"))
+    assert half["reconstruction"] != full["reconstruction"]
+    assert half["reconstruction"] == pytest.approx(full["reconstruction"], rel=0.1)
 
 
 def test_one_device_and_four_give_the_same_losses(whole, tiny_config, tmp_path):

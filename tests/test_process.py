@@ -1,0 +1,114 @@
+"""Set-up of a process, seen from other processes."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_importing_the_library_sets_nothing():
+    code = """
+import importlib, json, pkgutil
+import jax, flax.linen, optax, orbax.checkpoint  # may set what they like
+before = dict(jax.config.values)
+import infoae_jax
+names = [m.name for m in pkgutil.iter_modules(infoae_jax.__path__)]
+for name in names:
+    importlib.import_module(f"infoae_jax.{name}")
+print(json.dumps([names, [k for k, v in jax.config.values.items() if v != before[k]]]))
+"""
+    names, changed = json.loads(python(code).stdout)
+    assert "process" in names
+    assert changed == []
+
+
+SET_UP = """
+import jax
+from infoae_jax import process
+process.set_up(%s)
+jax.jit(lambda x: (x @ x).sum() + %d)(jax.numpy.ones((4, 4)))
+print(len(jax.devices()), jax.config.values["jax_compilation_cache_dir"])
+"""
+
+
+def compiled(folder):
+    return sorted(p.name for p in (folder / "infoae_jax" / "compiled").glob("*") if not p.name.endswith("-atime"))
+
+
+def test_programs_are_compiled_once(tmp_path):
+    first = SET_UP % ("batch_size=6, cpu_devices=3", 1)
+    assert python(first, XDG_CACHE_HOME=str(tmp_path)).stdout.startswith("3 ")
+    kept = compiled(tmp_path)
+    assert kept
+    assert stat.S_IMODE((tmp_path / "infoae_jax" / "compiled").stat().st_mode) == 0o700
+    python(first, XDG_CACHE_HOME=str(tmp_path))
+    assert compiled(tmp_path) == kept
+    python(SET_UP % ("batch_size=6, cpu_devices=3", 2), XDG_CACHE_HOME=str(tmp_path))
+    assert len(compiled(tmp_path)) > len(kept)
+
+
+def test_the_cache_can_be_elsewhere_or_nowhere(tmp_path):
+    code = SET_UP % ("batch_size=1", 1)
+    out = python(code, XDG_CACHE_HOME=str(tmp_path / "a"), JAX_COMPILATION_CACHE_DIR=str(tmp_path / "b")).stdout
+    assert out.split() == ["1", str(tmp_path / "b")]
+    code = SET_UP % ("batch_size=1, compilation_cache=False", 1)
+    assert python(code, XDG_CACHE_HOME=str(tmp_path / "a")).stdout.split() == ["1", "None"]
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    code = SET_UP % ("batch_size=1", 1)
+    assert python(code, XDG_CACHE_HOME=str(tmp_path / "file")).stdout.split() == ["1", "None"]  # warns, and goes on
+
+
+@pytest.mark.slow
+def test_peak_memory_is_the_images_and_a_constant(tmp_path):
+    """SVHN's train+extra and test sizes, random content: read from the source, then from the cache."""
+    code = """
+import os, resource, signal, sys, threading, time
+import numpy as np
+from infoae_jax import data, process, runlog, train
+from infoae_jax.config import parse
+from configs import svhn
+
+def source(config):
+    def decode():
+        rng = np.random.default_rng(0)
+        splits = []
+        for count in (604_388, 26_032):
+            images = np.frombuffer(rng.bytes(count * 3072), np.uint8).reshape(count, 32, 32, 3)
+            splits.append(data.Dataset(images, rng.integers(0, 10, count).astype(np.int32), tuple("0123456789")))
+        return splits
+    return {"test": 1}, decode
+
+def stop():
+    while len(runlog.read(sys.argv[1], "step")) < 20:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+
+data._SOURCES["tfds"] = source
+values = svhn.get_config()
+values.log.every_steps = 1
+process.set_up(values.train.batch_size)
+threading.Thread(target=stop, daemon=True).start()
+assert not train.fit(parse(values), sys.argv[1]).finished
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    images = (604_388 + 26_032) * 32 * 32 * 3
+    for number in range(2):
+        code_here = code.replace("sys.argv[1]", repr(str(tmp_path / f"run{number}")))
+        out = python(code_here, XDG_CACHE_HOME=str(tmp_path / "cache")).stdout
+        peak = int(out.rpartition("peak ")[2])
+        assert peak < images + 1.5 * 2**30, f"{(peak - images) / 2**30:.2f} GiB above the images (run {number})"

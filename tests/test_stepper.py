@@ -1,0 +1,103 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from configs import mnist
+from infoae_jax import step, stepper
+from infoae_jax.config import parse
+from infoae_jax.model import build
+
+SHAPE, BATCH, COUNT = (28, 28, 1), 64, 300  # 4 steps an epoch
+
+
+def run(steps, devices=4, most=lambda at: 4 - at % 4, **options):
+    """Metrics after each call, steps taken by each, and the last state."""
+    values = mnist.get_config("tiny")
+    values.train.update(options)
+    config = parse(values)
+    model = build(config.model, SHAPE, 10)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (COUNT, *SHAPE), np.uint8), np.arange(COUNT, dtype=np.int32) % 10
+    mesh = Mesh(np.array(jax.devices()[:devices]), (stepper.AXIS,))
+    take = stepper.make_stepper(model, config.train, images, labels, mesh)
+    init = jax.jit(lambda: step.init_state(model, config.train, 0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    state, history, taken = init(), [], []
+    while sum(taken) < steps:
+        state, metrics, count = take(state, sum(taken), most(sum(taken)))
+        history.append({name: float(value) for name, value in metrics.items()})
+        taken.append(count)
+    return history, taken, state
+
+
+def assert_close(mine, theirs, rtol=2e-4):
+    for name in step.METRICS:
+        np.testing.assert_allclose(mine[name], theirs[name], rtol=rtol, err_msg=name)
+
+
+def far_share(a, b):
+    """Share of parameters that differ; Adam turns a gradient's sign into a full step where it is almost zero."""
+    pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+    return np.mean(np.concatenate([np.abs(np.asarray(x) - np.asarray(y)).ravel() for x, y in pairs]) > 1e-5)
+
+
+def test_four_devices_do_what_one_does():
+    one, _, state_one = run(6, devices=1)
+    four, _, state_four = run(6, devices=4)
+    for mine, theirs in zip(one, four, strict=True):
+        assert_close(mine, theirs, rtol=2e-3)
+    assert_close(one[0], four[0])
+    assert far_share(state_one, state_four) < 0.01
+    assert len(state_four.params["adversary"]["Dense_0"]["kernel"].devices()) == 4
+
+
+def test_every_device_holds_the_same_state():
+    """`shard_map` is told so, not asked to prove it."""
+    _, _, state = run(3)
+    for leaf in jax.tree.leaves(state):
+        first, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+
+
+def test_several_steps_a_call_do_what_single_ones_do(monkeypatch):
+    single, _, state_single = run(8, data_on="host")
+    monkeypatch.setattr(stepper, "_NO_SCAN", ())  # the loop is slow on the CPU, but right
+    several, taken, state_several = run(8, data_on="device", steps_per_call=3)
+    assert taken == [3, 1, 3, 1]  # never beyond the end of an epoch
+    ends = np.cumsum(taken) - 1
+    for mine, at in zip(several, ends, strict=True):
+        assert_close(mine, single[at], rtol=2e-3)
+    for name in step.METRICS:  # sums over the epoch, also of the steps whose metrics were not returned
+        np.testing.assert_allclose(state_several.sums[name], state_single.sums[name], rtol=2e-3)
+    assert far_share(state_several, state_single) < 0.02
+
+
+def test_on_the_cpu_each_call_is_one_step():
+    _, taken, _ = run(3, data_on="device", steps_per_call=3)
+    assert taken == [1, 1, 1]
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_a_step_communicates_once(monkeypatch, where):
+    """A device waits in each collective for the slowest of them."""
+    compiled = []
+    original = jax.jit
+
+    def spy(function, **options):
+        jitted = original(function, **options)
+        if options.get("donate_argnums") != 0:
+            return jitted
+
+        def call(*args):
+            compiled.append(jitted.lower(*args).compile().as_text())
+            return jitted(*args)
+
+        return call
+
+    monkeypatch.setattr(stepper.jax, "jit", spy)
+    run(1, data_on=where)
+    collectives = re.findall(r" (all-[a-z-]+|reduce-scatter|collective-[a-z]+)\(", compiled[0])
+    assert collectives == ["all-reduce"]
