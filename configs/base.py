@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     train.clip_norm = 0.0  # clip each network's gradient to this norm; 0 = off
     train.seed = 0
     train.data_on = "auto"  # where the images wait: 'device' memory or 'host'; auto = device on accelerators
-    train.steps_per_call = 1  # accelerators: steps for each dispatch (at most up to the next log line or checkpoint)
+    train.steps_per_call = 1  # accelerators: steps in one dispatch, where so many come before a log line or checkpoint
     train.dtype = "float32"  # of the computation, 'float32' or 'bfloat16' (for accelerators); parameters are float32
 
     config.log = log = ConfigDict()

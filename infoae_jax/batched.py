@@ -38,13 +38,14 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
 
     def run(variables: Any, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)
-        variables, results = jax.device_put(variables, whole), []
+        variables = jax.device_put(variables, whole)
+        results: list[Any] = []
         for start in range(0, len(arrays[0]), size):
             rows = [array[start : start + size] for array in arrays]
             padded = [np.pad(r, [(0, size - len(r))] + [(0, 0)] * (r.ndim - 1)) for r in rows]
             results.append(shared(variables, *jax.device_put(padded, parts)))
-            if len(results) > 1:
-                jax.block_until_ready(results[-2])  # one ahead, as in training
-        return np.concatenate([np.asarray(r) for r in results])[: len(arrays[0])]
+            if len(results) > 1:  # one ahead, as in training; the device keeps no more than two
+                results[-2] = np.asarray(results[-2])
+        return np.concatenate(results)[: len(arrays[0])]
 
     return run

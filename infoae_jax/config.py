@@ -91,7 +91,8 @@ class Config:
     checkpoint: CheckpointConfig
 
 
-# Fields that may differ between the two halves of a resumed run, because they cannot change its result.
+# Fields that may differ between the two halves of a resumed run, because they cannot change its result (but for the
+# rounding of another program: `data_on`, `steps_per_call`).
 FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log.", "checkpoint.")
 
 
@@ -202,6 +203,13 @@ def _check_combinations(config: Config) -> None:
             "config.model.bottleneck is 1, but model.latent='sphere' needs 2 or more (a sphere in one dimension is "
             "two points). Raise it, or use --config.model.latent=unbounded."
         )
+    calls = config.train.steps_per_call
+    for name, period in (("log", config.log.every_steps), ("checkpoint", config.checkpoint.every_steps)):
+        if period and calls > period:
+            raise UserError(
+                f"config.train.steps_per_call is {calls}, but config.{name}.every_steps is {period}: no call may go "
+                f"beyond it. Make the former smaller or the latter larger."
+            )
     if data.image_size:
         check_image_shape((data.image_size, data.image_size, data.channels))
     if data.name == "rendered":

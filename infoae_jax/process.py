@@ -1,9 +1,13 @@
 """Set-up of a process that trains: devices, memory, compilation cache. For programs; the library never calls it."""
 
+import contextlib
 import ctypes
+import hashlib
 import os
+import platform
 import sys
 import warnings
+from pathlib import Path
 
 import jax
 
@@ -19,21 +23,39 @@ def set_up(batch_size: int, cpu_devices: int | None = None, compilation_cache: b
       batch_size: what the devices will share.
       cpu_devices: how many devices the CPU becomes; None: one for each core (XLA runs a CPU convolution on one core),
         but so many that they divide the batch.
-      compilation_cache: keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR or JAX's
-        own settings name another.
+      compilation_cache: keep compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
+
+    On Linux the process also keeps the memory that it frees, for use by later steps.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices or _devices(batch_size))
     _keep_memory()
-    if compilation_cache and not jax.config.values["jax_compilation_cache_dir"]:
-        folder = user_cache_folder() / "compiled"
+    jax.config.update("jax_enable_compilation_cache", compilation_cache)
+    if compilation_cache:
+        _keep_programs()
+
+
+def _keep_programs() -> None:
+    """Every program, also those that compile quickly, unless the user has set JAX otherwise."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
+            folder = user_cache_folder() / "compiled" / _processor()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever can write there can run code here
-        except OSError as error:
-            warnings.warn(f"Compiled programs could not be cached in {folder} ({error}).", stacklevel=2)
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+            warnings.warn(f"Compiled programs cannot be kept in the user's cache folder ({error}).", stacklevel=3)
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    for name, value in (("min_compile_time_secs", 0), ("min_entry_size_bytes", -1)):
+        if f"JAX_PERSISTENT_CACHE_{name.upper()}" not in os.environ:
+            jax.config.update(f"jax_persistent_cache_{name}", value)
+
+
+def _processor() -> str:
+    """Tells processors apart, since programs compiled for one may crash another that shares the home folder."""
+    features = platform.machine() + platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(features.encode()).hexdigest()[:16]
 
 
 def _devices(batch_size: int) -> int:

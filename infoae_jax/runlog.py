@@ -140,8 +140,10 @@ def read_info(folder: str | Path) -> RunInfo:
     try:
         record = json.loads(path.read_text())
         data = record["data"]
+        if record["format"] > _FORMAT:
+            raise UserError(f"{str(path)!r} was written by a newer version of this package. Use that one to read it.")
         for number in range(record["format"] + 1, _FORMAT + 1):
-            for section, values in _BROUGHT[number].items():
+            for section, values in _BROUGHT.get(number, {}).items():
                 record["config"][section] |= values
         return RunInfo(
             config=parse(record["config"]),

@@ -21,6 +21,15 @@ AXIS = "data"
 _NO_SCAN = ("cpu",)
 
 
+def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
+    """`function` jitted, its first argument donated, run by every device on its part of the others.
+
+    That the result is the same on all devices is not checked: it follows from all of them receiving the same sum and
+    computing the same with it.
+    """
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False), donate_argnums=0)
+
+
 def make_stepper(
     model: InfoAutoencoder, config: TrainConfig, images: np.ndarray, labels: np.ndarray, mesh: Mesh
 ) -> Stepper:
@@ -36,17 +45,12 @@ def make_stepper(
     platform = mesh.devices.flat[0].platform
     make_order = jax.jit(functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=whole)
 
-    def shared(function: Callable, specs: tuple[P, ...], **options: Any) -> Callable:
-        function = functools.partial(function, model, config, axis=AXIS, **options)
-        # Not checked: that the state stays the same on all devices follows from all of them adding up the same sum.
-        sharded = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
-        return jax.jit(sharded, donate_argnums=0)
-
     order: Any = None
     if config.data_on == "device" or (config.data_on == "auto" and platform != "cpu"):
         images_on, labels_on = jax.device_put((images, labels), whole)
         per_call = 1 if platform in _NO_SCAN else config.steps_per_call
-        by_count = {n: shared(step.gathered_train_step, (P(),) * 5, steps=n) for n in {1, per_call}}
+        gathered = functools.partial(step.gathered_train_step, model, config, axis=AXIS)
+        by_count = {n: on_all(functools.partial(gathered, steps=n), mesh, (P(),) * 5) for n in {1, per_call}}
 
         def take(state: step.TrainState, at: int, most: int) -> tuple[step.TrainState, dict[str, jax.Array], int]:
             nonlocal order
@@ -56,7 +60,8 @@ def make_stepper(
             return *by_count[count](state, images_on, labels_on, order, hyper), count
 
     else:
-        plain = shared(step.train_step, (P(), P(AXIS), P(AXIS), P()))
+        specs = (P(), P(AXIS), P(AXIS), P())
+        plain = on_all(functools.partial(step.train_step, model, config, axis=AXIS), mesh, specs)
 
         def take(state: step.TrainState, at: int, most: int) -> tuple[step.TrainState, dict[str, jax.Array], int]:
             nonlocal order

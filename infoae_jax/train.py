@@ -78,7 +78,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
     """Trains as `config` says in the run folder `workdir`, or goes on where a former call stopped.
 
     Each batch is shared by `devices` (all local ones by default). SIGINT and SIGTERM (in the main thread) finish the
-    step, save, and return. A second SIGINT interrupts at once.
+    step (or `steps_per_call` of them), save, and return. A second SIGINT interrupts at once.
 
     Raises:
       UserError: if something about the input, the folder or the devices cannot work.
@@ -126,7 +126,7 @@ def _fit(
     stop: Callable[[], bool],
     devices: Sequence[jax.Device],
 ) -> Result:
-    # An Auto mesh; the one that jax.make_mesh gives is Explicit, where every mix of whole and split arrays is an error.
+    # An Auto mesh, not the Explicit one that jax.make_mesh gives: sharding is no part of the types here.
     mesh = Mesh(np.array(devices), (AXIS,))
     with contextlib.ExitStack() as stack:
         tensorboard = stack.enter_context(_tensorboard(folder)) if config.log.tensorboard else None
@@ -188,16 +188,18 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
         look(state, 0, 0)
 
     ahead = _IN_FLIGHT.get(run.mesh.devices.flat[0].platform, _IN_FLIGHT_ELSEWHERE)
+    ahead = max(ahead // config.train.steps_per_call, 1)
     in_flight: collections.deque[dict[str, jax.Array]] = collections.deque()
     late: tuple[int, dict[str, jax.Array]] | None = None
-    begin, begin_at, compiling = time.perf_counter(), at, True
+    begin, begin_at, compiled = time.perf_counter(), at, set()
     with report.bar(at):
         while at < total:
             state, metrics, taken = take_steps(state, at, _until_event(config, at, steps_per_epoch))
             at += taken
-            if at == begin_at + taken and taken < steps_per_epoch and compiling:
-                jax.block_until_ready(metrics)  # the first step compiles: out of the rate
-                begin, begin_at, compiling = time.perf_counter(), at, False
+            if taken not in compiled and at % steps_per_epoch:
+                jax.block_until_ready(metrics)  # the first call of its length compiles: out of the rate
+                begin, begin_at = time.perf_counter(), at
+            compiled.add(taken)
             epoch_ends, stopped = at % steps_per_epoch == 0, run.stop()
             in_flight.append(metrics)
             if len(in_flight) > ahead:

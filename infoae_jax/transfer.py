@@ -29,7 +29,7 @@ def load(run: str | Path, step: int | None = None) -> tuple[InfoAutoencoder, dic
     """
     run = Path(run)
     info = runlog.read_info(run)
-    model = build(info.config.model, info.image_shape, len(info.class_names))
+    model = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(lambda: init_state(model, info.config.train, 0))
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)

@@ -51,6 +51,8 @@ IMPOSSIBLE = [
     ("train.epochs", 0, "1 or more"),
     ("train.batch_size", -1, "1 or more"),
     ("train.adversary_steps", 0, "1 or more"),
+    ("train.steps_per_call", 51, "log.every_steps is 50"),
+    ("train.dtype", "float16", "'float32' or 'bfloat16'"),
     ("train.seed", 2**32, "at most 4294967295"),
     ("train.data_on", "gpu", "'auto' or 'device' or 'host'"),
     ("data.channels", 4, "0 or 1 or 3"),

@@ -31,6 +31,10 @@ def test_a_run_of_format_1_is_still_read(tmp_path, info):
     del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"]
     (tmp_path / "config.json").write_text(json.dumps(record))
     assert runlog.read_info(tmp_path) == info
+    record["format"] = 99
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="newer version"):
+        runlog.read_info(tmp_path)
 
 
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):

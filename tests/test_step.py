@@ -5,11 +5,13 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from configs import mnist
 from infoae_jax import step
 from infoae_jax.config import parse
 from infoae_jax.model import build
+from infoae_jax.stepper import AXIS, on_all
 
 SHAPE, BATCH = (28, 28, 1), 64
 
@@ -172,18 +174,16 @@ def test_gathered_step_is_the_plain_step_on_the_batch_it_gathers():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("gathered", [False, True])
-def test_the_step_lowers_for_accelerators(platform, gathered):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_step_lowers_for_accelerators(platform, steps):
+    """As it runs there: on several devices, gathering from the data set, in a loop, the state donated."""
     model, config, images, labels = make()
     hyper = step.make_hyper(config, len(images))
     state = jax.eval_shape(lambda: step.init_state(model, config, 0))
-    if gathered:
-        function = functools.partial(step.gathered_train_step, model, config)
-        args = (state, images, labels, step.epoch_order(jnp.int32(0), hyper, len(images)), hyper)
-    else:
-        function = functools.partial(step.train_step, model, config)
-        args = (state, images[:BATCH], labels[:BATCH], hyper)
-    exported = jax.export.export(jax.jit(function), platforms=[platform])(*args)
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    function = functools.partial(step.gathered_train_step, model, config, axis=AXIS, steps=steps)
+    args = (state, images, labels, step.epoch_order(jnp.int32(0), hyper, len(images)), hyper)
+    exported = jax.export.export(on_all(function, mesh, (PartitionSpec(),) * 5), platforms=[platform])(*args)
     assert exported.platforms == (platform,)
     assert "convolution" in exported.mlir_module()
 

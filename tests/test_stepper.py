@@ -17,6 +17,7 @@ def run(steps, devices=4, most=lambda at: 4 - at % 4, **options):
     """Metrics after each call, steps taken by each, and the last state."""
     values = mnist.get_config("tiny")
     values.train.update(options)
+    values.log.every_steps = 100
     config = parse(values)
     model = build(config.model, SHAPE, 10)
     rng = np.random.default_rng(0)
@@ -41,16 +42,6 @@ def far_share(a, b):
     """Share of parameters that differ; Adam turns a gradient's sign into a full step where it is almost zero."""
     pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
     return np.mean(np.concatenate([np.abs(np.asarray(x) - np.asarray(y)).ravel() for x, y in pairs]) > 1e-5)
-
-
-def test_four_devices_do_what_one_does():
-    one, _, state_one = run(6, devices=1)
-    four, _, state_four = run(6, devices=4)
-    for mine, theirs in zip(one, four, strict=True):
-        assert_close(mine, theirs, rtol=2e-3)
-    assert_close(one[0], four[0])
-    assert far_share(state_one, state_four) < 0.01
-    assert len(state_four.params["adversary"]["Dense_0"]["kernel"].devices()) == 4
 
 
 def test_every_device_holds_the_same_state():

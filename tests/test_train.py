@@ -212,10 +212,27 @@ def test_device_and_host_path_give_the_same_result(whole, tiny, tmp_path):
 def test_several_steps_a_call_leave_the_same_run(whole, tiny, tmp_path, monkeypatch):
     """Log lines, checkpoints and pictures come at the same steps; 4 steps an epoch, a log line every 2nd."""
     monkeypatch.setattr(stepper, "_NO_SCAN", ())
+    saved, taken = [], []
+    save, make = train.Checkpoints.save, train.make_stepper
+    monkeypatch.setattr(train.Checkpoints, "save", lambda self, at, state: saved.append(at) or save(self, at, state))
+
+    def make_stepper(*args):
+        take_steps = make(*args)
+
+        def noting(*call):
+            result = take_steps(*call)
+            taken.append(result[2])
+            return result
+
+        return noting
+
+    monkeypatch.setattr(train, "make_stepper", make_stepper)
     tiny.train.update(data_on="device", steps_per_call=2)
     tiny.checkpoint.every_steps = 3
     result = fit(parse(tiny), tmp_path / "several")
     assert int(result.state.step) == 8
+    assert taken == [2, 1, 1, 2, 2]
+    assert saved == [3, 4, 6, 8]
     several, single = (runlog.read(tmp_path / name) for name in ("several", "whole"))
     assert [(line["kind"], line["step"]) for line in several] == [(line["kind"], line["step"]) for line in single]
     for mine, theirs in zip(several, single, strict=True):
@@ -233,11 +250,14 @@ def test_trains_in_half_precision(whole, tiny, tmp_path):
 
 
 def test_one_device_and_four_give_the_same_losses(whole, tiny_config, tmp_path):
-    fit(tiny_config, tmp_path / "one", devices=jax.devices()[:1])
+    result = fit(tiny_config, tmp_path / "one", devices=jax.devices()[:1])
     one, four = (runlog.read(tmp_path / name, "step") for name in ("one", "whole"))
     for mine, theirs in zip(one, four, strict=True):
         for name in ("reconstruction", "adversary", "content", "gradient_norm"):
             assert mine[name] == pytest.approx(theirs[name], rel=2e-3)
+    # Adam turns a gradient's sign into a full step where the gradient is almost zero, so a few weights may differ.
+    pairs = zip(leaves(result.state.params), leaves(whole.state.params), strict=True)
+    assert np.mean(np.concatenate([np.abs(a - b).ravel() for a, b in pairs]) > 1e-4) < 0.01
 
 
 def test_divergence_stops_with_epoch_values_and_advice(tiny, tmp_path):
