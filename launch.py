@@ -42,6 +42,10 @@ def main(_: list[str]) -> None:
     result = fit(config, workdir)
     stopped = f"Stopped and saved at step {int(result.state.step)}. To go on: python {shlex.join(sys.argv)}"
     print(f"Finished: {workdir}" if result.finished else stopped)
+    if result.finished and config.evaluate.at_end != "no":
+        from infoae_jax import evaluate, table
+
+        print(table.as_text(evaluate.evaluate(workdir, evaluate.PROTOCOLS[config.evaluate.at_end], data_dir=config.data.dir)))
 
 
 def _flags(argv: list[str]) -> list[str]:

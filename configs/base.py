@@ -54,6 +54,9 @@ def get_config() -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_steps = 500  # and at the end of every epoch; 0 = only there
     checkpoint.keep = 2  # the newest ones that are kept; 2 or more, so that a damaged one can be done without
+
+    config.evaluate = evaluate = ConfigDict()
+    evaluate.at_end = "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does
     return config
 
 

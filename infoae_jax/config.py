@@ -83,17 +83,23 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    at_end: str = _choice("no", "quick", "full")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
     log: LogConfig
     checkpoint: CheckpointConfig
+    evaluate: EvaluateConfig
 
 
 # Fields that may differ between the two halves of a resumed run, because they cannot change its result (but for the
 # rounding of another program: `data_on`, `steps_per_call`).
-FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log.", "checkpoint.")
+FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log.", "checkpoint.", "evaluate.")
 
 
 def parse(values: Mapping[str, Any] | ConfigDict) -> Config:

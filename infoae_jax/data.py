@@ -65,7 +65,7 @@ def load(config: DataConfig) -> Splits:
     key |= {f: getattr(config, f) for f in ("image_size", "channels", "num_train", "num_test", "seed")}
     key |= {"kind": kind, "version": _CACHE_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = _cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz"
+    path = cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz"
     splits = _read_cache(path)
     if splits is None:
         train, test = decode()
@@ -429,7 +429,7 @@ def user_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infoae_jax"
 
 
-def _cache_folder(config: DataConfig) -> Path:
+def cache_folder(config: DataConfig) -> Path:
     return Path(config.cache_dir).expanduser() if config.cache_dir else user_cache_folder()
 
 

@@ -16,11 +16,11 @@ from infoae_jax.data import user_cache_folder
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def set_up(batch_size: int, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
+def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
     """To be called before anything touches a device.
 
     Args:
-      batch_size: what the devices will share.
+      batch_size: what the devices will share; None: nothing in particular.
       cpu_devices: how many devices the CPU becomes; None: one for each core (XLA runs a CPU convolution on one core),
         but so many that they divide the batch.
       compilation_cache: keep compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
@@ -58,9 +58,9 @@ def _processor() -> str:
     return hashlib.sha256(features.encode()).hexdigest()[:16]
 
 
-def _devices(batch_size: int) -> int:
+def _devices(batch_size: int | None) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(n for n in range(1, cores + 1) if batch_size % n == 0)
+    return max(n for n in range(1, cores + 1) if batch_size is None or batch_size % n == 0)
 
 
 def _keep_memory() -> None:

@@ -26,9 +26,9 @@ from infoae_jax.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
-_FORMAT = 2
+_FORMAT = 3
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
-_BROUGHT = {2: {"train": {"steps_per_call": 1, "dtype": "float32"}}}
+_BROUGHT = {2: {"train": {"steps_per_call": 1, "dtype": "float32"}}, 3: {"evaluate": {"at_end": "no"}}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ def read_info(folder: str | Path) -> RunInfo:
             raise UserError(f"{str(path)!r} was written by a newer version of this package. Use that one to read it.")
         for number in range(record["format"] + 1, _FORMAT + 1):
             for section, values in _BROUGHT.get(number, {}).items():
-                record["config"][section] |= values
+                record["config"].setdefault(section, {}).update(values)
         return RunInfo(
             config=parse(record["config"]),
             image_shape=tuple(data["image_shape"]),

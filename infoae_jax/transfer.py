@@ -27,6 +27,12 @@ def load(run: str | Path, step: int | None = None) -> tuple[InfoAutoencoder, dic
     Raises:
       UserError: if the folder is no run, or has no (sound) checkpoint.
     """
+    _, model, variables = restore(run, step)
+    return model, variables
+
+
+def restore(run: str | Path, step: int | None = None) -> tuple[int, InfoAutoencoder, dict[str, Any]]:
+    """As `load`; also says which step the checkpoint is of."""
     run = Path(run)
     info = runlog.read_info(run)
     model = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
@@ -39,4 +45,4 @@ def load(run: str | Path, step: int | None = None) -> tuple[InfoAutoencoder, dic
             restored = checkpoints.restore(abstract, step)
     if restored is None:
         raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")
-    return model, {"params": restored[1].params}
+    return restored[0], model, {"params": restored[1].params}

@@ -43,6 +43,13 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
+def one_device(monkeypatch):
+    """Of the four; spares three compilations of what is compiled for each device."""
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+
+
+@pytest.fixture
 def tiny(cache):
     """The `:tiny` ConfigDict of the embedded data set, to be changed freely and parsed."""
     values = rendered.get_config("tiny")

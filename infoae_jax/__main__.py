@@ -1,0 +1,69 @@
+"""The command line for finished runs: `infoae` or `python -m infoae_jax`. Training is `launch.py`.
+
+    infoae evaluate runs/mnist            figures of a run, as a table and in its evaluation.json
+    infoae report runs/mnist runs/wide    one HTML page of one or several runs
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from infoae_jax.errors import UserError, as_sentence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 if the input cannot work."""
+    parser = argparse.ArgumentParser(
+        prog="infoae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    evaluate = commands.add_parser("evaluate", help="measure what a run leaks, transfers and keeps")
+    evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    evaluate.add_argument("--quick", action="store_true", help="a part of the images and shorter probes")
+    evaluate.add_argument("--step", type=int, help="which checkpoint; the newest by default")
+    evaluate.add_argument("--data_dir", help="where the data set is, if not where the run found it")
+    evaluate.add_argument("--cpu_devices", type=int, help="CPU only: how many devices; default: one for each core")
+    report = commands.add_parser("report", help="make one HTML page of runs")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    report.add_argument("--out", type=Path, help="file to write; default: report.html in the first run folder")
+    arguments = parser.parse_args(argv)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        (_evaluate if arguments.command == "evaluate" else _report)(arguments)
+    except (UserError, OSError) as error:
+        print(f"error: {as_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from infoae_jax import evaluate  # here, so that mistakes and --help are answered before JAX is imported
+    from infoae_jax.process import set_up
+    from infoae_jax.runlog import read_info
+    from infoae_jax.table import as_text
+
+    for run in arguments.runs:
+        read_info(run)  # all of them, before hours go into the first
+    set_up(None, arguments.cpu_devices)
+    protocol = evaluate.QUICK if arguments.quick else evaluate.FULL
+    for run in arguments.runs:
+        record = evaluate.evaluate(run, protocol, arguments.step, arguments.data_dir)
+        print(as_text(record))
+        print(f"{run / evaluate.file_name(protocol)}  ({record['cost']['evaluation_s']:.0f} s)", flush=True)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from infoae_jax.report import write
+
+    out = arguments.out or arguments.runs[0] / "report.html"
+    write(arguments.runs, out)
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
