@@ -45,7 +45,11 @@ def main(_: list[str]) -> None:
     if result.finished and config.evaluate.at_end != "no":
         from infoae_jax import evaluate, table
 
-        print(table.as_text(evaluate.evaluate(workdir, evaluate.PROTOCOLS[config.evaluate.at_end], data_dir=config.data.dir)))
+        print(
+            table.as_text(
+                evaluate.evaluate(workdir, evaluate.PROTOCOLS[config.evaluate.at_end], data_dir=config.data.dir)
+            )
+        )
 
 
 def _flags(argv: list[str]) -> list[str]:

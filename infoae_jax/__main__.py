@@ -1,7 +1,7 @@
 """The command line for finished runs: `infoae` or `python -m infoae_jax`. Training is `launch.py`.
 
-    infoae evaluate runs/mnist            figures of a run, as a table and in its evaluation.json
-    infoae report runs/mnist runs/wide    one HTML page of one or several runs
+infoae evaluate runs/mnist            figures of a run, as a table and in its evaluation.json
+infoae report runs/mnist runs/wide    one HTML page of one or several runs
 """
 
 import argparse
@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+from absl import logging
 
 from infoae_jax.errors import UserError, as_sentence
 
@@ -29,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--out", type=Path, help="file to write; default: report.html in the first run folder")
     arguments = parser.parse_args(argv)
+    logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         (_evaluate if arguments.command == "evaluate" else _report)(arguments)

@@ -99,7 +99,15 @@ class Config:
 
 # Fields that may differ between the two halves of a resumed run, because they cannot change its result (but for the
 # rounding of another program: `data_on`, `steps_per_call`).
-FREE_ON_RESUME = ("data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log.", "checkpoint.", "evaluate.")
+FREE_ON_RESUME = (
+    "data.dir",
+    "data.cache_dir",
+    "train.data_on",
+    "train.steps_per_call",
+    "log.",
+    "checkpoint.",
+    "evaluate.",
+)
 
 
 def parse(values: Mapping[str, Any] | ConfigDict) -> Config:

@@ -104,14 +104,19 @@ def reconstruction(s: _Subject) -> dict[str, float]:
     has_partner = partner >= 0
     foreign = s.system.decode(s.z[partner[has_partner]], s.test.labels[has_partner])
     gap = _squared_error(foreign, target[has_partner]).mean() - by_image[has_partner].mean()
-    return {"mse": float(by_image.mean()), **_picture_quality(to_pixels(s.reconstruction), target), "z_used_gap": float(gap)}
+    return {
+        "mse": float(by_image.mean()),
+        **_picture_quality(to_pixels(s.reconstruction), target),
+        "z_used_gap": float(gap),
+    }
 
 
 def transfer_accuracy(s: _Subject) -> dict[str, Any]:
     """Test images with every other class (a random part where these are too many), read by the judges.
 
-    accuracy: share read as the class asked for, mean over judges; by_judge; by_class (asked for); confusion[asked, read],
-    in shares; judge_accuracy: on real test images. Fooled by ignoring the style: `style`. Copying the source gives 0.
+    accuracy: share read as the class asked for, mean over judges; by_judge; by_class (asked for); confusion[asked,
+    read], in shares; judge_accuracy: on real test images. Fooled by ignoring the style: `style`. Copying the source
+    gives 0.
     """
     rng = np.random.default_rng(_SEED)
     count = len(s.test) * (s.num_classes - 1)
@@ -143,9 +148,9 @@ def transfer_accuracy(s: _Subject) -> dict[str, Any]:
 def style(s: _Subject) -> dict[str, Any]:
     """Pearson's r between attributes of the style image and of its swap with another class, without class means.
 
-    From each attribute (see `morphology`) the mean of its class is subtracted first, since style attributes alone predict
-    a digit in half of the cases. `ceiling`: the same r for reconstructions. Fooled by copying the source:
-    `transfer_accuracy`.
+    From each attribute (see `morphology`) the mean of its class is subtracted first (of a swap: of the class asked
+    for), since style attributes alone predict a digit in half of the cases. `ceiling`: the same r for
+    reconstructions. Fooled by copying the source: `transfer_accuracy`.
     """
     if s.test.images.shape[-1] == 3:
         measure = morphology.colours
@@ -185,8 +190,8 @@ def counterfactual(s: _Subject) -> dict[str, float]:
 def composition(s: _Subject) -> dict[str, float]:
     """Null swaps: each picture encoded and drawn with its own class, once and ten times over.
 
-    l1_1, l1_10: mean absolute difference to the original, on 0..255. accuracy_10: read as its class by the judges at the
-    end. A constant picture does not change either, hence the comparison with the original.
+    l1_1, l1_10: mean absolute difference to the original, on 0..255. accuracy_10: read as its class by the judges at
+    the end. A constant picture does not change either, hence the comparison with the original.
     """
     pictures, result = s.test.images, {}
     for i in range(1, 11):
@@ -201,8 +206,8 @@ def composition(s: _Subject) -> dict[str, float]:
 def reversibility(s: _Subject) -> dict[str, float]:
     """A swap swapped back: mse against the original, and r2 of the latent encoded from the swap.
 
-    `blurred_*`: the same if the swap is blurred a little (standard deviation half a pixel) first, which destroys what could
-    be hidden in faint pixels.
+    `blurred_*`: the same if the swap is blurred a little (standard deviation half a pixel) first, which destroys what
+    could be hidden in faint pixels.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -221,8 +226,8 @@ def realism(s: _Subject) -> dict[str, float]:
     """Swaps against real test images, in the features of the first judge.
 
     frechet: distance of two Gaussians (Heusel et al. 2017; the features are not Inception's); floor: of real training
-    images to the test images, as many; reconstruction: of reconstructions. precision, recall: k = 3 (Kynkäänniemi et al.
-    2019). All depend on the number of images.
+    images to the test images, as many; reconstruction: of reconstructions. precision, recall: k = 3 (Kynkäänniemi et
+    al. 2019). All depend on the number of images.
     """
     most = 10_000
     chosen = np.random.default_rng(_SEED).permutation(min(len(s.test), len(s.train)))[:most]
@@ -263,8 +268,8 @@ def measure(
     """All figures (or those named) of any system, not only of a run.
 
     Returns:
-      figures: by name, see the functions of this module. left_out: name to reason. untrusted: names of figures whose judges
-      do not reach their bar. seconds: by name, what it took.
+      figures: by name, see the functions of this module. left_out: name to reason. untrusted: names of figures whose
+      judges do not reach their bar. seconds: by name, what it took.
     """
     rng = np.random.default_rng(_SEED)
     test, train = _at_most(splits.test, protocol.test_images, rng), _at_most(splits.train, protocol.train_codes, rng)

@@ -39,11 +39,12 @@ Pictures = UInt8[np.ndarray, "n h w c"]
 
 
 class Judge(nn.Module):
-    """Convolutions (filters, kernel, stride) with batch normalisation and ReLU, one hidden layer, logits."""
+    """Convolutions (filters, kernel, stride) with batch normalisation and ReLU, a hidden layer with dropout, logits."""
 
     num_classes: int
     convolutions: tuple[tuple[int, int, int], ...]
-    hidden: int = 128
+    hidden: int = 256
+    dropout: float = 0.4
 
     @nn.compact
     def __call__(
@@ -54,7 +55,7 @@ class Judge(nn.Module):
             x = Conv(filters, (kernel, kernel), (stride, stride))(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
         x = nn.relu(nn.Dense(self.hidden)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes)(x), x
+        return nn.Dense(self.num_classes)(nn.Dropout(self.dropout, deterministic=not train)(x)), x
 
 
 _SHAPES = (
@@ -69,7 +70,7 @@ class Judges:
     """Trained judges of one data set.
 
     accuracies: of each on real test images; bar: what they should reach.
-    read: the class that each judge reads, [judges, n]. features: the first judge's penultimate layer, [n, 128].
+    read: the class that each judge reads, [judges, n]. features: the first judge's penultimate layer, [n, 256].
     """
 
     accuracies: tuple[float, ...]
@@ -92,7 +93,7 @@ def load_judges(config: DataConfig, splits: data.Splits, mesh: Mesh, say: Callab
     try:
         trained = flax.serialization.msgpack_restore(path.read_bytes())["judges"]
     except (OSError, ValueError, KeyError):  # missing or damaged: made again
-        say("Training three judges of this data set; they are kept for later evaluations.")
+        say("Training three judges of this data set (minutes; they are kept for later evaluations) ...")
         fits = [functools.partial(_train, module, splits.train, seed) for seed, module in enumerate(modules)]
         trained = jax.device_get(each_on_a_device(fits))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,8 +137,9 @@ def _shifted(images: UInt8[Array, "b h w c"], key: PRNGKeyArray) -> UInt8[Array,
 
 
 def _read(module: Judge, variables: Any, pictures: UInt8[Array, "b h w c"]) -> Int[Array, " b"]:
-    return module.apply(variables, pictures, False)[0].argmax(1)
+    logits, _ = module.apply(variables, pictures, False)
+    return jnp.asarray(logits).argmax(1)
 
 
 def _features(module: Judge, variables: Any, pictures: UInt8[Array, "b h w c"]) -> Float[Array, "b f"]:
-    return module.apply(variables, pictures, False)[1]
+    return jnp.asarray(module.apply(variables, pictures, False)[1])

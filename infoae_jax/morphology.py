@@ -1,7 +1,7 @@
 """Measurable style: stroke shape of grey images, colours of RGB images. No learned part.
 
-The stroke attributes follow Morpho-MNIST (Castro et al. 2019, JMLR 20(178)): images are enlarged four times, cut at half
-of their brightest value, and skeletonised. All lengths are in pixels of the original image.
+The stroke attributes follow Morpho-MNIST (Castro et al. 2019, JMLR 20(178)): images are enlarged four times, cut at
+half of their brightest value, and skeletonised. All lengths are in pixels of the original image.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,9 @@ def has_strokes(images: Pictures) -> bool:
     """Whether `strokes` makes sense: grey images, bright on a dark border."""
     if images.shape[-1] != 1:
         return False
-    border = np.concatenate([images[:, [0, -1]].reshape(len(images), -1), images[:, :, [0, -1]].reshape(len(images), -1)], 1)
+    border = np.concatenate(
+        [images[:, [0, -1]].reshape(len(images), -1), images[:, :, [0, -1]].reshape(len(images), -1)], 1
+    )
     return bool(np.median(border.mean(1)) <= _DARK * 255)
 
 
@@ -42,8 +44,8 @@ def strokes(images: UInt8[np.ndarray, "n h w 1"]) -> Values:
     """Attributes of bright strokes on a dark background.
 
     slant: angle from the vertical of the axis that the image's second moments give, arctan(m11 / m02).
-    thickness: twice the mean distance from the skeleton to the background. area: of the stroke. length: of the skeleton.
-    width, height: between the 2 % and 98 % points of the stroke's mass, after the slant is taken out by a shear.
+    thickness: twice the mean distance from the skeleton to the background. area: of the stroke. length: of the
+    skeleton. width, height: between the 2 % and 98 % points of the mass, after the slant is taken out by a shear.
     intensity: mean value along the skeleton. Images without any stroke give NaN.
     """
     return _in_chunks(lambda part: _strokes(part[..., 0]), images)

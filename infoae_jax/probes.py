@@ -63,9 +63,9 @@ def leakage(train: Codes, test: Codes, num_classes: int, epochs: int, seed: int 
       epochs: of the MLPs.
 
     Returns:
-      accuracy: the headline, best over probes, `train_fitted` or `held_out` (`fitted_on` says which); chance: share of the
-      most frequent class in `test`; `training_codes_accuracy`; bits: best lower bound of the mutual information between
-      code and class, H(class) - cross-entropy of a probe, at least 0; entropy_bits: H(class), the most there is.
+      accuracy: the headline, best over probes, `train_fitted` or `held_out` (`fitted_on` says which); chance: share of
+      the most frequent class in `test`; `training_codes_accuracy`; bits: best lower bound of the mutual information
+      between code and class, H(class) - cross-entropy of a probe, at least 0; entropy_bits: H(class), the most there is.
       Accuracy by probe under `train_fitted`, `held_out` (absent for fewer than 50 test codes) and `training_codes`.
     """
     rng = np.random.default_rng(seed)
@@ -83,9 +83,7 @@ def leakage(train: Codes, test: Codes, num_classes: int, epochs: int, seed: int 
     tasks = [(kind, name, job) for kind, pairs in jobs.items() for name in probes for job in pairs]
     # The longest first, so that no device waits for one at the end.
     tasks.sort(key=lambda task: -len(task[2][0][0]) * (task[1] == "mlp_512"))
-    found = each_on_a_device(
-        [functools.partial(probes[name], *_standardised(*job)) for _kind, name, job in tasks]
-    )
+    found = each_on_a_device([functools.partial(probes[name], *_standardised(*job)) for _kind, name, job in tasks])
     accuracy: dict[str, dict[str, float]] = {}
     cross_entropy: dict[str, dict[str, float]] = {}
     for kind in jobs:
@@ -152,9 +150,7 @@ def _sklearn(template: Any, fit: Codes, test: Codes) -> tuple[float, float]:
     return float(accuracy), float(-np.log(np.maximum(right, 1e-12)).mean())
 
 
-def _mlp(
-    module: Mlp, epochs: int, seed: int, fit: Codes, test: Codes
-) -> tuple[float, float]:
+def _mlp(module: Mlp, epochs: int, seed: int, fit: Codes, test: Codes) -> tuple[float, float]:
     """The epoch is chosen on a part of the codes to fit on: near chance, an MLP soon learns noise by heart."""
     order = np.random.default_rng(seed).permutation(len(fit.z))
     cut = max(int(len(order) * _VALIDATION_SHARE), 1)

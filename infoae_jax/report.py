@@ -67,7 +67,8 @@ def render(runs: Sequence[str | Path]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_MARK}\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escape(title)} · infoae_jax</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{_escape(title)} · infoae_jax</title><style>{_STYLE}</style></head>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
     )
 
 
@@ -92,7 +93,8 @@ def _header(runs: list[_Run], title: str) -> str:
             f"{max(epochs, default=0)} of {run.info.config.train.epochs} epochs, {state}"
         )
         tiles = "".join(
-            f'<div class="tile"><span>{_escape(label)}</span><b>{_escape(value)}</b><small>{_escape(note)}</small></div>'
+            f'<div class="tile"><span>{_escape(label)}</span><b>{_escape(value)}</b>'
+            f"<small>{_escape(note)}</small></div>"
             for label, value, note in _headline(run)
         )
         if not tiles:
@@ -117,7 +119,9 @@ def _headline(run: _Run) -> list[tuple[str, str, str]]:
         chosen = [name for name in ("slant", "thickness", "background_l", "foreground_l") if name in found["r"]][:2]
         for name in chosen:
             value = found["r"][name]
-            tiles.append((name.replace("_l", " lightness"), "–" if value is None else f"{value:.2f}", "style kept, r"))
+            tiles.append(
+                (name.replace("_l", " lightness"), "undefined" if value is None else f"{value:.2f}", "style kept, r")
+            )
     if run.record and run.record["protocol"]["name"] != "full":
         tiles = [(label, value, f"{note} (quick)") for label, value, note in tiles]
     return tiles
@@ -142,7 +146,9 @@ def _progress(runs: list[_Run]) -> str:
         cells = [_picture(d, f"Swaps of {run.name}, epoch {e}", f"epoch {e}", None) for e, d in run.samples]
         if len(cells) > 1:
             title = f'<h3><i class="dot s{i % _COLOURS}"></i>{_escape(run.name)}</h3>' if len(runs) > 1 else ""
-            strips.append(f'{title}<div class="strip" tabindex="0" role="region" aria-label="progress">{"".join(cells)}</div>')
+            strips.append(
+                f'{title}<div class="strip" tabindex="0" role="region" aria-label="progress">{"".join(cells)}</div>'
+            )
     return f"<h2>Training progress</h2><p>The same styles, epoch by epoch.</p>{''.join(strips)}" if strips else ""
 
 
@@ -197,12 +203,14 @@ def _figures(runs: list[_Run]) -> str:
             reference = f'<td class="muted">{_escape(first.reference)}</td>' if with_reference else ""
             body.append(f'<tr><th scope="row">{_escape(key[1])}{arrow}</th>{cells}{reference}</tr>')
     protocols = {run.record["protocol"]["name"] for _, run in evaluated if run.record}
-    note = f"Measured after training, on unseen images ({' and '.join(sorted(protocols))} protocol). ↓ lower is better, ↑ higher."
+    note = f"Measured after training, on unseen images ({' and '.join(sorted(protocols))} protocol). "
+    note += "↓ lower is better, ↑ higher."
     if len(protocols) > 1:
         note += " Figures of different protocols are not comparable."
     rows = "".join(body)
     return (
-        f'<h2>Figures</h2><p>{note}</p><div class="scroll"><table><thead><tr><th scope="col">figure</th>{head}</tr></thead>'
+        f'<h2>Figures</h2><p>{note}</p><div class="scroll"><table><thead><tr><th scope="col">figure</th>{head}</tr>'
+        "</thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -222,7 +230,8 @@ def _settings(runs: list[_Run]) -> str:
         if run.record:
             record["evaluated"] = {k: run.record[k] for k in ("protocol", "step", "environment", "cost")}
         text = _escape(json.dumps(record, indent=2))
-        parts.append(f"<details><summary>{_escape(run.name)}: configuration, code version, cost</summary><pre>{text}</pre></details>")
+        summary = f"<summary>{_escape(run.name)}: configuration, code version, cost</summary>"
+        parts.append(f"<details>{summary}<pre>{text}</pre></details>")
     return f"<h2>Settings</h2>{''.join(parts)}"
 
 
@@ -249,7 +258,9 @@ def _chart(title: str, series: list[tuple[int, Points]], log: bool = False) -> s
 
     parts = []
     for tick in ticks:
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>'
+        )
         parts.append(f'<text x="{_LEFT - 6}" y="{up(tick) + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in (tick for tick in _ticks(x_low, x_high) if x_low <= tick <= x_high):
         parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{tick:g}</text>')
@@ -304,7 +315,8 @@ header + .runs { margin-top: 20px; }
 .tiles { display: grid; gap: 14px 18px; grid-template-columns: repeat(auto-fit, minmax(104px, 1fr)); }
 .tile { display: flex; flex-direction: column; } .tile span, .tile small { color: var(--muted); font-size: .8rem; }
 .tile b { font-size: 1.5rem; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
-.dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .45em; background: currentColor; }
+.dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .45em;
+  background: currentColor; }
 .s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
 .s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
 figure { margin: 0; min-width: 0; } figcaption { color: var(--muted); font-size: .85rem; margin: 4px 0; }
@@ -315,11 +327,14 @@ svg { width: 100%; height: auto; display: block; } svg text { font-size: 11px; f
 .grid { stroke: var(--rule); stroke-width: 1; }
 .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top; font-weight: 400; }
+th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
+  font-weight: 400; }
 td { font-variant-numeric: tabular-nums; } thead th { color: var(--muted); font-size: .85rem; }
 .group th { padding-top: 18px; font-weight: 600; } .muted { color: var(--muted); }
-details { margin: 8px 0; } summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem; background: var(--card);
+details { margin: 8px 0; } summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem;
+  background: var(--card);
   border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
 ul { margin: 0 0 12px; padding-left: 20px; } code { overflow-wrap: anywhere; }
-@media (max-width: 520px) { main { padding: 16px 14px 48px; } .strip figure { flex-basis: 78vw; } h1 { font-size: 1.5rem; } }
+@media (max-width: 520px) { main { padding: 16px 14px 48px; } .strip figure { flex-basis: 78vw; }
+  h1 { font-size: 1.5rem; } }
 """

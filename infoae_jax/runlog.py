@@ -28,7 +28,10 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 
 _FORMAT = 3
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
-_BROUGHT = {2: {"train": {"steps_per_call": 1, "dtype": "float32"}}, 3: {"evaluate": {"at_end": "no"}}}
+_BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
+    2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
+    3: {"evaluate": {"at_end": "no"}},
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,12 +76,15 @@ def _step(
     key: PRNGKeyArray,
     total: Int[Array, ""],
 ) -> dict[str, Any]:
+    key = jax.random.fold_in(key, state["step"])
     if augment is not None:
-        inputs = augment(inputs, jax.random.fold_in(key, state["step"]))
+        inputs = augment(inputs, key)
     others = {name: value for name, value in state["variables"].items() if name != "params"}
 
     def loss(params: Any) -> tuple[Float[Array, ""], Any]:
-        (logits, _), updated = module.apply({"params": params, **others}, inputs, True, mutable=list(others))
+        (logits, _), updated = module.apply(
+            {"params": params, **others}, inputs, True, mutable=list(others), rngs={"dropout": key}
+        )
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
 
     params = state["variables"]["params"]

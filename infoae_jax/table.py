@@ -46,9 +46,13 @@ def rows(record: dict[str, Any]) -> list[Row]:
         add(group, "chance (most frequent class)", f"{found['chance']:.2%}")
         add(group, "from codes of training images", f"{found['training_codes_accuracy']:.2%}", better="lower")
         add(group, "bits at least", f"{found['bits']:.3f} of {found['entropy_bits']:.2f}", better="lower")
+        kinds = [kind for kind in ("train_fitted", "held_out", "training_codes") if kind in found]
         for name in found["train_fitted"]:
-            values = [found[kind][name] for kind in ("train_fitted", "held_out", "training_codes") if kind in found]
-            add(group, f"{name} (training, unseen, of training)", ", ".join(f"{v:.2%}" for v in values))
+            values = ", ".join(f"{found[kind][name]:.2%}" for kind in kinds)
+            add("leakage by probe", name.replace("_", " "), values)
+        order = {"train_fitted": "fitted on training codes", "held_out": "by folds on unseen ones"}
+        shown = [order.get(kind, "by a split of training codes") for kind in kinds]
+        add("leakage by probe", "in this order", "; ".join(shown))
     if found := figures.get("reconstruction"):
         group = "reconstruction"
         add(group, "MSE", f"{found['mse']:.5f}", "mse", "lower")
@@ -68,7 +72,12 @@ def rows(record: dict[str, Any]) -> list[Row]:
             add("style kept by swaps, r", name.replace("_", " "), value, name, "higher")
         for ground in ("background", "foreground"):
             if f"{ground}_delta_e" in found:
-                add("style kept by swaps", f"{ground} colour, Delta E", f"{found[f'{ground}_delta_e']:.2f}", better="lower")
+                add(
+                    "style kept by swaps",
+                    f"{ground} colour, Delta E",
+                    f"{found[f'{ground}_delta_e']:.2f}",
+                    better="lower",
+                )
         if found.get("without_stroke"):
             add("style kept by swaps, r", "swaps without any stroke", str(found["without_stroke"]), better="lower")
     if found := figures.get("counterfactual"):
@@ -85,7 +94,9 @@ def rows(record: dict[str, Any]) -> list[Row]:
             add("reversibility", name, value, "" if prefix else "reversibility", "lower")
     if found := figures.get("realism"):
         group = "realism" + (" (untrusted: judges below their bar)" if "realism" in untrusted else "")
-        value = f"{found['frechet']:.2f} (real {found['frechet_floor']:.2f}, redrawn {found['frechet_reconstruction']:.2f})"
+        value = (
+            f"{found['frechet']:.2f} (real {found['frechet_floor']:.2f}, redrawn {found['frechet_reconstruction']:.2f})"
+        )
         add(group, "Frechet distance", value, better="lower")
         add(group, "precision, recall", f"{found['precision']:.2%}, {found['recall']:.2%}", better="higher")
     for name, reason in record["left_out"].items():

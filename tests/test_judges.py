@@ -50,7 +50,7 @@ def test_judges_are_trained_once_and_read_better_than_chance(load, splits):
     read = again.read(test.images)
     assert read.shape == (3, len(test))
     assert [(r == test.labels).mean() for r in read] == pytest.approx(found.accuracies)
-    assert again.features(test.images[:5]).shape == (5, 128)
+    assert again.features(test.images[:5]).shape == (5, 256)
 
 
 def test_damaged_judges_are_trained_again(load, splits):

@@ -17,8 +17,13 @@ RECORD = {
     "bottleneck": 16,
     "figures": {
         "leakage": {
-            **{"accuracy": 0.8123, "probe": "mlp_512", "fitted_on": "held_out", "chance": 0.1135, "bits": 2.1},
-            **{"training_codes_accuracy": 0.85, "entropy_bits": 3.3},
+            "accuracy": 0.8123,
+            "probe": "mlp_512",
+            "fitted_on": "held_out",
+            "chance": 0.1135,
+            "bits": 2.1,
+            "training_codes_accuracy": 0.85,
+            "entropy_bits": 3.3,
             **{kind: {"linear": 0.5} for kind in ("train_fitted", "held_out", "training_codes")},
         },
         "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "z_used_gap": 0.02},
@@ -85,7 +90,16 @@ def test_page_shows_pictures_curves_and_figures_without_network(make_run):
     assert page.tags.count("polyline") == 5
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert "script" not in page.tags
-    for words in ("81.23%", "Cycle-VAE 94.0 %", "0.910", "undefined", "only for <rendered>", "(quick)", "not trusted", '"abc"'):
+    for words in (
+        "81.23%",
+        "Cycle-VAE 94.0 %",
+        "0.910",
+        "undefined",
+        "only for <rendered>",
+        "(quick)",
+        "not trusted",
+        '"abc"',
+    ):
         assert words in page.text, words
 
 
