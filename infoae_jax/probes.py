@@ -65,7 +65,7 @@ def leakage(train: Codes, test: Codes, num_classes: int, epochs: int, seed: int 
     Returns:
       accuracy: the headline, best over probes, `train_fitted` or `held_out` (`fitted_on` says which); chance: share of
       the most frequent class in `test`; `training_codes_accuracy`; bits: best lower bound of the mutual information
-      between code and class, H(class) - cross-entropy of a probe, at least 0; entropy_bits: H(class), the most there is.
+      between code and class, H(class) - cross-entropy of a probe, at least 0; entropy_bits: H(class).
       Accuracy by probe under `train_fitted`, `held_out` (absent for fewer than 50 test codes) and `training_codes`.
     """
     rng = np.random.default_rng(seed)
