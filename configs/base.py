@@ -24,11 +24,13 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.bottleneck = 16  # size of the style latent z
-    model.latent = "sphere"  # 'sphere': z is scaled to length 1; 'unbounded': as in the paper (see README, lambda)
+    model.latent = "ball"  # 'ball': scaled to a length below 1; 'sphere': to length 1; 'unbounded': as in the paper
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # of the three convolutions; the decoder mirrors them
     model.decoder = "dcec"  # 'dcec': mirrored, last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
     model.adversary_hidden = 256  # width of the adversary (network B)
+    model.couplings = 8  # layers of the alignment that follows the autoencoder's training; 0 = no alignment
+    model.coupling_hidden = 128  # their width
 
     config.train = train = ConfigDict()
     train.epochs = 10
@@ -44,6 +46,13 @@ def get_config() -> ConfigDict:
     train.data_on = "auto"  # where the images wait: 'device' memory or 'host'; auto = device on accelerators
     train.steps_per_call = 1  # accelerators: steps in one dispatch, where so many come before a log line or checkpoint
     train.dtype = "float32"  # of the computation, 'float32' or 'bfloat16' (for accelerators); parameters are float32
+
+    config.alignment = alignment = ConfigDict()  # the training of the couplings, on frozen latents
+    alignment.epochs = 40
+    alignment.batch_size = 1024
+    alignment.learning_rate = 2e-3  # Adam, cosine to 0
+    alignment.transport = 0.03  # cost of moving a latent far, fading to 0: directions keep their meaning across classes
+    alignment.lambda_adv = 0.2  # of the reversed gradient of an adversary on the aligned latents
 
     config.log = log = ConfigDict()
     log.every_steps = 50  # how often losses are read from the device and written to metrics.jsonl
@@ -67,6 +76,7 @@ def use_paper(config: ConfigDict) -> None:
     """
     config.train.lambda_adv = 0.001
     config.model.latent = "unbounded"
+    config.model.couplings = 0
     config.train.epochs = 300
     config.train.learning_rate_schedule = "constant"
     config.train.lambda_schedule = "constant"
@@ -74,12 +84,15 @@ def use_paper(config: ConfigDict) -> None:
 
 
 def use_tiny(config: ConfigDict) -> None:
-    """Seconds, for tests and a first look: few images, narrow layers, two epochs."""
+    """Seconds, for tests and a first look: few images, narrow layers, two epochs, no alignment."""
     config.data.num_train, config.data.num_test = 256, 64
     config.model.hidden = config.model.adversary_hidden = 32
     config.model.filters = (8, 16, 16)
     config.train.epochs = 2
     config.train.batch_size = 64
+    config.model.couplings = 0  # --config.model.couplings=2 aligns as well, as quickly
+    config.model.coupling_hidden = 16
+    config.alignment.epochs, config.alignment.batch_size = 2, 64
     config.log.every_steps = 2
 
 

@@ -45,11 +45,13 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     bottleneck: int = _range(1, 4096)
-    latent: str = _choice("unbounded", "sphere")
+    latent: str = _choice("unbounded", "sphere", "ball")
     hidden: int = _range(1, 65536)
     filters: tuple[int, ...] = _range(1, 4096)
     decoder: str = _choice("dcec", "literal")
     adversary_hidden: int = _range(1, 65536)
+    couplings: int = _range(0, 1000)
+    coupling_hidden: int = _range(1, 65536)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,15 @@ class TrainConfig:
     data_on: str = _choice("auto", "device", "host")
     steps_per_call: int = _range(1, 10_000)
     dtype: str = _choice("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentConfig:
+    epochs: int = _range(1, 1_000_000)
+    batch_size: int = _range(1, 1_000_000)
+    learning_rate: float = _range(0, 1, above=True)
+    transport: float = _range(0, 1e6)
+    lambda_adv: float = _range(0, 1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +103,7 @@ class Config:
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
+    alignment: AlignmentConfig
     log: LogConfig
     checkpoint: CheckpointConfig
     evaluate: EvaluateConfig
@@ -216,6 +228,11 @@ def _check_combinations(config: Config) -> None:
         raise UserError(
             "config.model.bottleneck is 1, but model.latent='sphere' needs 2 or more (a sphere in one dimension is "
             "two points). Raise it, or use --config.model.latent=unbounded."
+        )
+    if model.couplings and model.bottleneck < 2:
+        raise UserError(
+            "config.model.bottleneck is 1, but alignment (model.couplings) splits the latent in two. Raise it, or use "
+            "--config.model.couplings=0."
         )
     calls = config.train.steps_per_call
     for name, period in (("log", config.log.every_steps), ("checkpoint", config.checkpoint.every_steps)):

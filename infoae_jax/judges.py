@@ -87,7 +87,8 @@ def load_judges(config: DataConfig, splits: data.Splits, mesh: Mesh, say: Callab
     """The judges of a data set, from the cache or trained now (a few minutes on two cores for MNIST)."""
     num_classes = len(splits.train.class_names)
     modules = [Judge(num_classes, shape) for shape in _SHAPES]
-    key = [_VERSION, _STEPS, _MOST_EPOCHS, _SHIFT, _SHAPES, splits.fingerprint]
+    shapes = [(module.convolutions, module.hidden, module.dropout) for module in modules]
+    key = [_VERSION, _STEPS, _MOST_EPOCHS, _SHIFT, shapes, splits.fingerprint]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = data.cache_folder(config) / f"judges-{config.name.replace('/', '-')}-{digest}.msgpack"
     try:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from infoae_jax.alignment import Alignment
 from infoae_jax.config import ModelConfig, check_image_shape
 from infoae_jax.conv import Conv, ConvTranspose, Padding
 from infoae_jax.reversal import reverse_gradient
@@ -72,9 +73,11 @@ class StyleEncoder(nn.Module):
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
         z = nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
         # 3. An unbounded latent lets the encoder win against the adversary by scale alone, and training diverges;
-        #    on the unit sphere it cannot.
+        #    on the unit sphere, or within the unit ball (where no dimension is lost to a density), it cannot.
         if self.latent == "sphere":
             z = z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
+        elif self.latent == "ball":
+            z = z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1)
         return z
 
 
@@ -154,6 +157,8 @@ class InfoAutoencoder(nn.Module):
     filters: tuple[int, ...]
     decoder: str
     adversary_hidden: int
+    couplings: int = 0
+    coupling_hidden: int = 128
     dtype: str = "float32"
 
     def setup(self):
@@ -161,6 +166,8 @@ class InfoAutoencoder(nn.Module):
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
         self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
+        if self.couplings:
+            self.alignment = Alignment(self.bottleneck, self.num_classes, self.couplings, self.coupling_hidden)
 
     def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
         """Everything once; what `init` calls."""
@@ -168,20 +175,36 @@ class InfoAutoencoder(nn.Module):
         return {
             "z": z,
             "reconstruction": self.decode(z, labels),
-            "adversary_logits": self.guess(z, 0.0),
+            "adversary_logits": self.guess(self.embed(images), 0.0),
             "content_logits": self.classify(images),
         }
 
-    def encode(self, images: Images) -> Float[Array, "b z"]:
-        """Style latent of each image."""
-        return self.style_encoder(to_unit_interval(images))
+    def encode(self, images: Images, labels: Labels | None = None) -> Float[Array, "b z"]:
+        """Style latent of each image.
+
+        labels: the class of each image, for the alignment; None: the one that `classify` reads from it.
+        """
+        z = self.embed(images)
+        if not self.couplings:
+            return z
+        content = self.classify(images).argmax(axis=1) if labels is None else labels
+        return self.alignment(z, jax.nn.one_hot(content, self.num_classes))[0]
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Image with style `z` and the class `labels` (0 .. num_classes - 1). Not clipped to [0, 1]."""
+        z, content = jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)
+        return self.image_decoder(self.alignment.inverse(z, content) if self.couplings else z, content)
+
+    def embed(self, images: Images) -> Float[Array, "b z"]:
+        """The style encoder's own latent, before the alignment. `draw` is its counterpart; they are trained first."""
+        return self.style_encoder(to_unit_interval(images))
+
+    def draw(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
+        """Image from a latent as `embed` gives it."""
         return self.image_decoder(jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes))
 
     def guess(self, z: Float[AnyArray, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
-        """The adversary's logits; the gradient that reaches `z` is reversed and scaled by `lam`."""
+        """The adversary's logits on what `embed` gives; the gradient to `z` is reversed and scaled by `lam`."""
         return self.adversary(jnp.asarray(z), lam)
 
     def classify(self, images: Images) -> Float[Array, "b n"]:
@@ -211,5 +234,7 @@ def build(
         filters=config.filters,
         decoder=config.decoder,
         adversary_hidden=config.adversary_hidden,
+        couplings=config.couplings,
+        coupling_hidden=config.coupling_hidden,
         dtype=dtype,
     )

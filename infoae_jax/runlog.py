@@ -2,7 +2,7 @@
 
 Every table and picture made later is a pure reader of these files. A metrics line is one JSON object with a 'kind':
 'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means over an epoch),
-'test' (figures on the test split), 'stop', 'diverged', 'end'.
+'test' (figures on the test split), 'align' (means over an epoch of the alignment), 'stop', 'diverged', 'end'.
 """
 
 import contextlib
@@ -26,11 +26,15 @@ from infoae_jax.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
-_FORMAT = 3
+_FORMAT = 4
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
     3: {"evaluate": {"at_end": "no"}},
+    4: {
+        "model": {"couplings": 0, "coupling_hidden": 1},
+        "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "transport": 0.0, "lambda_adv": 0.0},
+    },
 }
 
 
@@ -187,7 +191,7 @@ def read(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             continue
-        key = (line["kind"], line["step"]) if line["kind"] in ("step", "epoch", "test") else i
+        key = (line["kind"], line["step"]) if line["kind"] in ("step", "epoch", "test", "align") else i
         lines[key] = line
     return [line for line in lines.values() if kind in (None, line["kind"])]
 

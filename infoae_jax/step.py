@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
+from infoae_jax import alignment
 from infoae_jax.config import TrainConfig
 from infoae_jax.model import InfoAutoencoder, to_unit_interval
 from infoae_jax.reversal import scheduled_lambda
@@ -82,7 +83,14 @@ def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, 
     images = jnp.zeros((1, *model.image_shape), jnp.uint8)
     params = model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]
     opt_state = {name: _optimizer(config).init(part) for name, part in _networks(params).items()}
+    if model.couplings:
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        opt_state["alignment"] = alignment.init_training(alignment_training(model), params["alignment"], key)
     return TrainState(jnp.int32(0), params, opt_state, zero_sums())
+
+
+def alignment_training(model: InfoAutoencoder) -> alignment.Training:
+    return alignment.Training(model.bottleneck, model.num_classes, model.coupling_hidden)
 
 
 def zero_sums() -> dict[str, Float[Array, ""]]:
@@ -113,8 +121,8 @@ def losses(
     works against the adversary). The content classifier shares no parameters with the rest and takes the images, so
     no gradient of Eq. 2 reaches network A. 'total' is logged as Eq. 3 states it: mse + lambda * class loss.
     """
-    z = _apply(model, params, "encode", images)
-    redrawn = _apply(model, params, "decode", z, labels)
+    z = _apply(model, params, "embed", images)
+    redrawn = _apply(model, params, "draw", z, labels)
     reconstruction = jnp.mean((redrawn - images) ** 2)
     adversary, adversary_accuracy = _cross_entropy(_apply(model, params, "guess", z, lam), labels)
     content, content_accuracy = _cross_entropy(_apply(model, params, "classify", images), labels)
@@ -171,7 +179,8 @@ def train_step(
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
 
     pixels = to_unit_interval(images)
-    gradients, (metrics, z) = jax.grad(lambda p: losses(model, p, pixels, labels, lam), has_aux=True)(state.params)
+    trained = {part: state.params[part] for parts in NETWORKS.values() for part in parts}  # all but the alignment
+    gradients, (metrics, z) = jax.grad(lambda p: losses(model, p, pixels, labels, lam), has_aux=True)(trained)
     if axis is not None:
         (gradients, metrics), z, labels = _over_devices(axis, (gradients, metrics), z, labels)
     networks, opt_state = _networks(state.params), dict(state.opt_state)
@@ -189,7 +198,7 @@ def train_step(
     epoch_begins = state.step % hyper.steps_per_epoch == 0
     kept = {name: jnp.where(epoch_begins, 0.0, value) for name, value in state.sums.items()}
     sums = {name: kept[name] + metrics[name] for name in METRICS} | {"count": kept["count"] + 1}
-    params = {part: value for network in networks.values() for part, value in network.items()}
+    params = state.params | {part: value for network in networks.values() for part, value in network.items()}
     return TrainState(state.step + 1, params, opt_state, sums), metrics
 
 
@@ -242,7 +251,7 @@ def evaluation_sums(
     z = _apply(model, params, "encode", images)
     squared = jnp.mean((_apply(model, params, "decode", z, labels) - pixels) ** 2, axis=(1, 2, 3))
     content = _apply(model, params, "classify", images).argmax(axis=1) == labels
-    adversary = _apply(model, params, "guess", z, 0.0).argmax(axis=1) == labels
+    adversary = _apply(model, params, "guess", _apply(model, params, "embed", images), 0.0).argmax(axis=1) == labels
     return {
         "reconstruction": jnp.sum(squared * mask),
         "content_accuracy": jnp.sum(content * mask),

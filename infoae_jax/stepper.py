@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from infoae_jax import step
-from infoae_jax.config import TrainConfig
+from infoae_jax import alignment, step
+from infoae_jax.config import AlignmentConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder
 
 # Takes (state, steps done, steps that may be taken); returns (state, metrics of the last step, steps taken).
@@ -28,6 +28,20 @@ def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
     computing the same with it.
     """
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False), donate_argnums=0)
+
+
+def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Mesh) -> Callable[..., Any]:
+    """`alignment.align_step` on (state, latents, labels, progress), the batch shared by the devices."""
+    mapping = alignment.Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
+    training = step.alignment_training(model)
+    plain = functools.partial(alignment.align_step, mapping, training, config, axis=AXIS)
+    run = on_all(plain, mesh, (P(), P(AXIS), P(AXIS), P()))
+    parts = NamedSharding(mesh, P(AXIS))
+
+    def take(state: Any, z: np.ndarray, labels: np.ndarray, progress: float) -> tuple[Any, dict[str, jax.Array]]:
+        return run(state, *jax.device_put((z, labels), parts), np.float32(progress))
+
+    return take
 
 
 def make_stepper(

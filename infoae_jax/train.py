@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from infoae_jax import data, runlog, step
+from infoae_jax import alignment, data, runlog, step
 from infoae_jax.batched import batch_size, make_batched
 from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import Config
 from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.grid import MAX_COLUMNS, one_of_each, png, swap_grid
 from infoae_jax.model import InfoAutoencoder, build
-from infoae_jax.stepper import AXIS, make_stepper
+from infoae_jax.stepper import AXIS, make_align_stepper, make_stepper
 
 # Steps the host may run ahead: enough to keep a device busy, few enough to stop quickly. On several CPU devices XLA
 # deadlocks when it holds many programs with collectives at once (its threads run out), so there only one.
@@ -49,6 +50,19 @@ class Run:
     checkpoints: Checkpoints
     stop: Callable[[], bool]
     tensorboard: Any  # a tensorboardX writer, or None
+
+    @property
+    def align_batch(self) -> int:
+        """Latents in a step of the alignment: as configured, or as many as there are, shared equally by the devices."""
+        most = min(self.config.alignment.batch_size, len(self.splits.train))
+        return most // self.mesh.size * self.mesh.size
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """At which step the autoencoder is done, and at which all is."""
+        count, train, align = len(self.splits.train), self.config.train, self.config.alignment
+        first = count // train.batch_size * train.epochs
+        return first, first + (count // self.align_batch * align.epochs if self.model.couplings else 0)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -135,9 +149,8 @@ def _fit(
         device = f"{len(devices)} x {devices[0].device_kind}"
         state, start = _initial_state(run)
         before = runlog.read(folder)
-        steps_per_epoch = len(splits.train) // config.train.batch_size
         # The line alone proves nothing: it may be there although the last checkpoint never reached the disk.
-        if start == steps_per_epoch * config.train.epochs and any(line["kind"] == "end" for line in before):
+        if start == run.steps[-1] and any(line["kind"] == "end" for line in before):
             return Result(state, True)
         devices_before = [line["device"] for line in before if line["kind"] == "start"]
         if start and devices_before[-1:] not in ([], [device]):
@@ -158,7 +171,10 @@ def _fit(
         for phase in PHASES:
             state, finished = phase(run, state)
             if not finished:
+                runlog.append(folder, "stop", step=int(state.step), time=runlog.now())
                 break
+        else:
+            runlog.append(folder, "end", step=int(state.step), time=runlog.now())
     return Result(state, finished)
 
 
@@ -179,8 +195,10 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
     """The phase that trains all three networks, `train.epochs` long; returns the state and whether it is done."""
     config = run.config
     steps_per_epoch = len(run.splits.train) // config.train.batch_size
-    total = steps_per_epoch * config.train.epochs
+    total = run.steps[0]
     at = int(state.step)
+    if at >= total:
+        return state, True
     take_steps = make_stepper(run.model, config.train, run.splits.train.images, run.splits.train.labels, run.mesh)
     look = _Observer(run)
     report = _Reporter(run, steps_per_epoch, total)
@@ -226,10 +244,73 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
                     look(state, epoch, at)
                 begin, begin_at = time.perf_counter(), at
             run.checkpoints.save(at, state)
-            if stopped and at < total:
-                runlog.append(run.folder, "stop", step=at, time=runlog.now())
+            if stopped and at < run.steps[-1]:
                 return state, False
-    runlog.append(run.folder, "end", step=at, time=runlog.now())
+    return state, True
+
+
+def train_alignment(run: Run, state: step.TrainState) -> tuple[step.TrainState, bool]:
+    """The phase that trains the alignment on the frozen latents of the training images, `alignment.epochs` long."""
+    config, train, first, total = run.config.alignment, run.splits.train, *run.steps
+    at = int(state.step)
+    if at >= total:
+        return state, True
+    steps_per_epoch = (total - first) // config.epochs
+    batch = run.align_batch
+    pixels = train.images.shape[1] * train.images.shape[2]
+    z = make_batched(functools.partial(run.model.apply, method="embed"), run.mesh, pixels)(
+        {"params": state.params}, train.images
+    )
+    params = dict(state.params["alignment"])
+    if at == first:
+        maps = alignment.class_maps(z, train.labels, run.model.num_classes)
+        params |= jax.device_put(maps, run.replicated)
+    current = params, state.opt_state["alignment"]
+    take_step = make_align_stepper(run.model, config, run.mesh)
+    order: Any = None
+    before: Any = None
+    while at < total:
+        epoch, within = divmod(at - first, steps_per_epoch)
+        if order is None or within == 0:
+            order = np.random.default_rng([run.config.train.seed, 1, epoch]).permutation(len(train))
+        rows = order[within * batch : (within + 1) * batch]
+        current, metrics = take_step(current, z[rows], train.labels[rows], (at - first) / (total - first))
+        jax.block_until_ready(before)
+        before = metrics
+        at += 1
+        stopped, every = run.stop(), run.config.checkpoint.every_steps
+        save = at == total or stopped or (every and at % every == 0)
+        epoch_ends = within + 1 == steps_per_epoch
+        if save or epoch_ends:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if not all(map(math.isfinite, values.values())):
+                run.log("diverged", at, **values)
+                raise DivergedError(
+                    f"The alignment diverged in its epoch {epoch + 1} (step {at}): {values}.\nStart again in another "
+                    f"--workdir with a smaller --config.alignment.lambda_adv or learning_rate, or without alignment: "
+                    f"--config.model.couplings=0."
+                )
+        if epoch_ends:
+            run.log("align", at, epoch=epoch + 1, **values)
+            if (epoch + 1) % 10 == 0 or at == total:
+                print(
+                    f"alignment {epoch + 1}/{config.epochs}  log-likelihood {values['log_likelihood']:.3f}  adversary "
+                    f"{values['adversary']:.3f} ({values['adversary_accuracy']:.1%} right)",
+                    flush=True,
+                )
+        if save:
+            # The arrays go on as the next step's input, which is donated; so the state is made of them only here.
+            state = dataclasses.replace(
+                state,
+                step=jax.device_put(jnp.int32(at), run.replicated),
+                params=state.params | {"alignment": current[0]},
+                opt_state=state.opt_state | {"alignment": current[1]},
+            )
+            if at == total:
+                _Observer(run)(state, run.config.train.epochs + config.epochs, at)
+            run.checkpoints.save(at, state)
+            if stopped and at < total:
+                return state, False
     return state, True
 
 
@@ -240,7 +321,7 @@ def _until_event(config: Config, at: int, steps_per_epoch: int) -> int:
 
 
 # What a training consists of, in this order. Each takes and returns the state, which knows how far it got.
-PHASES = (train_autoencoder,)
+PHASES = (train_autoencoder, train_alignment)
 
 
 def check_sound(values: dict[str, float], at: int, steps_per_epoch: int) -> None:

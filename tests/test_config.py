@@ -82,6 +82,9 @@ def test_impossible_values_name_the_field_the_value_and_what_is_allowed(path, va
 def test_bottleneck_one_on_the_sphere():
     values = base.get_config()
     values.model.bottleneck = 1
+    with pytest.raises(UserError, match="couplings=0"):
+        parse(values)
+    values.model.couplings, values.model.latent = 0, "sphere"
     with pytest.raises(UserError, match="sphere"):
         parse(values)
     values.model.latent = "unbounded"

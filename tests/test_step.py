@@ -16,9 +16,10 @@ from infoae_jax.stepper import AXIS, on_all
 SHAPE, BATCH = (28, 28, 1), 64
 
 
-def make(**train):
+def make(couplings=0, **train):
     values = mnist.get_config("tiny")
     values.train.update(train)
+    values.model.couplings, values.model.latent = couplings, "sphere"
     config = parse(values)
     model = build(config.model, SHAPE, 10)
     rng = np.random.default_rng(0)
@@ -100,7 +101,7 @@ def test_each_network_descends_its_own_loss():
     # The reversal hides the adversary's loss from the encoder at lambda 0, so it is written out here.
     def adversary_of_encoder(part):
         variables = {"params": {**params, "style_encoder": part}}
-        z = model.apply(variables, pixels, method="encode")
+        z = model.apply(variables, pixels, method="embed")
         logits = model.apply(variables, z, -1.0, method="guess")  # -(-1): not reversed
         return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 10), axis=1))
 
@@ -125,6 +126,14 @@ def test_content_classifier_has_no_part_in_the_rest():
     theirs = jax.jit(jax.grad(loss, has_aux=True))(far)[0]
     for name in ("style_encoder", "image_decoder", "adversary"):
         assert distance(parts(dict(ours)), parts(dict(theirs)))[name] == 0
+
+
+def test_the_autoencoders_steps_leave_the_alignment_alone():
+    state, _ = run(1, couplings=2)
+    begin = init(*make(couplings=2)[:2])
+    same = jax.tree.map(np.array_equal, state.params["alignment"], begin.params["alignment"])
+    assert all(jax.tree.leaves(same))
+    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, state.params, begin.params)))
 
 
 def test_more_adversary_steps_move_the_adversary_alone():

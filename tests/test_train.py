@@ -14,6 +14,7 @@ from infoae_jax import data, runlog, step, stepper, train
 from infoae_jax.config import parse
 from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.train import fit
+from infoae_jax.transfer import load
 
 
 def leaves(state):
@@ -121,6 +122,79 @@ def test_a_stopped_and_resumed_run_is_the_same_run(whole, tiny_config, tmp_path,
             line.pop("images_per_s", None)
         assert mine == theirs
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def aligned(tiny):
+    tiny.model.couplings = 2
+    return parse(tiny)
+
+
+def test_alignment_follows_and_is_the_same_when_stopped_in_it(aligned, tmp_path, monkeypatch):
+    """8 steps of the autoencoder, 8 of the alignment: stopped at its start, within it, at an epoch's end."""
+    whole = fit(aligned, tmp_path / "whole")
+    assert whole.finished
+    assert int(whole.state.step) == 16
+    assert [line["epoch"] for line in runlog.read(tmp_path / "whole", "align")] == [1, 2]
+    assert runlog.read(tmp_path / "whole")[-1]["kind"] == "end"
+    assert (tmp_path / "whole" / "samples" / "epoch_0004.png").exists()
+    for number in (8, 10, 12):
+        with monkeypatch.context() as patch:
+            if number == 8:
+                after_step(patch, number, lambda: os.kill(os.getpid(), signal.SIGINT))
+            else:
+                after_align_step(patch, number - 8, lambda: os.kill(os.getpid(), signal.SIGINT))
+            stopped = fit(aligned, tmp_path / f"run{number}")
+        assert not stopped.finished
+        assert int(stopped.state.step) == number
+        resumed = fit(aligned, tmp_path / f"run{number}")
+        assert resumed.finished
+        assert_identical(resumed.state, whole.state)
+        assert runlog.read(tmp_path / f"run{number}", "align") == runlog.read(tmp_path / "whole", "align")
+    before = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert fit(aligned, tmp_path / "whole").finished
+    assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == before
+
+
+def after_align_step(monkeypatch, number, action):
+    make = train.make_align_stepper
+
+    def make_align_stepper(*args):
+        take_step, taken = make(*args), []
+
+        def wrapped(*inputs):
+            taken.append(None)
+            result = take_step(*inputs)
+            if len(taken) == number:
+                action()
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(train, "make_align_stepper", make_align_stepper)
+
+
+def test_aligned_model_takes_the_class_from_the_image_and_redraws_as_without(aligned, tmp_path):
+    fit(aligned, tmp_path / "run")
+    model, variables = load(tmp_path / "run")
+    test = data.load(aligned.data).test
+
+    def call(method, *args):
+        return np.asarray(model.apply(variables, *args, method=method))
+
+    read = call("classify", test.images).argmax(axis=1)
+    z, u = call("embed", test.images), call("encode", test.images)
+    assert np.abs(u - z).max() > 0.1
+    np.testing.assert_array_equal(u, call("encode", test.images, read))
+    assert not np.array_equal(u, call("encode", test.images, test.labels))
+    np.testing.assert_allclose(call("decode", u, read), call("draw", z, read), atol=1e-3)
+
+
+def test_alignment_that_diverges_is_stopped_with_advice(tiny, tmp_path):
+    tiny.model.couplings, tiny.alignment.learning_rate, tiny.alignment.transport = 2, 1.0, 1e6
+    tiny.alignment.lambda_adv, tiny.alignment.epochs = 1e6, 50
+    with pytest.raises(DivergedError, match="couplings=0"):
+        fit(parse(tiny), tmp_path / "run")
 
 
 def test_a_crash_costs_at_most_the_steps_since_the_last_checkpoint(whole, tiny, tmp_path, monkeypatch):

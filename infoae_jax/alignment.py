@@ -1,0 +1,273 @@
+"""Class-conditional invertible alignment: moves the latents so that all classes have one distribution.
+
+An adversary alone leaves much of the class in the latent z, since a decoder needs z near where it was trained.
+Alignment asks for nothing of the kind: an invertible map u = f_y(z) of its own for each class sends the latents of
+every class to one shared distribution. Then u says nothing about the class, reconstruction is untouched (f_y is undone
+before the decoder), and a swap, D(f_b^-1(f_a(z))), lands where class b's own latents lie. At use, the class of a style
+image is the one that the content classifier reads from it, so no label is needed.
+
+    f_y = couplings_y . affine_y
+    affine_y    the optimal transport of class y's Gaussian to the barycentre of all classes' Gaussians, after a
+                whitening that all classes share (Agueh & Carlier 2011; fixed point: Alvarez-Esteban et al. 2016)
+    couplings   affine couplings (Dinh et al. 2017) that see the class, each in a random rotation of its own; at first
+                the identity
+
+trained on the frozen latents by maximum likelihood: with p a density model that does not see the class (couplings
+again, of no use afterwards),
+
+    E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
+
+with equality for the best p: the mutual information of code and class is what is left to minimise. Two terms stand
+beside it: transport * |f_y(z) - affine_y(z)|^2, fading to 0, keeps the way short, so that a direction means the same in
+all classes; and a small adversary on u behind a gradient reversal finds what p is too coarse for.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from infoae_jax.config import AlignmentConfig
+from infoae_jax.reversal import reverse_gradient
+
+METRICS = ("log_likelihood", "transport", "adversary", "adversary_accuracy")
+_RAMP = 0.3  # share of the training over which lambda rises
+_CLIP = 1.0  # norm of the gradient, as a rare latent far out has a large one
+_REFERENCE_COUPLINGS = 10
+_ADVERSARY_RATE = 0.5  # of the learning rate of the map
+_LEAST = 1e-6  # of a variance, relative to the mean variance
+_FIXED_POINT_STEPS = 50
+
+Codes = Float[Array, "b z"]
+OneHot = Float[Array, "b n"]
+
+
+class Couplings(nn.Module):
+    """Invertible map of `size` dimensions, the identity at first; `condition` may be an array with 0 columns."""
+
+    size: int
+    count: int
+    hidden: int
+
+    def setup(self):
+        out = self.size - self.size // 2
+        self.layers = [
+            nn.Sequential(
+                [
+                    nn.Dense(self.hidden),
+                    nn.relu,
+                    nn.Dense(self.hidden),
+                    nn.relu,
+                    nn.Dense(2 * out, kernel_init=nn.initializers.zeros),
+                ]
+            )
+            for _ in range(self.count)
+        ]
+        # Kept with the parameters, as another machine may draw others; never trained.
+        self.rotations = self.param("rotations", _rotations, (self.count, self.size, self.size))
+
+    def __call__(self, x: Codes, condition: OneHot) -> tuple[Codes, Float[Array, " b"]]:
+        """The image of x, and the logarithm of the Jacobian's determinant."""
+        log_det = jnp.zeros(len(x), x.dtype)
+        for layer, rotation in zip(self.layers, jax.lax.stop_gradient(self.rotations), strict=True):
+            kept, moved = jnp.split(x @ rotation, [self.size // 2], axis=1)
+            log_scale, shift = self._scale_and_shift(layer, kept, condition)
+            x = jnp.concatenate([kept, moved * jnp.exp(log_scale) + shift], axis=1) @ rotation.T
+            log_det += log_scale.sum(1)
+        return x, log_det
+
+    def inverse(self, y: Codes, condition: OneHot) -> Codes:
+        for layer, rotation in reversed(list(zip(self.layers, self.rotations, strict=True))):
+            kept, moved = jnp.split(y @ rotation, [self.size // 2], axis=1)
+            log_scale, shift = self._scale_and_shift(layer, kept, condition)
+            y = jnp.concatenate([kept, (moved - shift) * jnp.exp(-log_scale)], axis=1) @ rotation.T
+        return y
+
+    @staticmethod
+    def _scale_and_shift(layer: Callable, kept: Array, condition: OneHot) -> tuple[Array, Array]:
+        log_scale, shift = jnp.split(layer(jnp.concatenate([kept, condition], axis=1)), 2, axis=1)
+        return 0.8 * jnp.tanh(log_scale), shift  # bounded, so that no layer is nearly singular
+
+
+def _rotations(key: Any, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
+    """Independent random orthogonal matrices, as products of reflections.
+
+    A QR decomposition would be shorter, but on several CPU devices XLA can deadlock in LAPACK's calls.
+    """
+    normals = jax.random.normal(key, (shape[1], shape[0], shape[2]))
+    normals /= jnp.linalg.norm(normals, axis=2, keepdims=True)
+
+    def reflect(i: Array, matrices: Array) -> Array:
+        normal = normals[i][:, :, None]
+        return matrices - 2 * normal * (normal * matrices).sum(axis=1, keepdims=True)
+
+    return jax.lax.fori_loop(0, shape[1], reflect, jnp.broadcast_to(jnp.eye(shape[2]), shape))
+
+
+class Alignment(nn.Module):
+    """u = f_y(z), the identity at first. Class as one-hot vectors."""
+
+    size: int
+    num_classes: int
+    count: int
+    hidden: int
+
+    def setup(self):
+        self.couplings = Couplings(self.size, self.count, self.hidden)
+
+        def identity(key: Any, shape: tuple[int, ...]) -> Array:
+            return jnp.broadcast_to(jnp.eye(self.size), shape)
+
+        # Set once from the latents of the training images (`class_maps`), never trained.
+        self.mean = self.param("mean", nn.initializers.zeros, (self.num_classes, self.size))
+        self.matrix = self.param("matrix", identity, (self.num_classes, self.size, self.size))
+        self.inverse_matrix = self.param("inverse_matrix", identity, (self.num_classes, self.size, self.size))
+
+    def __call__(self, z: Codes, content: OneHot) -> tuple[Codes, Float[Array, " b"]]:
+        """u, and log |det f_y'(z)| of the couplings (the affine part's is constant for each class)."""
+        return self.couplings(self.affine(z, content), content)
+
+    def affine(self, z: Codes, content: OneHot) -> Codes:
+        mean, matrix = jax.lax.stop_gradient((self.mean, self.matrix))
+        return jnp.einsum("bn,nij,bj->bi", content, matrix, z - content @ mean)
+
+    def inverse(self, u: Codes, content: OneHot) -> Codes:
+        x = self.couplings.inverse(u, content)
+        return jnp.einsum("bn,nij,bj->bi", content, self.inverse_matrix, x) + content @ self.mean
+
+
+class Training(nn.Module):
+    """What is only needed to train the alignment: the density model and the adversary."""
+
+    size: int
+    num_classes: int
+    hidden: int
+
+    def setup(self):
+        self.reference = Couplings(self.size, _REFERENCE_COUPLINGS, self.hidden)
+        self.adversary = nn.Sequential(
+            [nn.Dense(256), nn.relu, nn.Dense(256), nn.relu, nn.Dense(self.num_classes)],
+        )
+
+    def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[Float[Array, " b"], Float[Array, "b n"]]:
+        """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
+        v, log_det = self.reference(u, jnp.zeros((len(u), 0), u.dtype))
+        return log_det - 0.5 * (v**2).sum(1), self.adversary(reverse_gradient(u, lam))
+
+
+def class_maps(
+    z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], num_classes: int
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """The affine map of each class, after which all have the same mean and covariance, as parameters of `Alignment`.
+
+    `mean` [k, z], `matrix` and `inverse_matrix` [k, z, z].
+
+    A class with few images (against the latent's size) has its covariance drawn towards that of all.
+    """
+    z = z.astype(np.float64)
+    size, grand = z.shape[1], z.mean(0)
+    members = [z[labels == c] for c in range(num_classes)]
+    means = np.stack([m.mean(0) if len(m) else grand for m in members])
+    centred = [m - mean for m, mean in zip(members, means, strict=True)]
+    pooled = sum(c.T @ c for c in centred) / len(z)
+    pooled += _LEAST * np.trace(pooled) / size * np.eye(size)
+    whiten = _power(pooled, -0.5)
+    covariances = [whiten @ (c.T @ c + size * pooled) @ whiten / (len(c) + size) for c in centred]
+    barycentre = np.eye(size)
+    for _ in range(_FIXED_POINT_STEPS):
+        root = _power(barycentre, 0.5)
+        shares = [len(c) / len(z) for c in centred]
+        mixed = sum(s * _power(root @ c @ root, 0.5) for s, c in zip(shares, covariances, strict=True))
+        inverse = _power(barycentre, -0.5)
+        barycentre = inverse @ mixed @ mixed @ inverse
+    maps = []
+    for covariance in covariances:
+        root, inverse = _power(covariance, 0.5), _power(covariance, -0.5)
+        maps.append(inverse @ _power(root @ barycentre @ root, 0.5) @ inverse @ whiten)
+    found = {"mean": means, "matrix": np.stack(maps), "inverse_matrix": np.linalg.inv(np.stack(maps))}
+    return {name: value.astype(np.float32) for name, value in found.items()}
+
+
+def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """Of a symmetric positive matrix."""
+    value, vector = np.linalg.eigh(matrix)
+    return (vector * np.maximum(value, 1e-12) ** exponent) @ vector.T
+
+
+def init_training(training: Training, alignment: Any, key: Any) -> dict[str, Any]:
+    """The state of the training beside the parameters `alignment`."""
+    params = training.init(key, jnp.zeros((1, training.size)), 0.0)["params"]
+    map_params = {"alignment": alignment, "reference": params["reference"]}
+    return {
+        "params": params,
+        "map": _optimizer(_CLIP).init(map_params),
+        "adversary": _optimizer(None).init(params["adversary"]),
+    }
+
+
+def _optimizer(clip: float | None) -> optax.GradientTransformation:
+    return optax.chain(*([optax.clip_by_global_norm(clip)] if clip else []), optax.scale_by_adam())
+
+
+def align_step(
+    alignment: Alignment,
+    training: Training,
+    config: AlignmentConfig,
+    state: tuple[Any, dict[str, Any]],
+    z: Codes,
+    labels: Int[Array, " b"],
+    progress: Float[Array, ""],
+    axis: str | None = None,
+) -> tuple[tuple[Any, dict[str, Any]], dict[str, Float[Array, ""]]]:
+    """One Adam step of the alignment with its density model, and of the adversary.
+
+    Args:
+      state: parameters of the alignment, and what `init_training` gives.
+      progress: share of this training that is done, in [0, 1).
+      axis: as for `step.train_step`.
+    """
+    params, others = state
+    content = jax.nn.one_hot(labels, alignment.num_classes)
+    lam = config.lambda_adv * jnp.minimum(progress / _RAMP, 1)
+    transport = config.transport * (1 - progress)
+
+    def loss(params: Any, helpers: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        u, log_det = alignment.apply({"params": params}, z, content)
+        start = alignment.apply({"params": params}, z, content, method="affine")
+        log_p, logits = training.apply({"params": helpers}, u, lam)
+        log_likelihood = (log_p + log_det).mean() / alignment.size
+        distance = ((u - start) ** 2).mean()
+        logits = jnp.asarray(logits)
+        adversary = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        metrics = {
+            "log_likelihood": log_likelihood,
+            "transport": distance,
+            "adversary": adversary,
+            "adversary_accuracy": (logits.argmax(1) == labels).mean(),
+        }
+        return transport * distance - log_likelihood + adversary, metrics
+
+    gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, others["params"])
+    if axis is not None:
+        gradients, metrics = jax.lax.pmean((gradients, metrics), axis)
+    rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    helpers = others["params"]
+    targets = {
+        "map": ({"alignment": params, "reference": helpers["reference"]}, _optimizer(_CLIP), rate),
+        "adversary": (helpers["adversary"], _optimizer(None), _ADVERSARY_RATE * rate),
+    }
+    gradient = {
+        "map": {"alignment": gradients[0], "reference": gradients[1]["reference"]},
+        "adversary": gradients[1]["adversary"],
+    }
+    moved, moments = {}, {}
+    for name, (target, optimizer, speed) in targets.items():
+        direction, moments[name] = optimizer.update(gradient[name], others[name])
+        moved[name] = jax.tree.map(lambda p, d, speed=speed: p - speed * d, target, direction)
+    helpers = {"reference": moved["map"]["reference"], "adversary": moved["adversary"]}
+    return (moved["map"]["alignment"], {"params": helpers, **moments}), metrics

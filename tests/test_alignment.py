@@ -1,0 +1,156 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infoae_jax import alignment
+from infoae_jax.alignment import Alignment, Training, align_step, class_maps, init_training
+from infoae_jax.config import AlignmentConfig
+
+K = 3
+
+
+def disturbed(module, z, content, scale=0.3):
+    """Parameters away from the identity."""
+    params = module.init(jax.random.key(0), z, content)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + scale * jax.random.normal(k, x.shape) * 0.3 for x, k in zip(leaves, keys, strict=True)]
+    changed = jax.tree.unflatten(tree, noisy)
+    changed["couplings"]["rotations"] = params["couplings"]["rotations"]  # these stay orthogonal
+    changed["inverse_matrix"] = jnp.linalg.inv(changed["matrix"])
+    return changed
+
+
+@pytest.fixture
+def data():
+    """Latents of three classes, each with a mean, a spread and a bend of its own."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, K, 3000).astype(np.int32)
+    z = rng.standard_normal((3000, 4)) * (1 + labels[:, None] * [0.5, 0, 0.2, 0]) + labels[:, None] * [1, -2, 0, 3]
+    z[:, 3] += 0.3 * labels * z[:, 0] ** 2
+    return jnp.asarray(z, jnp.float32), jnp.asarray(labels)
+
+
+def affine_maps(z, labels, num_classes):
+    maps = class_maps(z, labels, num_classes)
+    product = np.einsum("nij,njk->nik", maps["matrix"], maps["inverse_matrix"])
+    np.testing.assert_allclose(product, np.broadcast_to(np.eye(z.shape[1]), product.shape), atol=1e-3)
+    return maps["mean"], maps["matrix"]
+
+
+@pytest.mark.parametrize("size", [2, 5, 16])
+def test_inverse_is_the_inverse_and_log_determinant_that_of_the_jacobian(size):
+    module = Alignment(size, K, 6, 16)
+    z = jax.random.normal(jax.random.key(2), (20, size))
+    content = jax.nn.one_hot(jnp.arange(20) % K, K)
+    params = disturbed(module, z, content)
+    u, log_det = module.apply({"params": params}, z, content)
+    assert float(jnp.abs(u - z).max()) > 0.1
+    back = module.apply({"params": params}, u, content, method="inverse")
+    np.testing.assert_allclose(back, z, atol=1e-4)
+
+    def one(x, c):
+        return module.apply({"params": params}, x[None], c[None])[0][0]
+
+    jacobian = jax.vmap(jax.jacfwd(one))(z, content)
+    whole = jnp.linalg.slogdet(jacobian)[1]
+    affine = jnp.linalg.slogdet(params["matrix"])[1][jnp.arange(20) % K]
+    np.testing.assert_allclose(log_det + affine, whole, atol=1e-4)
+
+
+def test_untrained_alignment_is_the_identity():
+    module = Alignment(8, K, 4, 16)
+    z = jax.random.normal(jax.random.key(0), (10, 8))
+    content = jax.nn.one_hot(jnp.arange(10) % K, K)
+    params = module.init(jax.random.key(1), z, content)["params"]
+    u, log_det = module.apply({"params": params}, z, content)
+    np.testing.assert_allclose(u, z, atol=1e-5)
+    np.testing.assert_allclose(log_det, 0, atol=1e-6)
+
+
+def test_class_maps_give_all_classes_one_mean_and_covariance(data):
+    z, labels = map(np.asarray, data)
+    means, matrices = affine_maps(z, labels, K)
+    moved = np.einsum("nij,nj->ni", matrices[labels], z - means[labels])
+    covariances = [np.cov(moved[labels == c].T) for c in range(K)]
+    for c in range(K):
+        np.testing.assert_allclose(moved[labels == c].mean(0), 0, atol=1e-4)
+        np.testing.assert_allclose(covariances[c], covariances[0], atol=0.05)
+
+
+def test_class_maps_of_equal_classes_are_equal_and_few_images_are_borne():
+    rng = np.random.default_rng(1)
+    z = rng.standard_normal((4000, 3)).astype(np.float32)
+    labels = np.repeat(np.arange(2), 2000).astype(np.int32)
+    _, matrices = affine_maps(z, labels, 2)
+    np.testing.assert_allclose(matrices[0], matrices[1], atol=0.1)
+    labels[:] = 0
+    labels[0] = 1  # one image in class 1, none in class 2
+    means, matrices = affine_maps(z, labels, 3)
+    assert np.isfinite(matrices).all()
+    assert np.isfinite(means).all()
+    assert np.linalg.cond(matrices).max() < 100
+
+
+def train(data, lam, steps=150):
+    z, labels = data
+    module, training = Alignment(4, K, 4, 32), Training(4, K, 32)
+    params = module.init(jax.random.key(0), z[:1], jax.nn.one_hot(labels[:1], K))["params"]
+    params |= jax.tree.map(jnp.asarray, class_maps(np.asarray(z), np.asarray(labels), K))
+    config = AlignmentConfig(epochs=1, batch_size=256, learning_rate=5e-3, transport=0.03, lambda_adv=lam)
+    state = params, init_training(training, params, jax.random.key(1))
+    step = jax.jit(lambda s, rows, p: align_step(module, training, config, s, z[rows], labels[rows], p))
+    history = []
+    rng = np.random.default_rng(0)
+    for i in range(steps):
+        rows = rng.integers(0, len(z), 256)
+        state, metrics = step(state, rows, i / steps)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return module, params, state[0], history
+
+
+def test_training_makes_the_classes_alike(data):
+    from infoae_jax import probes
+
+    module, before, after, history = train(data, lam=0.1)
+    assert set(history[0]) == set(alignment.METRICS)
+    assert history[-1]["log_likelihood"] > history[0]["log_likelihood"] + 0.02
+    z, labels = data
+
+    def leak(params, method=None):
+        content = jax.nn.one_hot(labels, K)
+        u = module.apply({"params": params}, z, content, method=method)
+        u, classes = np.asarray(u if method else u[0]), np.asarray(labels)
+        return probes._mlp(
+            probes.Mlp(K, 256, False),
+            6,
+            0,
+            probes.Codes(u[:2000], classes[:2000]),
+            probes.Codes(u[2000:], classes[2000:]),
+        )[0]
+
+    affine, aligned = leak(before, "affine"), leak(after)
+    assert affine > 0.45  # the bend is still there
+    assert aligned < affine - 0.08
+    for name in ("mean", "matrix"):
+        np.testing.assert_array_equal(after[name], before[name])
+    np.testing.assert_array_equal(after["couplings"]["rotations"], before["couplings"]["rotations"])
+
+
+def test_adversary_works_against_the_map_but_not_on_itself(data):
+    module, training = Alignment(4, K, 2, 8), Training(4, K, 8)
+    z, labels = data[0][:64], data[1][:64]
+    params = module.init(jax.random.key(0), z, jax.nn.one_hot(labels, K))["params"]
+
+    def gradients(lam):
+        config = AlignmentConfig(epochs=1, batch_size=64, learning_rate=1.0, transport=0.0, lambda_adv=lam)
+        state = params, init_training(training, params, jax.random.key(1))
+        (moved, others), _ = align_step(module, training, config, state, z, labels, jnp.float32(0.5))
+        return moved, others["params"]["adversary"]
+
+    (with_none, adversary_none), (with_some, adversary_some) = gradients(0.0), gradients(5.0)
+    same = jax.tree.map(lambda a, b: np.allclose(a, b), adversary_none, adversary_some)
+    assert all(jax.tree.leaves(same))
+    changed = jax.tree.map(lambda a, b: not np.allclose(a, b), with_none, with_some)
+    assert any(jax.tree.leaves(changed))
