@@ -38,7 +38,7 @@ def set_up(kind, case, dtype=np.float32, count=2):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(case=cases())
 def test_same_results_and_gradients_as_flax(kind, case):
     ours, flax, variables, x, rng = set_up(kind, case)
@@ -53,7 +53,7 @@ def test_same_results_and_gradients_as_flax(kind, case):
         np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(case=cases(), a=PADS, size=st.tuples(st.integers(1, 20), st.integers(1, 20)))
 def test_all_ways_to_transpose_agree(case, a, size):
     """Each alone, whatever the choice between them: against equation (2), written out."""

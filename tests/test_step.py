@@ -129,8 +129,8 @@ def test_content_classifier_has_no_part_in_the_rest():
 
 
 def test_the_autoencoders_steps_leave_the_alignment_alone():
-    state, _ = run(1, couplings=2)
-    begin = init(*make(couplings=2)[:2])
+    state, _ = run(1, couplings=1)
+    begin = init(*make(couplings=1)[:2])
     same = jax.tree.map(np.array_equal, state.params["alignment"], begin.params["alignment"])
     assert all(jax.tree.leaves(same))
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, state.params, begin.params)))

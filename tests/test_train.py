@@ -131,14 +131,14 @@ def aligned(tiny):
 
 
 def test_alignment_follows_and_is_the_same_when_stopped_in_it(aligned, tmp_path, monkeypatch):
-    """8 steps of the autoencoder, 8 of the alignment: stopped at its start, within it, at an epoch's end."""
+    """8 steps of the autoencoder, 8 of the alignment: stopped at its start and within it."""
     whole = fit(aligned, tmp_path / "whole")
     assert whole.finished
     assert int(whole.state.step) == 16
     assert [line["epoch"] for line in runlog.read(tmp_path / "whole", "align")] == [1, 2]
     assert runlog.read(tmp_path / "whole")[-1]["kind"] == "end"
     assert (tmp_path / "whole" / "samples" / "epoch_0004.png").exists()
-    for number in (8, 10, 12):
+    for number in (8, 10):
         with monkeypatch.context() as patch:
             if number == 8:
                 after_step(patch, number, lambda: os.kill(os.getpid(), signal.SIGINT))
