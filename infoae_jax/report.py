@@ -176,6 +176,7 @@ def _curves(runs: list[_Run]) -> str:
         _chart("content classifier, share right (test)", series("test", "content_accuracy")),
         _chart("adversary, share right while training (not the leakage)", series("epoch", "adversary_accuracy")),
         _chart("lambda", series("epoch", "lambda")),
+        _chart("alignment: its adversary, share right (its own epochs)", series("align", "adversary_accuracy")),
     ]
     charts = [chart for chart in charts if chart]
     return f'<h2>Curves</h2><p>By epoch.</p><div class="charts">{"".join(charts)}</div>' if charts else ""
