@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/rendered.py
 
-About five minutes on two cores. Seed 0 ends at a test reconstruction error (MSE) of 0.0080.
+Some minutes on two cores.
 """
 
 from ml_collections import ConfigDict
