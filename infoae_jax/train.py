@@ -55,7 +55,7 @@ class Run:
     def align_batch(self) -> int:
         """Latents in a step of the alignment: as configured, or as many as there are, shared equally by the devices."""
         most = min(self.config.alignment.batch_size, len(self.splits.train))
-        return most // self.mesh.size * self.mesh.size
+        return max(most // self.mesh.size, 1) * self.mesh.size
 
     @property
     def steps(self) -> tuple[int, int]:
