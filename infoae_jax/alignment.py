@@ -35,7 +35,6 @@ from jaxtyping import Array, Float, Int
 from infoae_jax.config import AlignmentConfig
 from infoae_jax.reversal import reverse_gradient
 
-METRICS = ("log_likelihood", "transport", "adversary", "adversary_accuracy")
 _RAMP = 0.3  # share of the training over which lambda rises
 _CLIP = 1.0  # norm of the gradient, as a rare latent far out has a large one
 _REFERENCE_COUPLINGS = 10

@@ -19,16 +19,6 @@ _COLOUR_PIXELS = 4096  # of an image, at most, that the two colours are found fr
 Pictures = UInt8[np.ndarray, "n h w c"]
 Values = dict[str, Float[np.ndarray, " n"]]
 
-STROKE_UNITS = {
-    "slant": "degrees, positive: leaning to the right",
-    "thickness": "pixels",
-    "area": "square pixels",
-    "length": "pixels",
-    "width": "pixels",
-    "height": "pixels",
-    "intensity": "0 to 1",
-}
-
 
 def has_strokes(images: Pictures) -> bool:
     """Whether `strokes` makes sense: grey images, bright on a dark border."""
@@ -43,7 +33,8 @@ def has_strokes(images: Pictures) -> bool:
 def strokes(images: UInt8[np.ndarray, "n h w 1"]) -> Values:
     """Attributes of bright strokes on a dark background.
 
-    slant: angle from the vertical of the axis that the image's second moments give, arctan(m11 / m02).
+    slant: in degrees, positive to the right; from the vertical to the axis that the second moments of the image give,
+    arctan(m11 / m02).
     thickness: twice the mean distance from the skeleton to the background. area: of the stroke. length: of the
     skeleton. width, height: between the 2 % and 98 % points of the mass, after the slant is taken out by a shear.
     intensity: mean value along the skeleton. Images without any stroke give NaN.

@@ -13,8 +13,8 @@ class Row(NamedTuple):
     better: str = ""  # 'lower' or 'higher'
 
 
-# For a 16-dimensional latent on MNIST. Cycle-VAE (Jha et al. 2018): its authors' released model, measured with the
-# definitions used here on the code that its decoder receives; leakage as its paper reports it beside that.
+# For a 16-dimensional latent on MNIST. Cycle-VAE (Jha et al. 2018): its authors' released model, measured by other
+# code with like definitions, on the code that its decoder receives; leakage as its paper reports it beside that.
 _MNIST = {
     "leakage": "Cycle-VAE 78.5 % (its paper: 17.56 %)",
     "mse": "Cycle-VAE .0531; class means .0529; class means + PCA-16 .0256",
