@@ -54,6 +54,12 @@ def get_config() -> ConfigDict:
     alignment.transport = 0.03  # cost of moving a latent far, fading to 0: directions keep their meaning across classes
     alignment.lambda_adv = 0.2  # of the reversed gradient of an adversary on the aligned latents
 
+    config.refine = refine = ConfigDict()  # last, of the decoder alone; in train's batches
+    refine.epochs = 3  # 0 = off
+    refine.learning_rate = 1e-3  # Adam, cosine to 0
+    refine.style_weight = 0.003  # of the difference between a latent and that of its swap, encoded again
+    refine.content_weight = 0.001  # of the classifier's cross-entropy on swaps
+
     config.log = log = ConfigDict()
     log.every_steps = 50  # how often losses are read from the device and written to metrics.jsonl
     # Draw swaps and measure on test images after these, and always after the last one.
@@ -76,7 +82,7 @@ def use_paper(config: ConfigDict) -> None:
     """
     config.train.lambda_adv = 0.001
     config.model.latent = "unbounded"
-    config.model.couplings = 0
+    config.model.couplings = config.refine.epochs = 0
     config.train.epochs = 300
     config.train.learning_rate_schedule = "constant"
     config.train.lambda_schedule = "constant"
@@ -84,7 +90,7 @@ def use_paper(config: ConfigDict) -> None:
 
 
 def use_tiny(config: ConfigDict) -> None:
-    """Seconds, for tests and a first look: few images, narrow layers, two epochs, no alignment."""
+    """Seconds, for tests and a first look: few images, narrow layers, two epochs, neither alignment nor refinement."""
     config.data.num_train, config.data.num_test = 256, 64
     config.model.hidden = config.model.adversary_hidden = 32
     config.model.filters = (8, 16, 16)
@@ -93,6 +99,7 @@ def use_tiny(config: ConfigDict) -> None:
     config.model.couplings = 0  # --config.model.couplings=2 aligns as well, as quickly
     config.model.coupling_hidden = 16
     config.alignment.epochs, config.alignment.batch_size = 2, 64
+    config.refine.epochs = 0
     config.log.every_steps = 2
 
 

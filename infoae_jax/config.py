@@ -81,6 +81,14 @@ class AlignmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RefineConfig:
+    epochs: int = _range(0, 1_000_000)
+    learning_rate: float = _range(0, 1, above=True)
+    style_weight: float = _range(0, 1e6)
+    content_weight: float = _range(0, 1e6)
+
+
+@dataclasses.dataclass(frozen=True)
 class LogConfig:
     tensorboard: bool
     every_steps: int = _range(1)
@@ -104,6 +112,7 @@ class Config:
     model: ModelConfig
     train: TrainConfig
     alignment: AlignmentConfig
+    refine: RefineConfig
     log: LogConfig
     checkpoint: CheckpointConfig
     evaluate: EvaluateConfig

@@ -26,7 +26,7 @@ from infoae_jax.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
-_FORMAT = 4
+_FORMAT = 5
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
@@ -35,6 +35,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
         "model": {"couplings": 0, "coupling_hidden": 1},
         "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "transport": 0.0, "lambda_adv": 0.0},
     },
+    5: {"refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0}},
 }
 
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from infoae_jax import alignment
-from infoae_jax.config import TrainConfig
+from infoae_jax.config import RefineConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder, to_unit_interval
 from infoae_jax.reversal import scheduled_lambda
 
@@ -200,6 +200,61 @@ def train_step(
     sums = {name: kept[name] + metrics[name] for name in METRICS} | {"count": kept["count"] + 1}
     params = state.params | {part: value for network in networks.values() for part, value in network.items()}
     return TrainState(state.step + 1, params, opt_state, sums), metrics
+
+
+def refine_step(
+    model: InfoAutoencoder,
+    train: TrainConfig,
+    config: RefineConfig,
+    state: TrainState,
+    images: UInt8[Array, "b h w c"],
+    z: Float[Array, "b z"],
+    labels: Int[Array, " b"],
+    targets: Int[Array, " b"],
+    progress: Float[Array, ""],
+    axis: str | None = None,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One Adam step of the decoder alone, on pictures and on swaps; all else is frozen, the latents stay as they are.
+
+    Reconstruction only ever shows the decoder a latent with its own class. Here swaps are encoded again, as in Y-AE
+    (Patacchiola et al. 2019), and must give the style they were drawn with, and the content:
+
+        mse + style_weight * mean((encode(swap) - z)^2) + content_weight * cross-entropy(classify(swap), target)
+
+    Args:
+      z: what `encode` gives for `images`.
+      targets: classes to swap to, of any kind.
+      progress: share of this training that is done, in [0, 1).
+      axis: as for `train_step`.
+    """
+
+    def loss(decoder: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        params = state.params | {"image_decoder": decoder}
+        pictures = _apply(model, params, "decode", jnp.concatenate([z, z]), jnp.concatenate([labels, targets]))
+        redrawn, swaps = jnp.split(pictures, 2)
+        swaps = jnp.clip(swaps, 0, 1)
+        style = jnp.mean((_apply(model, params, "encode", swaps, targets) - z) ** 2)
+        content, content_accuracy = _cross_entropy(_apply(model, params, "classify", swaps), targets)
+        reconstruction = jnp.mean((redrawn - to_unit_interval(images)) ** 2)
+        metrics = {
+            "reconstruction": reconstruction,
+            "style": style,
+            "content": content,
+            "content_accuracy": content_accuracy,
+        }
+        return reconstruction + config.style_weight * style + config.content_weight * content, metrics
+
+    gradient, metrics = jax.grad(loss, has_aux=True)(state.params["image_decoder"])
+    if axis is not None:
+        gradient, metrics = jax.lax.pmean((gradient, metrics), axis)
+    rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    # Adam goes on with the moments that the autoencoder left; what it would do to the encoder is not done.
+    network = _networks(state.params)["autoencoder"]
+    gradients = jax.tree.map(jnp.zeros_like, network) | {"image_decoder": gradient}
+    direction, moments = _optimizer(train).update(gradients, state.opt_state["autoencoder"], network)
+    decoder = jax.tree.map(lambda p, d: p - rate * d, network["image_decoder"], direction["image_decoder"])
+    params = state.params | {"image_decoder": decoder}
+    return TrainState(state.step + 1, params, state.opt_state | {"autoencoder": moments}, state.sums), metrics
 
 
 def epoch_order(step: Int[Array, ""], hyper: Hyper, num_images: int) -> Int[Array, " n"]:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from infoae_jax import alignment, step
-from infoae_jax.config import AlignmentConfig, TrainConfig
+from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder
 
 # Takes (state, steps done, steps that may be taken); returns (state, metrics of the last step, steps taken).
@@ -40,6 +40,20 @@ def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Me
 
     def take(state: Any, z: np.ndarray, labels: np.ndarray, progress: float) -> tuple[Any, dict[str, jax.Array]]:
         return run(state, *jax.device_put((z, labels), parts), np.float32(progress))
+
+    return take
+
+
+def make_refine_stepper(
+    model: InfoAutoencoder, train: TrainConfig, config: RefineConfig, mesh: Mesh
+) -> Callable[..., Any]:
+    """`step.refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
+    run = on_all(functools.partial(step.refine_step, model, train, config, axis=AXIS), mesh, (P(), *[P(AXIS)] * 4, P()))
+    parts = NamedSharding(mesh, P(AXIS))
+
+    def take(state: Any, *batch_and_progress: Any) -> tuple[Any, dict[str, jax.Array]]:
+        *batch, progress = batch_and_progress
+        return run(state, *jax.device_put(tuple(batch), parts), np.float32(progress))
 
     return take
 

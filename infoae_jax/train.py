@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from infoae_jax.config import Config
 from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.grid import MAX_COLUMNS, one_of_each, png, swap_grid
 from infoae_jax.model import InfoAutoencoder, build
-from infoae_jax.stepper import AXIS, make_align_stepper, make_stepper
+from infoae_jax.stepper import AXIS, make_align_stepper, make_refine_stepper, make_stepper
 
 # Steps the host may run ahead: enough to keep a device busy, few enough to stop quickly. On several CPU devices XLA
 # deadlocks when it holds many programs with collectives at once (its threads run out), so there only one.
@@ -58,11 +58,13 @@ class Run:
         return max(most // self.mesh.size, 1) * self.mesh.size
 
     @property
-    def steps(self) -> tuple[int, int]:
-        """At which step the autoencoder is done, and at which all is."""
+    def steps(self) -> tuple[int, int, int]:
+        """At which step each phase is done."""
         count, train, align = len(self.splits.train), self.config.train, self.config.alignment
-        first = count // train.batch_size * train.epochs
-        return first, first + (count // self.align_batch * align.epochs if self.model.couplings else 0)
+        per_epoch = count // train.batch_size
+        first = per_epoch * train.epochs
+        second = first + (count // self.align_batch * align.epochs if self.model.couplings else 0)
+        return first, second, second + per_epoch * self.config.refine.epochs
 
     @property
     def replicated(self) -> NamedSharding:
@@ -72,6 +74,12 @@ class Run:
     def split(self) -> NamedSharding:
         """Batches are cut along their first axis, one part for each device."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    def latents(self, state: step.TrainState, method: str) -> np.ndarray:
+        """What the model's `method` ('embed', 'encode') gives for the training images, in their order."""
+        images = self.splits.train.images
+        apply = functools.partial(self.model.apply, method=method)
+        return make_batched(apply, self.mesh, images.shape[1] * images.shape[2])({"params": state.params}, images)
 
     def log(self, kind: str, at: int, **values: float) -> None:
         runlog.append(self.folder, kind, step=at, **values)
@@ -251,67 +259,117 @@ def train_autoencoder(run: Run, state: step.TrainState) -> tuple[step.TrainState
 
 def train_alignment(run: Run, state: step.TrainState) -> tuple[step.TrainState, bool]:
     """The phase that trains the alignment on the frozen latents of the training images, `alignment.epochs` long."""
-    config, train, first, total = run.config.alignment, run.splits.train, *run.steps
+    config, train, (first, total, _) = run.config.alignment, run.splits.train, run.steps
     at = int(state.step)
     if at >= total:
         return state, True
-    steps_per_epoch = (total - first) // config.epochs
-    batch = run.align_batch
-    pixels = train.images.shape[1] * train.images.shape[2]
-    z = make_batched(functools.partial(run.model.apply, method="embed"), run.mesh, pixels)(
-        {"params": state.params}, train.images
-    )
+    z = run.latents(state, "embed")
     params = dict(state.params["alignment"])
     if at == first:
         maps = alignment.class_maps(z, train.labels, run.model.num_classes)
         params |= jax.device_put(maps, run.replicated)
-    current = params, state.opt_state["alignment"]
     take_step = make_align_stepper(run.model, config, run.mesh)
-    order: Any = None
-    before: Any = None
-    while at < total:
-        epoch, within = divmod(at - first, steps_per_epoch)
-        if order is None or within == 0:
-            order = np.random.default_rng([run.config.train.seed, 1, epoch]).permutation(len(train))
-        rows = order[within * batch : (within + 1) * batch]
-        current, metrics = take_step(current, z[rows], train.labels[rows], (at - first) / (total - first))
+    before = state
+
+    def take(carry: Any, rows: np.ndarray, targets: np.ndarray, progress: float) -> tuple[Any, dict[str, jax.Array]]:
+        return take_step(carry, z[rows], train.labels[rows], progress)
+
+    def as_state(carry: Any, at: int) -> step.TrainState:
+        return dataclasses.replace(
+            before,
+            step=jax.device_put(jnp.int32(at), run.replicated),
+            params=before.params | {"alignment": carry[0]},
+            opt_state=before.opt_state | {"alignment": carry[1]},
+        )
+
+    carry = params, state.opt_state["alignment"]
+    advice = "alignment.lambda_adv or alignment.learning_rate, or without alignment: --config.model.couplings=0"
+    span = _Span("align", first, total, at, run.align_batch, config.epochs, run.config.train.epochs, advice)
+    return _take_epochs(run, span, carry, take, as_state)
+
+
+def train_decoder(run: Run, state: step.TrainState) -> tuple[step.TrainState, bool]:
+    """The phase that refines the decoder, on swaps too, with all else frozen; `refine.epochs` long."""
+    config, train, (_, first, total) = run.config.refine, run.splits.train, run.steps
+    at = int(state.step)
+    if at >= total:
+        return state, True
+    z = run.latents(state, "encode")
+    take_step = make_refine_stepper(run.model, run.config.train, config, run.mesh)
+
+    def take(carry: Any, rows: np.ndarray, targets: np.ndarray, progress: float) -> tuple[Any, dict[str, jax.Array]]:
+        return take_step(carry, train.images[rows], z[rows], train.labels[rows], targets, progress)
+
+    advice = "refine.learning_rate, refine.style_weight or refine.content_weight, or without: --config.refine.epochs=0"
+    before = run.config.train.epochs + (run.config.alignment.epochs if run.model.couplings else 0)
+    span = _Span("refine", first, total, at, run.config.train.batch_size, config.epochs, before, advice)
+    return _take_epochs(run, span, state, take, lambda carry, _: carry)
+
+
+class _Span(NamedTuple):
+    """A phase after the autoencoder's."""
+
+    kind: str  # of its lines in metrics.jsonl
+    first: int  # step at which it begins
+    total: int  # step at which it ends
+    at: int  # step at which to go on
+    batch: int
+    epochs: int
+    epochs_before: int
+    advice: str  # after 'with a smaller --config.'
+
+
+def _take_epochs(
+    run: Run,
+    span: _Span,
+    carry: Any,
+    take: Callable[..., tuple[Any, dict[str, jax.Array]]],
+    as_state: Callable[[Any, int], step.TrainState],
+) -> tuple[step.TrainState, bool]:
+    """The loop of a later phase: epochs in a seeded order, a line for each, checkpoints; stops when asked to.
+
+    Args:
+      carry: what a step takes and gives; donated to it, so the state is made of it only where it is saved.
+      take: (carry, rows of the training images, as many random classes, progress in [0, 1)) -> carry, metrics.
+      as_state: the state to save, from the carry and the step.
+    """
+    count, at = len(run.splits.train), span.at
+    steps_per_epoch = (span.total - span.first) // span.epochs
+    order = targets = before = None
+    while True:
+        epoch, within = divmod(at - span.first, steps_per_epoch)
+        if order is None or targets is None or within == 0:
+            rng = np.random.default_rng([run.config.train.seed, span.epochs_before, epoch])
+            order = rng.permutation(count)
+            targets = rng.integers(0, run.model.num_classes, count, np.int32)
+        part = slice(within * span.batch, (within + 1) * span.batch)
+        progress = (at - span.first) / (span.total - span.first)
+        carry, metrics = take(carry, order[part], targets[part], progress)
         jax.block_until_ready(before)
         before = metrics
         at += 1
-        stopped, every = run.stop(), run.config.checkpoint.every_steps
-        save = at == total or stopped or (every and at % every == 0)
-        epoch_ends = within + 1 == steps_per_epoch
-        if save or epoch_ends:
+        stopped, every, ends = run.stop(), run.config.checkpoint.every_steps, within + 1 == steps_per_epoch
+        save = at == span.total or stopped or (every and at % every == 0)
+        if save or ends:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             if not all(map(math.isfinite, values.values())):
                 run.log("diverged", at, **values)
                 raise DivergedError(
-                    f"The alignment diverged in its epoch {epoch + 1} (step {at}): {values}.\nStart again in another "
-                    f"--workdir with a smaller --config.alignment.lambda_adv or learning_rate, or without alignment: "
-                    f"--config.model.couplings=0."
+                    f"Phase {span.kind!r} diverged in its epoch {epoch + 1} (step {at}): {values}.\nStart again in "
+                    f"another --workdir with a smaller --config.{span.advice}."
                 )
-        if epoch_ends:
-            run.log("align", at, epoch=epoch + 1, **values)
-            if (epoch + 1) % 10 == 0 or at == total:
-                print(
-                    f"alignment {epoch + 1}/{config.epochs}  log-likelihood {values['log_likelihood']:.3f}  adversary "
-                    f"{values['adversary']:.3f} ({values['adversary_accuracy']:.1%} right)",
-                    flush=True,
-                )
+        if ends:
+            run.log(span.kind, at, epoch=epoch + 1, **values)
+            if (epoch + 1) % max(span.epochs // 4, 1) == 0 or at == span.total:
+                shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+                print(f"{span.kind} {epoch + 1}/{span.epochs}  {shown}", flush=True)
         if save:
-            # The arrays go on as the next step's input, which is donated; so the state is made of them only here.
-            state = dataclasses.replace(
-                state,
-                step=jax.device_put(jnp.int32(at), run.replicated),
-                params=state.params | {"alignment": current[0]},
-                opt_state=state.opt_state | {"alignment": current[1]},
-            )
-            if at == total:
-                _Observer(run)(state, run.config.train.epochs + config.epochs, at)
+            state = as_state(carry, at)
+            if at == span.total:
+                _Observer(run)(state, span.epochs_before + span.epochs, at)
             run.checkpoints.save(at, state)
-            if stopped and at < total:
-                return state, False
-    return state, True
+            if at == span.total or stopped:
+                return state, not stopped or at == run.steps[-1]
 
 
 def _until_event(config: Config, at: int, steps_per_epoch: int) -> int:
@@ -321,7 +379,7 @@ def _until_event(config: Config, at: int, steps_per_epoch: int) -> int:
 
 
 # What a training consists of, in this order. Each takes and returns the state, which knows how far it got.
-PHASES = (train_autoencoder, train_alignment)
+PHASES = (train_autoencoder, train_alignment, train_decoder)
 
 
 def check_sound(values: dict[str, float], at: int, steps_per_epoch: int) -> None:

@@ -7,10 +7,11 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
-# Many tests compile the same programs, in this process and in the ones they start.
-_COMPILED = tempfile.mkdtemp(prefix="infoae_jax-compiled-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+# Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _COMPILED = tempfile.mkdtemp(prefix="infoae_jax-compiled-")
+    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

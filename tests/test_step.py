@@ -9,9 +9,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from configs import mnist
 from infoae_jax import step
-from infoae_jax.config import parse
+from infoae_jax.config import RefineConfig, parse
 from infoae_jax.model import build
-from infoae_jax.stepper import AXIS, on_all
+from infoae_jax.stepper import AXIS, make_refine_stepper, on_all
 
 SHAPE, BATCH = (28, 28, 1), 64
 
@@ -134,6 +134,65 @@ def test_the_autoencoders_steps_leave_the_alignment_alone():
     same = jax.tree.map(np.array_equal, state.params["alignment"], begin.params["alignment"])
     assert all(jax.tree.leaves(same))
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, state.params, begin.params)))
+
+
+def refine(model, train, mesh, steps=1, **changes):
+    """The state and metrics after `steps` steps of the refinement, on `mesh`'s devices; and the state before."""
+    images, labels = (rows[:BATCH] for rows in make()[2:])
+    begin = init(model, train)
+    z = np.asarray(model.apply({"params": begin.params}, images, method="encode"))
+    config = RefineConfig(**{"epochs": 1, "learning_rate": 1e-3, "style_weight": 0.1, "content_weight": 0.1} | changes)
+    take = make_refine_stepper(model, train, config, mesh)
+    state, history = jax.tree.map(jnp.copy, begin), []
+    for _ in range(steps):
+        state, metrics = take(state, images, z, labels, labels[::-1].copy(), 0.0)
+        history.append({name: float(value) for name, value in metrics.items()})
+    return begin, state, history
+
+
+def one_device_mesh():
+    return Mesh(np.array(jax.devices()[:1]), (AXIS,))
+
+
+def test_refinement_moves_the_decoder_alone():
+    model, train, _, _ = make(couplings=2)
+    begin, state, _ = refine(model, train, one_device_mesh())
+    moved = distance(parts(begin.params), parts(state.params))
+    assert {name for name, by in moved.items() if by > 0} == {"image_decoder"}
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize(("wanted", "other"), [("style", "content"), ("content", "style")])
+def test_refinement_descends_what_it_is_asked_to(wanted, other):
+    model, train, _, _ = make(couplings=2)
+    weights = {f"{wanted}_weight": 10.0, f"{other}_weight": 0.0, "learning_rate": 5e-3}
+    _, _, history = refine(model, train, one_device_mesh(), 20, **weights)
+    assert history[-1][wanted] < 0.9 * history[0][wanted]
+
+
+def test_refinement_without_weights_is_gradient_descent_of_the_reconstruction():
+    model, train, images, labels = make(couplings=2)
+    begin, state, _ = refine(model, train, one_device_mesh(), style_weight=0.0, content_weight=0.0)
+    pixels, z = images[:BATCH] / 255.0, model.apply({"params": begin.params}, images[:BATCH], method="encode")
+
+    def error(decoder):
+        params = begin.params | {"image_decoder": decoder}
+        return jnp.mean((model.apply({"params": params}, z, labels[:BATCH], method="decode") - pixels) ** 2)
+
+    gradient = jax.grad(error)(begin.params["image_decoder"])
+    # Adam's first step from fresh moments is the gradient's sign.
+    step_taken = jax.tree.map(jnp.subtract, begin.params["image_decoder"], state.params["image_decoder"])
+    for by, g in zip(jax.tree.leaves(step_taken), jax.tree.leaves(gradient), strict=True):
+        clear = np.abs(g) > 1e-5
+        np.testing.assert_allclose(by[clear], 1e-3 * np.sign(g[clear]), rtol=0.02)
+
+
+def test_refinement_is_the_same_on_four_devices():
+    model, train, _, _ = make(couplings=2)
+    _, one, mine = refine(model, train, one_device_mesh(), 2)
+    _, four, theirs = refine(model, train, Mesh(np.array(jax.devices()), (AXIS,)), 2)
+    assert mine[1] == pytest.approx(theirs[1], rel=1e-4)
+    assert max(distance(parts(one.params), parts(four.params)).values()) < 1e-4
 
 
 def test_more_adversary_steps_move_the_adversary_alone():

@@ -126,52 +126,54 @@ def test_a_stopped_and_resumed_run_is_the_same_run(whole, tiny_config, tmp_path,
 
 @pytest.fixture
 def aligned(tiny):
-    tiny.model.couplings = 2
+    tiny.model.couplings, tiny.refine.epochs = 2, 1
     return parse(tiny)
 
 
-def test_alignment_follows_and_is_the_same_when_stopped_in_it(aligned, tmp_path, monkeypatch):
-    """8 steps of the autoencoder, 8 of the alignment: stopped at its start and within it."""
+def test_later_phases_follow_and_are_the_same_when_stopped_in_them(aligned, tmp_path, monkeypatch):
+    """8 steps of the autoencoder, 8 of the alignment, 4 of the refinement: stopped between and within phases."""
     whole = fit(aligned, tmp_path / "whole")
     assert whole.finished
-    assert int(whole.state.step) == 16
+    assert int(whole.state.step) == 20
     assert [line["epoch"] for line in runlog.read(tmp_path / "whole", "align")] == [1, 2]
+    assert [line["epoch"] for line in runlog.read(tmp_path / "whole", "refine")] == [1]
     assert runlog.read(tmp_path / "whole")[-1]["kind"] == "end"
-    assert (tmp_path / "whole" / "samples" / "epoch_0004.png").exists()
-    for number in (8, 10):
+    pictures = sorted(path.name for path in (tmp_path / "whole" / "samples").iterdir())
+    assert pictures[-3:] == ["epoch_0002.png", "epoch_0004.png", "epoch_0005.png"]
+
+    stops = {8: ("make_stepper", 8), 10: ("make_align_stepper", 2), 16: ("make_align_stepper", 6)}
+    for number, (name, taken) in (stops | {17: ("make_refine_stepper", 1)}).items():
         with monkeypatch.context() as patch:
-            if number == 8:
-                after_step(patch, number, lambda: os.kill(os.getpid(), signal.SIGINT))
-            else:
-                after_align_step(patch, number - 8, lambda: os.kill(os.getpid(), signal.SIGINT))
-            stopped = fit(aligned, tmp_path / f"run{number}")
+            after_calls(patch, name, taken, lambda: os.kill(os.getpid(), signal.SIGINT))
+            stopped = fit(aligned, tmp_path / "run")
         assert not stopped.finished
         assert int(stopped.state.step) == number
-        resumed = fit(aligned, tmp_path / f"run{number}")
-        assert resumed.finished
-        assert_identical(resumed.state, whole.state)
-        assert runlog.read(tmp_path / f"run{number}", "align") == runlog.read(tmp_path / "whole", "align")
+    resumed = fit(aligned, tmp_path / "run")
+    assert resumed.finished
+    assert_identical(resumed.state, whole.state)
+    for kind in ("align", "refine"):
+        assert runlog.read(tmp_path / "run", kind) == runlog.read(tmp_path / "whole", kind)
     before = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert fit(aligned, tmp_path / "whole").finished
     assert (tmp_path / "whole" / "metrics.jsonl").read_bytes() == before
 
 
-def after_align_step(monkeypatch, number, action):
-    make = train.make_align_stepper
+def after_calls(monkeypatch, stepper, number, action):
+    make = getattr(train, stepper)
 
-    def make_align_stepper(*args):
-        take_step, taken = make(*args), []
+    def make_wrapped(*args):
+        take, taken = make(*args), []
 
         def wrapped(*inputs):
             taken.append(None)
-            result = take_step(*inputs)
+            result = take(*inputs)
             if len(taken) == number:
                 action()
             return result
 
         return wrapped
 
-    monkeypatch.setattr(train, "make_align_stepper", make_align_stepper)
+    monkeypatch.setattr(train, stepper, make_wrapped)
 
 
 def test_aligned_model_takes_the_class_from_the_image_and_redraws_as_without(aligned, tmp_path):
