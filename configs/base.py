@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     alignment.epochs = 40
     alignment.batch_size = 1024
     alignment.learning_rate = 2e-3  # Adam, cosine to 0
+    alignment.style_weight = 0.1  # of the difference between the look of a swap and that of its source
     alignment.transport = 0.03  # cost of moving a latent far, fading to 0: directions keep their meaning across classes
     alignment.lambda_adv = 0.2  # of the reversed gradient of an adversary on the aligned latents
 

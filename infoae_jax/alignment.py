@@ -7,8 +7,9 @@ before the decoder), and a swap, D(f_b^-1(f_a(z))), lands where class b's own la
 image is the one that the content classifier reads from it, so no label is needed.
 
     f_y = couplings_y . affine_y
-    affine_y    the optimal transport of class y's Gaussian to the barycentre of all classes' Gaussians, after a
-                whitening that all classes share (Agueh & Carlier 2011; fixed point: Alvarez-Esteban et al. 2016)
+    affine_y    whitens the latents of class y, and turns them so that one direction changes the look of a picture in
+                one way, whatever the class (generalised Procrustes analysis, Gower 1975, of the covariances of whitened
+                latents and `glance.styles`)
     couplings   affine couplings (Dinh et al. 2017) that see the class, each in a random rotation of its own; at first
                 the identity
 
@@ -17,9 +18,11 @@ again, of no use afterwards),
 
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
-with equality for the best p: the mutual information of code and class is what is left to minimise. Two terms stand
-beside it: transport * |f_y(z) - affine_y(z)|^2, fading to 0, keeps the way short, so that a direction means the same in
-all classes; and a small adversary on u behind a gradient reversal finds what p is too coarse for.
+with equality for the best p: the mutual information of code and class is what is left to minimise. Three terms stand
+beside it. A small adversary on u behind a gradient reversal finds what p is too coarse for. The rest says which of the
+many such maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2,
+where a small network reads the look (as `glance.styles` has it) from latent and class, so that no picture is drawn;
+and transport * |f_y(z) - affine_y(z)|^2, fading to 0.
 """
 
 from collections.abc import Callable
@@ -38,9 +41,9 @@ from infoae_jax.reversal import reverse_gradient
 _RAMP = 0.3  # share of the training over which lambda rises
 _CLIP = 1.0  # norm of the gradient, as a rare latent far out has a large one
 _REFERENCE_COUPLINGS = 10
-_ADVERSARY_RATE = 0.5  # of the learning rate of the map
+_READERS_RATE = 0.5  # of the learning rate of the map
 _LEAST = 1e-6  # of a variance, relative to the mean variance
-_FIXED_POINT_STEPS = 50
+_PROCRUSTES_STEPS = 100
 
 Codes = Float[Array, "b z"]
 OneHot = Float[Array, "b n"]
@@ -81,7 +84,8 @@ class Couplings(nn.Module):
         return x, log_det
 
     def inverse(self, y: Codes, condition: OneHot) -> Codes:
-        for layer, rotation in reversed(list(zip(self.layers, self.rotations, strict=True))):
+        rotations = jax.lax.stop_gradient(self.rotations)
+        for layer, rotation in reversed(list(zip(self.layers, rotations, strict=True))):
             kept, moved = jnp.split(y @ rotation, [self.size // 2], axis=1)
             log_scale, shift = self._scale_and_shift(layer, kept, condition)
             y = jnp.concatenate([kept, (moved - shift) * jnp.exp(-log_scale)], axis=1) @ rotation.T
@@ -136,59 +140,82 @@ class Alignment(nn.Module):
         return jnp.einsum("bn,nij,bj->bi", content, matrix, z - content @ mean)
 
     def inverse(self, u: Codes, content: OneHot) -> Codes:
-        x = self.couplings.inverse(u, content)
-        return jnp.einsum("bn,nij,bj->bi", content, self.inverse_matrix, x) + content @ self.mean
+        mean, inverse_matrix = jax.lax.stop_gradient((self.mean, self.inverse_matrix))
+        whitened = self.inverse_couplings(u, content)
+        return jnp.einsum("bn,nij,bj->bi", content, inverse_matrix, whitened) + content @ mean
+
+    def inverse_couplings(self, u: Codes, content: OneHot) -> Codes:
+        """What `affine` gives for the latent."""
+        return self.couplings.inverse(u, content)
 
 
 class Training(nn.Module):
-    """What is only needed to train the alignment: the density model and the adversary."""
+    """What is only needed to train the alignment: the density model, the adversary, and what reads looks."""
 
     size: int
     num_classes: int
     hidden: int
+    features: int
 
     def setup(self):
         self.reference = Couplings(self.size, _REFERENCE_COUPLINGS, self.hidden)
-        self.adversary = nn.Sequential(
-            [nn.Dense(256), nn.relu, nn.Dense(256), nn.relu, nn.Dense(self.num_classes)],
-        )
+        self.adversary = _perceptron(256, self.num_classes)
+        self.look = _perceptron(128, self.features)
 
     def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[Float[Array, " b"], Float[Array, "b n"]]:
         """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
         v, log_det = self.reference(u, jnp.zeros((len(u), 0), u.dtype))
         return log_det - 0.5 * (v**2).sum(1), self.adversary(reverse_gradient(u, lam))
 
+    def read_look(self, whitened: Codes, content: OneHot) -> Float[Array, "b f"]:
+        """How the picture of a latent looks (`glance.styles`), from what `Alignment.affine` gives for the latent."""
+        return self.look(jnp.concatenate([whitened, content], axis=1))
+
+    def everything(self, u: Codes, content: OneHot) -> tuple[Any, Array]:
+        """What `init` calls."""
+        return self(u, 0.0), self.read_look(u, content)
+
+
+def _perceptron(hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential([nn.Dense(hidden), nn.relu, nn.Dense(hidden), nn.relu, nn.Dense(out)])
+
 
 def class_maps(
-    z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], num_classes: int
+    z: Float[np.ndarray, "n z"],
+    labels: Int[np.ndarray, " n"],
+    num_classes: int,
+    looks: Float[np.ndarray, "n f"],
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The affine map of each class, after which all have the same mean and covariance, as parameters of `Alignment`.
+    """The affine map of each class, after which all have mean 0 and covariance 1, as parameters of `Alignment`.
 
     `mean` [k, z], `matrix` and `inverse_matrix` [k, z, z].
 
     A class with few images (against the latent's size) has its covariance drawn towards that of all.
+
+    Args:
+      looks: `glance.styles` of the images.
     """
     z = z.astype(np.float64)
     size, grand = z.shape[1], z.mean(0)
-    members = [z[labels == c] for c in range(num_classes)]
-    means = np.stack([m.mean(0) if len(m) else grand for m in members])
-    centred = [m - mean for m, mean in zip(members, means, strict=True)]
+    members = [labels == c for c in range(num_classes)]
+    means = np.stack([z[m].mean(0) if m.any() else grand for m in members])
+    centred = [z[m] - mean for m, mean in zip(members, means, strict=True)]
     pooled = sum(c.T @ c for c in centred) / len(z)
     pooled += _LEAST * np.trace(pooled) / size * np.eye(size)
-    whiten = _power(pooled, -0.5)
-    covariances = [whiten @ (c.T @ c + size * pooled) @ whiten / (len(c) + size) for c in centred]
-    barycentre = np.eye(size)
-    for _ in range(_FIXED_POINT_STEPS):
-        root = _power(barycentre, 0.5)
-        shares = [len(c) / len(z) for c in centred]
-        mixed = sum(s * _power(root @ c @ root, 0.5) for s, c in zip(shares, covariances, strict=True))
-        inverse = _power(barycentre, -0.5)
-        barycentre = inverse @ mixed @ mixed @ inverse
-    maps = []
-    for covariance in covariances:
-        root, inverse = _power(covariance, 0.5), _power(covariance, -0.5)
-        maps.append(inverse @ _power(root @ barycentre @ root, 0.5) @ inverse @ whiten)
-    found = {"mean": means, "matrix": np.stack(maps), "inverse_matrix": np.linalg.inv(np.stack(maps))}
+    whiten = _power(pooled, -0.5)  # of all classes; what is then left to do is small, so classes are not turned apart
+    maps, responses = [], []
+    for m, c in zip(members, centred, strict=True):
+        own = _power(whiten @ (c.T @ c + size * pooled) @ whiten / (len(c) + size), -0.5) @ whiten
+        maps.append(own)
+        responses.append(own @ c.T @ looks[m] / (len(c) + size))
+    turns = [np.eye(size)] * num_classes
+    for _ in range(_PROCRUSTES_STEPS):
+        mean = np.mean([t @ r for t, r in zip(turns, responses, strict=True)], axis=0)
+        for i, response in enumerate(responses):
+            left, _, right = np.linalg.svd(mean @ response.T)
+            turns[i] = left @ right
+    matrix = np.stack([t @ m for t, m in zip(turns, maps, strict=True)])
+    found = {"mean": means, "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
     return {name: value.astype(np.float32) for name, value in found.items()}
 
 
@@ -200,17 +227,23 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 
 def init_training(training: Training, alignment: Any, key: Any) -> dict[str, Any]:
     """The state of the training beside the parameters `alignment`."""
-    params = training.init(key, jnp.zeros((1, training.size)), 0.0)["params"]
-    map_params = {"alignment": alignment, "reference": params["reference"]}
+    params = training.init(
+        key, jnp.zeros((1, training.size)), jnp.zeros((1, training.num_classes)), method="everything"
+    )["params"]
+    groups = _groups(alignment, params)
+    return {"params": params} | {name: _optimizer(name).init(group) for name, group in groups.items()}
+
+
+def _groups(alignment: Any, helpers: Any) -> dict[str, Any]:
+    """Parameters that are trained together: the map with its density model, and those that read from its codes."""
     return {
-        "params": params,
-        "map": _optimizer(_CLIP).init(map_params),
-        "adversary": _optimizer(None).init(params["adversary"]),
+        "map": {"alignment": alignment, "reference": helpers["reference"]},
+        "readers": {name: helpers[name] for name in ("adversary", "look")},
     }
 
 
-def _optimizer(clip: float | None) -> optax.GradientTransformation:
-    return optax.chain(*([optax.clip_by_global_norm(clip)] if clip else []), optax.scale_by_adam())
+def _optimizer(group: str) -> optax.GradientTransformation:
+    return optax.chain(*([optax.clip_by_global_norm(_CLIP)] if group == "map" else []), optax.scale_by_adam())
 
 
 def align_step(
@@ -220,18 +253,24 @@ def align_step(
     state: tuple[Any, dict[str, Any]],
     z: Codes,
     labels: Int[Array, " b"],
+    looks: Float[Array, "b f"],
+    targets: Int[Array, " b"],
     progress: Float[Array, ""],
     axis: str | None = None,
 ) -> tuple[tuple[Any, dict[str, Any]], dict[str, Float[Array, ""]]]:
-    """One Adam step of the alignment with its density model, and of the adversary.
+    """One Adam step of the alignment with its density model, and of the networks that read from its codes.
 
     Args:
       state: parameters of the alignment, and what `init_training` gives.
+      looks: `glance.styles` of the images.
+      targets: classes to swap to, of any kind; those of the first half of the batch are used.
       progress: share of this training that is done, in [0, 1).
       axis: as for `step.train_step`.
     """
     params, others = state
     content = jax.nn.one_hot(labels, alignment.num_classes)
+    half = (len(z) + 1) // 2
+    swapped = jax.nn.one_hot(targets[:half], alignment.num_classes)
     lam = config.lambda_adv * jnp.minimum(progress / _RAMP, 1)
     transport = config.transport * (1 - progress)
 
@@ -243,30 +282,34 @@ def align_step(
         distance = ((u - start) ** 2).mean()
         logits = jnp.asarray(logits)
         adversary = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        read = training.apply({"params": helpers}, start, content, method="read_look")
+        look = ((jnp.asarray(read) - looks) ** 2).mean()
+        # The reader must not learn to be pleased by swaps.
+        fixed = {"params": jax.lax.stop_gradient(helpers)}
+        swap = alignment.apply({"params": params}, u[:half], swapped, method="inverse_couplings")
+        style = ((jnp.asarray(training.apply(fixed, swap, swapped, method="read_look")) - looks[:half]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
             "transport": distance,
+            "style": style,
+            "look": look,
             "adversary": adversary,
             "adversary_accuracy": (logits.argmax(1) == labels).mean(),
         }
-        return transport * distance - log_likelihood + adversary, metrics
+        return (
+            transport * distance + config.style_weight * style - log_likelihood + adversary + look,
+            metrics,
+        )
 
     gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, others["params"])
     if axis is not None:
         gradients, metrics = jax.lax.pmean((gradients, metrics), axis)
     rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    helpers = others["params"]
-    targets = {
-        "map": ({"alignment": params, "reference": helpers["reference"]}, _optimizer(_CLIP), rate),
-        "adversary": (helpers["adversary"], _optimizer(None), _ADVERSARY_RATE * rate),
-    }
-    gradient = {
-        "map": {"alignment": gradients[0], "reference": gradients[1]["reference"]},
-        "adversary": gradients[1]["adversary"],
-    }
+    rates = {"map": rate, "readers": _READERS_RATE * rate}
+    groups, slopes = _groups(params, others["params"]), _groups(*gradients)
     moved, moments = {}, {}
-    for name, (target, optimizer, speed) in targets.items():
-        direction, moments[name] = optimizer.update(gradient[name], others[name])
-        moved[name] = jax.tree.map(lambda p, d, speed=speed: p - speed * d, target, direction)
-    helpers = {"reference": moved["map"]["reference"], "adversary": moved["adversary"]}
+    for name, group in groups.items():
+        direction, moments[name] = _optimizer(name).update(slopes[name], others[name])
+        moved[name] = jax.tree.map(lambda p, d, speed=rates[name]: p - speed * d, group, direction)
+    helpers = {"reference": moved["map"]["reference"], **moved["readers"]}
     return (moved["map"]["alignment"], {"params": helpers, **moments}), metrics

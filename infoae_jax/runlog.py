@@ -35,7 +35,10 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
         "model": {"couplings": 0, "coupling_hidden": 1},
         "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "transport": 0.0, "lambda_adv": 0.0},
     },
-    5: {"refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0}},
+    5: {
+        "alignment": {"style_weight": 0.0},
+        "refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0},
+    },
 }
 
 

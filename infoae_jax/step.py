@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
-from infoae_jax import alignment
+from infoae_jax import alignment, glance
 from infoae_jax.config import RefineConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder, to_unit_interval
 from infoae_jax.reversal import scheduled_lambda
@@ -90,7 +90,8 @@ def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, 
 
 
 def alignment_training(model: InfoAutoencoder) -> alignment.Training:
-    return alignment.Training(model.bottleneck, model.num_classes, model.coupling_hidden)
+    features = glance.count(model.image_shape[-1])
+    return alignment.Training(model.bottleneck, model.num_classes, model.coupling_hidden, features)
 
 
 def zero_sums() -> dict[str, Float[Array, ""]]:

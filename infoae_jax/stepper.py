@@ -31,24 +31,22 @@ def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
 
 
 def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Mesh) -> Callable[..., Any]:
-    """`alignment.align_step` on (state, latents, labels, progress), the batch shared by the devices."""
+    """`alignment.align_step` on (state, latents, labels, looks, targets, progress), the batch shared by the devices."""
     mapping = alignment.Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
     training = step.alignment_training(model)
-    plain = functools.partial(alignment.align_step, mapping, training, config, axis=AXIS)
-    run = on_all(plain, mesh, (P(), P(AXIS), P(AXIS), P()))
-    parts = NamedSharding(mesh, P(AXIS))
-
-    def take(state: Any, z: np.ndarray, labels: np.ndarray, progress: float) -> tuple[Any, dict[str, jax.Array]]:
-        return run(state, *jax.device_put((z, labels), parts), np.float32(progress))
-
-    return take
+    return _with_batch(functools.partial(alignment.align_step, mapping, training, config, axis=AXIS), mesh)
 
 
 def make_refine_stepper(
     model: InfoAutoencoder, train: TrainConfig, config: RefineConfig, mesh: Mesh
 ) -> Callable[..., Any]:
     """`step.refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
-    run = on_all(functools.partial(step.refine_step, model, train, config, axis=AXIS), mesh, (P(), *[P(AXIS)] * 4, P()))
+    return _with_batch(functools.partial(step.refine_step, model, train, config, axis=AXIS), mesh)
+
+
+def _with_batch(function: Callable, mesh: Mesh) -> Callable[..., Any]:
+    """`function` on (state, four arrays of the host, progress)."""
+    run = on_all(function, mesh, (P(), *[P(AXIS)] * 4, P()))
     parts = NamedSharding(mesh, P(AXIS))
 
     def take(state: Any, *batch_and_progress: Any) -> tuple[Any, dict[str, jax.Array]]:

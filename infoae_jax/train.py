@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from infoae_jax import alignment, data, runlog, step
+from infoae_jax import alignment, data, glance, runlog, step
 from infoae_jax.batched import batch_size, make_batched
 from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import Config
@@ -264,15 +264,16 @@ def train_alignment(run: Run, state: step.TrainState) -> tuple[step.TrainState, 
     if at >= total:
         return state, True
     z = run.latents(state, "embed")
+    looks = glance.styles(train.images, train.labels, run.model.num_classes)
     params = dict(state.params["alignment"])
     if at == first:
-        maps = alignment.class_maps(z, train.labels, run.model.num_classes)
+        maps = alignment.class_maps(z, train.labels, run.model.num_classes, looks)
         params |= jax.device_put(maps, run.replicated)
     take_step = make_align_stepper(run.model, config, run.mesh)
     before = state
 
     def take(carry: Any, rows: np.ndarray, targets: np.ndarray, progress: float) -> tuple[Any, dict[str, jax.Array]]:
-        return take_step(carry, z[rows], train.labels[rows], progress)
+        return take_step(carry, z[rows], train.labels[rows], looks[rows], targets, progress)
 
     def as_state(carry: Any, at: int) -> step.TrainState:
         return dataclasses.replace(

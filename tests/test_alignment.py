@@ -28,11 +28,12 @@ def data():
     labels = rng.integers(0, K, 3000).astype(np.int32)
     z = rng.standard_normal((3000, 4)) * (1 + labels[:, None] * [0.5, 0, 0.2, 0]) + labels[:, None] * [1, -2, 0, 3]
     z[:, 3] += 0.3 * labels * z[:, 0] ** 2
-    return jnp.asarray(z, jnp.float32), jnp.asarray(labels)
+    looks = z[:, [1, 0, 3]] - labels[:, None] * [-2, 1, 0]
+    return jnp.asarray(z, jnp.float32), jnp.asarray(labels), jnp.asarray(looks, jnp.float32)
 
 
-def affine_maps(z, labels, num_classes):
-    maps = class_maps(z, labels, num_classes)
+def affine_maps(z, labels, num_classes, looks=None):
+    maps = class_maps(z, labels, num_classes, np.asarray(z if looks is None else looks))
     product = np.einsum("nij,njk->nik", maps["matrix"], maps["inverse_matrix"])
     np.testing.assert_allclose(product, np.broadcast_to(np.eye(z.shape[1]), product.shape), atol=1e-3)
     return maps["mean"], maps["matrix"]
@@ -69,7 +70,7 @@ def test_untrained_alignment_is_the_identity():
 
 
 def test_class_maps_give_all_classes_one_mean_and_covariance(data):
-    z, labels = map(np.asarray, data)
+    z, labels, _ = map(np.asarray, data)
     means, matrices = affine_maps(z, labels, K)
     moved = np.einsum("nij,nj->ni", matrices[labels], z - means[labels])
     covariances = [np.cov(moved[labels == c].T) for c in range(K)]
@@ -92,19 +93,23 @@ def test_class_maps_of_equal_classes_are_equal_and_few_images_are_borne():
     assert np.linalg.cond(matrices).max() < 100
 
 
-def train(data, lam, steps=150):
-    z, labels = data
-    module, training = Alignment(4, K, 4, 32), Training(4, K, 32)
+def train(data, lam, style_weight=0.0, steps=150):
+    z, labels, looks = data
+    module, training = Alignment(4, K, 4, 32), Training(4, K, 32, 3)
     params = module.init(jax.random.key(0), z[:1], jax.nn.one_hot(labels[:1], K))["params"]
-    params |= jax.tree.map(jnp.asarray, class_maps(np.asarray(z), np.asarray(labels), K))
-    config = AlignmentConfig(epochs=1, batch_size=256, learning_rate=5e-3, transport=0.03, lambda_adv=lam)
+    params |= jax.tree.map(jnp.asarray, class_maps(*map(np.asarray, (z, labels)), K, np.asarray(looks)))
+    config = AlignmentConfig(
+        epochs=1, batch_size=256, learning_rate=5e-3, style_weight=style_weight, transport=0.03, lambda_adv=lam
+    )
     state = params, init_training(training, params, jax.random.key(1))
-    step = jax.jit(lambda s, rows, p: align_step(module, training, config, s, z[rows], labels[rows], p))
+    step = jax.jit(
+        lambda s, rows, t, p: align_step(module, training, config, s, z[rows], labels[rows], looks[rows], t, p)
+    )
     history = []
     rng = np.random.default_rng(0)
     for i in range(steps):
-        rows = rng.integers(0, len(z), 256)
-        state, metrics = step(state, rows, i / steps)
+        rows, targets = rng.integers(0, len(z), 256), rng.integers(0, K, 256, np.int32)
+        state, metrics = step(state, rows, targets, i / steps)
         history.append({name: float(value) for name, value in metrics.items()})
     return module, params, state[0], history
 
@@ -113,9 +118,9 @@ def test_training_makes_the_classes_alike(data):
     from infoae_jax import probes
 
     module, before, after, history = train(data, lam=0.1)
-    assert set(history[0]) == {"log_likelihood", "transport", "adversary", "adversary_accuracy"}
+    assert set(history[0]) == {"log_likelihood", "transport", "style", "look", "adversary", "adversary_accuracy"}
     assert history[-1]["log_likelihood"] > history[0]["log_likelihood"] + 0.02
-    z, labels = data
+    z, labels, _ = data
 
     def leak(params, method=None):
         content = jax.nn.one_hot(labels, K)
@@ -132,20 +137,51 @@ def test_training_makes_the_classes_alike(data):
     affine, aligned = leak(before, "affine"), leak(after)
     assert affine > 0.45  # the bend is still there
     assert aligned < affine - 0.08
-    for name in ("mean", "matrix"):
+
+
+def test_affine_map_turns_classes_so_that_directions_look_alike():
+    """Each class shows its looks along axes of its own; after the map, along the same."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(K), 1000).astype(np.int32)
+    looks = rng.standard_normal((3000, 2)) * [2, 1]
+    hidden = np.concatenate([looks / [2, 1], rng.standard_normal((3000, 2))], axis=1)
+    axes = [np.linalg.qr(rng.standard_normal((4, 4)))[0] for _ in range(K)]
+    z = np.concatenate([hidden[labels == c] @ axes[c] for c in range(K)]).astype(np.float32)
+    means, matrices = affine_maps(z, labels, K, looks.astype(np.float32))
+    u = np.einsum("nij,nj->ni", matrices[labels], z - means[labels])
+    responses = [u[labels == c].T @ looks[labels == c] / 1000 for c in range(K)]
+    for response in responses[1:]:
+        np.testing.assert_allclose(response, responses[0], atol=0.15)
+
+
+def test_style_weight_makes_swaps_look_like_their_sources(data):
+    """The parts of the map that are rotated away come back."""
+    without, with_it = (train(data, lam=0.0, style_weight=w)[3] for w in (0.0, 3.0))
+    assert with_it[-1]["style"] < 0.8 * without[-1]["style"]
+    assert with_it[-1]["look"] < 0.3 * with_it[0]["look"]
+
+
+def test_training_moves_nothing_but_the_couplings(data):
+    """Also where the loss goes backwards through the map."""
+    _, before, after, _ = train(data, lam=0.0, style_weight=3.0, steps=3)
+    for name in ("mean", "matrix", "inverse_matrix"):
         np.testing.assert_array_equal(after[name], before[name])
     np.testing.assert_array_equal(after["couplings"]["rotations"], before["couplings"]["rotations"])
 
 
 def test_adversary_works_against_the_map_but_not_on_itself(data):
-    module, training = Alignment(4, K, 2, 8), Training(4, K, 8)
-    z, labels = data[0][:64], data[1][:64]
+    module, training = Alignment(4, K, 2, 8), Training(4, K, 8, 3)
+    z, labels, looks = (rows[:64] for rows in data)
     params = module.init(jax.random.key(0), z, jax.nn.one_hot(labels, K))["params"]
 
-    step = jax.jit(lambda c, s: align_step(module, training, c, s, z, labels, jnp.float32(0.5)), static_argnums=0)
+    step = jax.jit(
+        lambda c, s: align_step(module, training, c, s, z, labels, looks, labels, jnp.float32(0.5)), static_argnums=0
+    )
 
     def gradients(lam):
-        config = AlignmentConfig(epochs=1, batch_size=64, learning_rate=1.0, transport=0.0, lambda_adv=lam)
+        config = AlignmentConfig(
+            epochs=1, batch_size=64, learning_rate=1.0, style_weight=0.0, transport=0.0, lambda_adv=lam
+        )
         state = params, init_training(training, params, jax.random.key(1))
         (moved, others), _ = step(config, state)
         return moved, others["params"]["adversary"]

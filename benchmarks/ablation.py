@@ -1,0 +1,241 @@
+"""What each part of the recipe is worth: trains variants of a configuration, evaluates them in full, prints a table.
+
+    python benchmarks/ablation.py run --out=runs/ablation --data_dir=path/to/tfds   # hours; goes on where it stopped
+    python benchmarks/ablation.py run --rows default 'lambda 0.02' --seeds 0 1 2
+    python benchmarks/ablation.py table --out=runs/ablation [--picture=tradeoff.png]
+
+Each run is what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Runs that
+have the same data, model and settings of the autoencoder share its training: they begin from its last checkpoint.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from infoae_jax import runlog
+from infoae_jax.config import Config, parse, to_dict
+
+HERE = Path(__file__).parent
+_OFF = {"model.couplings": 0, "refine.epochs": 0}
+# Name of a row: what it changes of the default recipe. 'paper': its recipe, with 10 of its 300 epochs.
+ROWS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "ordinary autoencoder (lambda 0, nothing after it)": {"train.lambda_adv": 0.0} | _OFF,
+    "paper's recipe, lambda 0.001": {"variant": "paper", "train.epochs": 10},
+    "paper's recipe, lambda 0.003": {"variant": "paper", "train.epochs": 10, "train.lambda_adv": 0.003},
+    "paper's recipe, lambda 0.01": {"variant": "paper", "train.epochs": 10, "train.lambda_adv": 0.01},
+    "adversary only: no alignment, no refinement": _OFF,
+    "no refinement": {"refine.epochs": 0},
+    "refinement without swaps": {"refine.style_weight": 0.0, "refine.content_weight": 0.0},
+    "alignment without its adversary": {"alignment.lambda_adv": 0.0},
+    "alignment without style term": {"alignment.style_weight": 0.0},
+    "alignment without transport cost": {"alignment.transport": 0.0},
+    "lambda 0 (alignment does it all)": {"train.lambda_adv": 0.0},
+    "lambda 0.001": {"train.lambda_adv": 0.001},
+    "lambda 0.002": {"train.lambda_adv": 0.002},
+    "lambda 0.01": {"train.lambda_adv": 0.01},
+    "lambda 0.02": {"train.lambda_adv": 0.02},
+    "one adversary step": {"train.adversary_steps": 1},
+    "constant lambda": {"train.lambda_schedule": "constant"},
+    "latent on the sphere": {"model.latent": "sphere"},
+    "unbounded latent": {"model.latent": "unbounded"},
+}
+_SHARED = ("data", "model", "train")  # sections that decide the autoencoder's training
+
+
+def config_of(row: str, seed: int, data_dir: str, name: str) -> tuple[Config, list[str]]:
+    """The configuration of a row, and the command line that gives it."""
+    changes = dict(ROWS[row])
+    variant = changes.pop("variant", None)
+    values = importlib.import_module(f"configs.{name}").get_config(variant)
+    changes |= {"train.seed": seed, "evaluate.at_end": "full", "checkpoint.keep": 1000}
+    if data_dir:
+        changes["data.dir"] = data_dir
+    for field, value in changes.items():
+        values.update_from_flattened_dict({field: value})
+    options = [f"--config.{field}={value}" for field, value in changes.items()]
+    config = f"--config={HERE.parent / 'configs' / name}.py" + (f":{variant}" if variant else "")
+    return parse(values), [config, *options]
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    for row in arguments.rows:
+        for seed in arguments.seeds:
+            config, options = config_of(row, seed, arguments.data_dir, arguments.config)
+            folder = arguments.out / f"{row.replace(' ', '_').replace(',', '').replace(':', '')}-seed{seed}"
+            if (folder / "evaluation.json").exists():
+                continue
+            if not folder.exists():
+                borrow(arguments.out, config, folder)
+            print(f"== {row}, seed {seed}", flush=True)
+            done = subprocess.run([sys.executable, HERE.parent / "launch.py", *options, f"--workdir={folder}"])
+            if done.returncode not in (0, 1):  # 1: diverged, which the table shows
+                sys.exit(done.returncode)
+
+
+def borrow(out: Path, config: Config, folder: Path) -> None:
+    """Begins `folder` from another run's trained autoencoder, where there is one."""
+    for other in sorted(out.glob("*/config.json")):
+        record = json.loads(other.read_text())
+        lines = runlog.read(other.parent, "epoch")
+        trained = [line["step"] for line in lines if line["epoch"] == config.train.epochs]
+        if not trained or any(record["config"][part] != to_dict(config)[part] for part in _SHARED):
+            continue
+        checkpoint = other.parent / "checkpoints" / str(trained[0])
+        if not checkpoint.exists():
+            continue
+        begun = folder.with_name(folder.name + ".begun")
+        shutil.rmtree(begun, ignore_errors=True)
+        shutil.copytree(checkpoint, begun / "checkpoints" / checkpoint.name)
+        before = [line for line in runlog.read(other.parent) if line["step"] <= trained[0] and line["kind"] != "end"]
+        (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
+        (begun / "config.json").write_text(json.dumps(record | {"config": to_dict(config)}, indent=2) + "\n")
+        begun.rename(folder)
+        return
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A column of the table: where it stands in an evaluation's figures, and how it is written."""
+
+    title: str
+    path: tuple[str, ...]
+    form: str = "{:.3f}"
+    scale: float = 1
+
+
+FIGURES = (
+    Figure("leakage %", ("leakage", "accuracy"), "{:.1f}", 100),
+    Figure("training codes %", ("leakage", "training_codes_accuracy"), "{:.1f}", 100),
+    Figure("MSE", ("reconstruction", "mse"), "{:.4f}"),
+    Figure("transfer %", ("transfer", "accuracy"), "{:.1f}", 100),
+    Figure("slant", ("style", "r", "slant"), "{:.2f}"),
+    Figure("thickness", ("style", "r", "thickness"), "{:.2f}"),
+    Figure("area", ("style", "r", "area"), "{:.2f}"),
+    Figure("composition 1", ("composition", "l1_1"), "{:.1f}"),
+    Figure("10", ("composition", "l1_10"), "{:.1f}"),
+    Figure("reversibility", ("reversibility", "mse"), "{:.4f}"),
+)
+
+
+def results(out: Path) -> dict[str, list[dict[str, Any] | str]]:
+    """For each row that was run: an evaluation for each seed, or why there is none."""
+    found: dict[str, list[dict[str, Any] | str]] = {}
+    for row in ROWS:
+        for folder in sorted(out.glob(f"{row.replace(' ', '_').replace(',', '').replace(':', '')}-seed*")):
+            lines = runlog.read(folder, "diverged")
+            if (folder / "evaluation.json").exists():
+                found.setdefault(row, []).append(json.loads((folder / "evaluation.json").read_text()))
+            elif lines:
+                found.setdefault(row, []).append(f"diverged at step {lines[-1]['step']}")
+    return found
+
+
+def value(evaluation: dict[str, Any], figure: Figure) -> float:
+    found: Any = evaluation["figures"]
+    for key in figure.path:
+        found = found[key]
+    return figure.scale * found
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean, and standard deviation where there are several."""
+    mean = form.format(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
+
+
+def print_table(out: Path) -> None:
+    print("| recipe | seeds | " + " | ".join(figure.title for figure in FIGURES) + " |")
+    print("|---" * (len(FIGURES) + 2) + "|")
+    for row, evaluations in results(out).items():
+        good = [e for e in evaluations if not isinstance(e, str)]
+        cells = [spread([value(e, figure) for e in good], figure.form) for figure in FIGURES] if good else []
+        bad = [e for e in evaluations if isinstance(e, str)]
+        print(
+            f"| {row} | {len(evaluations)} | "
+            + " | ".join(cells + bad + [""] * (len(FIGURES) - len(cells + bad)))
+            + " |"
+        )
+
+
+def draw(out: Path, picture: Path) -> None:
+    """Leakage against reconstruction error: each recipe a point, lambda along a line, other systems beside them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    mse, leakage = FIGURES[2], FIGURES[0]
+    figure, axes = plt.subplots(figsize=(7.5, 4.6), dpi=150)
+    curve = []
+    for row, evaluations in results(out).items():
+        good = [e for e in evaluations if not isinstance(e, str)]
+        if not good:
+            continue
+        errors, leaks = ([value(e, f) for e in good] for f in (mse, leakage))
+        at = statistics.mean(errors), statistics.mean(leaks)
+        if row == "default" or row.startswith("lambda"):
+            lam = ROWS[row].get("train.lambda_adv", config_of("default", 0, "", "mnist")[0].train.lambda_adv)
+            curve.append((lam, *at))
+            axes.plot(errors, leaks, "o", color="tab:blue", markersize=3)
+        else:
+            axes.plot(*at, "s", color="tab:gray", markersize=4)
+            axes.annotate(row, at, fontsize=6.5, color="dimgray", xytext=(4, 3), textcoords="offset points")
+    curve.sort()
+    axes.plot(
+        [c[1] for c in curve], [c[2] for c in curve], "-", color="tab:blue", label="infoae_jax, lambda along the line"
+    )
+    for lam, x, y in curve:
+        axes.annotate(f"{lam:g}", (x, y), fontsize=7, color="tab:blue", xytext=(3, -9), textcoords="offset points")
+    axes.plot(0.0531, 78.5, "x", color="tab:red")
+    axes.annotate(
+        "Cycle-VAE, its released model",
+        (0.0531, 78.5),
+        fontsize=7,
+        color="tab:red",
+        ha="right",
+        xytext=(-5, 3),
+        textcoords="offset points",
+    )
+    axes.axhline(11.35, color="black", linewidth=0.7, linestyle=":")
+    axes.annotate("chance", (0.05, 11.35), fontsize=7, xytext=(0, 3), textcoords="offset points")
+    axes.axvline(0.0256, color="black", linewidth=0.7, linestyle=":")
+    axes.annotate(
+        "class means + PCA-16", (0.0256, 60), fontsize=7, rotation=90, xytext=(3, 0), textcoords="offset points"
+    )
+    axes.set(
+        xlabel="reconstruction error (MSE)", ylabel="class read from the latent, % (best of four probes)", ylim=(0, 102)
+    )
+    axes.legend(frameon=False, fontsize=8, loc="center right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(picture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--config", default="mnist", choices=["mnist", "svhn", "rendered"])
+    parser.add_argument("--data_dir", default="", help="where TFDS finds the data set, if not in its own folder")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--picture", type=Path, help="also draw leakage against reconstruction error")
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        run_all(arguments)
+    print_table(arguments.out)
+    if arguments.picture:
+        draw(arguments.out, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
