@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py run --out=runs/ablation --data_dir=path/to/tfds   # hours; goes on where it stopped
     python benchmarks/ablation.py run --rows default 'lambda 0.02' --seeds 0 1 2
+    python benchmarks/ablation.py run --config=rendered --out=runs/ablation_rendered
     python benchmarks/ablation.py table --out=runs/ablation [--picture=tradeoff.png]
 
 Each run is what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Runs that
@@ -50,10 +51,19 @@ ROWS: dict[str, dict[str, Any]] = {
 _SHARED = ("data", "model", "train")  # sections that decide the autoencoder's training
 
 
-def config_of(row: str, seed: int, data_dir: str, name: str) -> tuple[Config, list[str]]:
-    """The configuration of a row, and the command line that gives it."""
+def folder_of(out: Path, row: str, seed: int | str) -> Path:
+    return out / f"{row.replace(' ', '_').replace(',', '').replace(':', '')}-seed{seed}"
+
+
+def config_of(row: str, seed: int, data_dir: str, config: str) -> tuple[Config, list[str]]:
+    """The configuration of a row, and the options of launch.py that give it.
+
+    Args:
+      config: name of a file in configs/, with variants behind a colon if wanted: 'mnist', 'rendered:tiny'.
+    """
     changes = dict(ROWS[row])
-    variant = changes.pop("variant", None)
+    name, _, variants = config.partition(":")
+    variant = ",".join(filter(None, (changes.pop("variant", ""), variants)))
     values = importlib.import_module(f"configs.{name}").get_config(variant)
     changes |= {"train.seed": seed, "evaluate.at_end": "full", "checkpoint.keep": 1000}
     if data_dir:
@@ -61,15 +71,15 @@ def config_of(row: str, seed: int, data_dir: str, name: str) -> tuple[Config, li
     for field, value in changes.items():
         values.update_from_flattened_dict({field: value})
     options = [f"--config.{field}={value}" for field, value in changes.items()]
-    config = f"--config={HERE.parent / 'configs' / name}.py" + (f":{variant}" if variant else "")
-    return parse(values), [config, *options]
+    file = f"--config={HERE.parent / 'configs' / name}.py" + (f":{variant}" if variant else "")
+    return parse(values), [file, *options]
 
 
 def run_all(arguments: argparse.Namespace) -> None:
     for row in arguments.rows:
         for seed in arguments.seeds:
             config, options = config_of(row, seed, arguments.data_dir, arguments.config)
-            folder = arguments.out / f"{row.replace(' ', '_').replace(',', '').replace(':', '')}-seed{seed}"
+            folder = folder_of(arguments.out, row, seed)
             if (folder / "evaluation.json").exists():
                 continue
             if not folder.exists():
@@ -129,7 +139,7 @@ def results(out: Path) -> dict[str, list[dict[str, Any] | str]]:
     """For each row that was run: an evaluation for each seed, or why there is none."""
     found: dict[str, list[dict[str, Any] | str]] = {}
     for row in ROWS:
-        for folder in sorted(out.glob(f"{row.replace(' ', '_').replace(',', '').replace(':', '')}-seed*")):
+        for folder in sorted(out.glob(folder_of(Path(), row, "*").name)):
             lines = runlog.read(folder, "diverged")
             if (folder / "evaluation.json").exists():
                 found.setdefault(row, []).append(json.loads((folder / "evaluation.json").read_text()))
@@ -138,15 +148,20 @@ def results(out: Path) -> dict[str, list[dict[str, Any] | str]]:
     return found
 
 
-def value(evaluation: dict[str, Any], figure: Figure) -> float:
+def value(evaluation: dict[str, Any], figure: Figure) -> float | None:
+    """None where the evaluation left the figure out."""
     found: Any = evaluation["figures"]
     for key in figure.path:
-        found = found[key]
-    return figure.scale * found
+        found = (found or {}).get(key)
+    return None if found is None else figure.scale * found
 
 
-def spread(values: list[float], form: str) -> str:
-    """Mean, and standard deviation where there are several."""
+def spread(evaluations: list[dict[str, Any]], figure: Figure) -> str:
+    """Mean over the runs that have the figure, and standard deviation where there are several."""
+    values = [v for v in (value(e, figure) for e in evaluations) if v is not None]
+    if not values:
+        return ""
+    form = figure.form
     mean = form.format(statistics.mean(values))
     return mean if len(values) == 1 else f"{mean} ± {form.format(statistics.stdev(values))}"
 
@@ -156,7 +171,7 @@ def print_table(out: Path) -> None:
     print("|---" * (len(FIGURES) + 2) + "|")
     for row, evaluations in results(out).items():
         good = [e for e in evaluations if not isinstance(e, str)]
-        cells = [spread([value(e, figure) for e in good], figure.form) for figure in FIGURES] if good else []
+        cells = [spread(good, figure) for figure in FIGURES] if good else []
         bad = [e for e in evaluations if isinstance(e, str)]
         print(
             f"| {row} | {len(evaluations)} | "
@@ -166,7 +181,7 @@ def print_table(out: Path) -> None:
 
 
 def draw(out: Path, picture: Path) -> None:
-    """Leakage against reconstruction error: each recipe a point, lambda along a line, other systems beside them."""
+    """MNIST: leakage against reconstruction error; recipes as points, lambda along a line, other systems."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -179,7 +194,7 @@ def draw(out: Path, picture: Path) -> None:
         good = [e for e in evaluations if not isinstance(e, str)]
         if not good:
             continue
-        errors, leaks = ([value(e, f) for e in good] for f in (mse, leakage))
+        errors, leaks = ([value(e, f) or 0.0 for e in good] for f in (mse, leakage))  # every evaluation has both
         at = statistics.mean(errors), statistics.mean(leaks)
         if row == "default" or row.startswith("lambda"):
             lam = ROWS[row].get("train.lambda_adv", config_of("default", 0, "", "mnist")[0].train.lambda_adv)
@@ -223,11 +238,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--config", default="mnist", choices=["mnist", "svhn", "rendered"])
+    parser.add_argument("--config", default="mnist", help="file in configs/, with its variants: 'rendered:tiny'")
     parser.add_argument("--data_dir", default="", help="where TFDS finds the data set, if not in its own folder")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--picture", type=Path, help="also draw leakage against reconstruction error")
+    parser.add_argument("--picture", type=Path, help="MNIST: also draw leakage against reconstruction error")
     arguments = parser.parse_args()
     if arguments.what == "run":
         arguments.out.mkdir(parents=True, exist_ok=True)

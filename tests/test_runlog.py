@@ -29,12 +29,12 @@ def test_a_run_of_format_1_is_still_read(tmp_path, info):
     record = json.loads((tmp_path / "config.json").read_text())
     record["format"] = 1
     del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"], record["config"]["evaluate"]
-    del record["config"]["alignment"], record["config"]["model"]["couplings"]
+    del record["config"]["alignment"], record["config"]["refine"], record["config"]["model"]["couplings"]
     del record["config"]["model"]["coupling_hidden"]
     (tmp_path / "config.json").write_text(json.dumps(record))
     read = runlog.read_info(tmp_path)
-    assert read.config.model.couplings == 0  # there was no alignment
-    same = {"model": info.config.model, "alignment": info.config.alignment}
+    assert read.config.model.couplings == read.config.refine.epochs == 0  # there was neither
+    same = {name: getattr(info.config, name) for name in ("model", "alignment", "refine")}
     assert dataclasses.replace(read, config=dataclasses.replace(read.config, **same)) == info
     record["format"] = 99
     (tmp_path / "config.json").write_text(json.dumps(record))
