@@ -35,17 +35,31 @@ def _quiet() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _checksum(tree: Any) -> int:
-    value = 0
-    for leaf in jax.tree.leaves(tree):
-        value = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), value)
-    return value
-
-
-def _layout(tree: Any) -> dict[str, str]:
-    """Name, dtype and shape of every leaf: what a checkpoint and a state must have in common."""
+def _named(tree: Any, part: str = "") -> dict[str, Any]:
+    """Every leaf by its name in the whole state."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {part + jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _checksums(leaves: dict[str, Any]) -> dict[str, int]:
+    return {name: zlib.crc32(np.ascontiguousarray(leaf).tobytes()) for name, leaf in leaves.items()}
+
+
+def _layout(leaves: dict[str, Any]) -> dict[str, str]:
+    """Dtype and shape of every leaf: what a checkpoint and a state must have in common."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+
+def _same_sums(check: dict[str, Any], leaves: dict[str, Any], whole: bool) -> bool:
+    sums = _checksums(leaves)
+    if "sums" in check:
+        return all(check["sums"][name] == value for name, value in sums.items())
+    if not whole:  # written by a version that summed up the state as a whole; nothing to compare a part with
+        return True
+    total = 0
+    for leaf in leaves.values():
+        total = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), total)
+    return check["crc32"] == total
 
 
 class Checkpoints:
@@ -74,18 +88,19 @@ class Checkpoints:
             )
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(copy),
-            check=ocp.args.JsonSave({"crc32": _checksum(copy), "layout": _layout(copy)}),
+            check=ocp.args.JsonSave({"sums": _checksums(_named(copy)), "layout": _layout(_named(copy))}),
         )
         try:
             self._manager.save(step, args=args)
         except Exception as error:  # tensorstore and the file system report a full disk in many ways
             raise self._failure(error) from error
 
-    def restore(self, abstract: Any, step: int | None = None) -> tuple[int, Any] | None:
+    def restore(self, abstract: Any, step: int | None = None, part: str = "") -> tuple[int, Any] | None:
         """The newest sound checkpoint (or `step`'s), as (step, state), or None if there is none at all.
 
         Args:
           abstract: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct`).
+          part: a field of the state. Only it is read, compared and returned, and `abstract` is of it alone.
 
         Raises:
           UserError: if `step` is not there, was written for another kind of state, or every checkpoint is damaged.
@@ -101,11 +116,12 @@ class Checkpoints:
                 with _quiet():
                     args = ocp.args.Composite(check=ocp.args.JsonRestore())
                     check = self._manager.restore(candidate, args=args)["check"]
-                    odd = sorted(dict(_layout(abstract).items() ^ check["layout"].items()))
+                    prefix = f".{part}" if part else ""
+                    there = {name: kind for name, kind in check["layout"].items() if name.startswith(prefix)}
+                    odd = sorted(dict(_layout(_named(abstract, prefix)).items() ^ there.items()))
                     if not odd:
-                        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                        state = self._manager.restore(candidate, args=args)["state"]
-                        if check["crc32"] != _checksum(state):
+                        state = self._read(candidate, abstract, part)
+                        if not _same_sums(check, _named(state, prefix), whole=not part):
                             raise ValueError("checksum mismatch")
             except Exception as error:  # whatever a damaged file leads to
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -124,6 +140,15 @@ class Checkpoints:
             f"No usable checkpoint in {self._run / 'checkpoints'}: all of {steps[::-1]} are damaged. Move the folder "
             f"away to start afresh, or choose another --workdir."
         )
+
+    def _read(self, step: int, abstract: Any, part: str) -> Any:
+        if not part:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            return self._manager.restore(step, args=args)["state"]
+        item = {part: abstract}
+        into = ocp.checkpoint_utils.construct_restore_args(item)
+        read = ocp.args.PyTreeRestore(item=item, restore_args=into, partial_restore=True)
+        return self._manager.restore(step, args=ocp.args.Composite(state=read))["state"][part]
 
     def close(self) -> None:
         """Waits until what was saved is on the disk."""

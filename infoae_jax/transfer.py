@@ -37,12 +37,13 @@ def restore(run: str | Path, step: int | None = None) -> tuple[int, InfoAutoenco
     info = runlog.read_info(run)
     model = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: init_state(model, info.config.train, 0))
+    # Not the optimiser's state: three times the memory, and another version of the code may keep another one.
+    shapes = jax.eval_shape(lambda: init_state(model, info.config.train, 0).params)
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     restored = None
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
-            restored = checkpoints.restore(abstract, step)
+            restored = checkpoints.restore(abstract, step, "params")
     if restored is None:
         raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")
-    return restored[0], model, {"params": restored[1].params}
+    return restored[0], model, {"params": restored[1]}

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.errors import UserError
+from infoae_jax.step import TrainState
 
 
 def state_at(step):
@@ -88,12 +90,62 @@ def test_reading_a_damaged_one_moves_nothing(saved):
     assert (saved / "checkpoints" / "3").is_dir()
 
 
+def change_check(run, step, change):
+    path = run / "checkpoints" / str(step) / "check" / "metadata"
+    check = json.loads(path.read_text())
+    change(check)
+    path.write_text(json.dumps(check))
+
+
 def test_silent_corruption_is_found_by_the_checksum(saved):
     """A checkpoint that decodes without an error, but into other numbers."""
-    path = saved / "checkpoints" / "3" / "check" / "metadata"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "crc32": 1}))
+    change_check(saved, 3, lambda check: check["sums"].update({"['weights']": 1}))
     with pytest.warns(UserWarning, match="checksum"):
         assert restore(saved)[0] == 2
+
+
+def test_the_single_checksum_of_earlier_versions_is_still_checked(saved):
+    total = 0
+    for leaf in jax.tree.leaves(jax.tree.map(np.asarray, state_at(3))):
+        total = zlib.crc32(leaf.tobytes(), total)
+
+    def age(crc):
+        def change(check):
+            check.pop("sums", None)
+            check["crc32"] = crc
+
+        return change
+
+    change_check(saved, 3, age(total))
+    assert restore(saved)[0] == 3
+    change_check(saved, 3, age(total + 1))
+    with pytest.warns(UserWarning, match="checksum"):
+        assert restore(saved)[0] == 2
+
+
+def test_a_part_is_restored_whatever_the_rest_looks_like(tmp_path):
+    """So that a trained model is read by versions of the code that train it in another way."""
+    params = {"weights": jnp.arange(5.0)}
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, TrainState(jnp.int32(step), params, {"moments": jnp.ones(7)}, {}))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
+
+    def read(shapes):
+        with Checkpoints(tmp_path) as checkpoints:
+            return checkpoints.restore(shapes, part="params")
+
+    step, found = read(shapes)
+    assert step == 2
+    np.testing.assert_array_equal(found["weights"], params["weights"])
+    with pytest.raises(UserError, match=r"params\['more'\] is not the same"):
+        read(shapes | {"more": shapes["weights"]})
+    change_check(tmp_path, 2, lambda check: check["sums"].update({".opt_state['moments']": 1}))
+    assert read(shapes)[0] == 2  # of no concern here
+    change_check(tmp_path, 2, lambda check: check["sums"].update({".params['weights']": 1}))
+    with pytest.warns(UserWarning, match="checksum"):
+        assert read(shapes)[0] == 1
 
 
 def test_all_damaged(saved):
