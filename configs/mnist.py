@@ -2,9 +2,8 @@
 
     python launch.py --config=configs/mnist.py
 
-Seed 0, by `infoae evaluate`, before style term and refinement came in (commit b9af73e): reconstruction error (MSE)
-0.0115, the class read from the latent in 22.0 % of the cases (chance 11.35 %), 98.9 % of the swaps read as the class
-asked for.
+About seven minutes on two cores. Seed 0, by `infoae evaluate`: reconstruction error (MSE) 0.0107, the class read from
+the latent in 23.1 % of the cases (chance 11.35 %), 99.1 % of the swaps read as the class asked for.
 """
 
 from ml_collections import ConfigDict

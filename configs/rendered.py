@@ -2,7 +2,7 @@
 
     python launch.py --config=configs/rendered.py
 
-About six minutes on two cores. Seed 0 ends at a test reconstruction error (MSE) of 0.0080.
+Some ten minutes on two cores. Before the refinement of the decoder, seed 0 ends at a test MSE of 0.0080.
 """
 
 from ml_collections import ConfigDict
