@@ -92,11 +92,12 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 def borrow(out: Path, config: Config, folder: Path) -> None:
     """Begins `folder` from another run's trained autoencoder, where there is one."""
+    wanted = json.loads(json.dumps(to_dict(config)))  # tuples as JSON has them
     for other in sorted(out.glob("*/config.json")):
         record = json.loads(other.read_text())
         lines = runlog.read(other.parent, "epoch")
         trained = [line["step"] for line in lines if line["epoch"] == config.train.epochs]
-        if not trained or any(record["config"][part] != to_dict(config)[part] for part in _SHARED):
+        if not trained or any(record["config"][part] != wanted[part] for part in _SHARED):
             continue
         checkpoint = other.parent / "checkpoints" / str(trained[0])
         if not checkpoint.exists():
@@ -106,7 +107,7 @@ def borrow(out: Path, config: Config, folder: Path) -> None:
         shutil.copytree(checkpoint, begun / "checkpoints" / checkpoint.name)
         before = [line for line in runlog.read(other.parent) if line["step"] <= trained[0] and line["kind"] != "end"]
         (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
-        (begun / "config.json").write_text(json.dumps(record | {"config": to_dict(config)}, indent=2) + "\n")
+        (begun / "config.json").write_text(json.dumps(record | {"config": wanted}, indent=2) + "\n")
         begun.rename(folder)
         return
 
