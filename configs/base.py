@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 8  # layers of the alignment that follows the autoencoder's training; 0 = no alignment
     model.coupling_hidden = 128  # their width
+    model.unfold = True  # ball: align the latent as it was before it was scaled into the ball
 
     config.train = train = ConfigDict()
     train.epochs = 10

@@ -44,6 +44,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
+    unfold: bool
     bottleneck: int = _range(1, 4096)
     latent: str = _choice("unbounded", "sphere", "ball")
     hidden: int = _range(1, 65536)

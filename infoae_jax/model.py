@@ -52,11 +52,23 @@ def _third_padding_back(height: int, width: int) -> Padding:
     return top, left
 
 
+def bounded(z: Float[Array, "b z"], latent: str) -> Float[Array, "b z"]:
+    """The latent as decoder and adversary get it.
+
+    Unbounded, the encoder can win against the adversary by scale alone, and training diverges. On the unit sphere, or
+    within the unit ball (where no dimension is lost to a density), it cannot.
+    """
+    if latent == "sphere":
+        return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
+    if latent == "ball":
+        return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1)
+    return z
+
+
 class StyleEncoder(nn.Module):
-    """Network A, first half: image -> style latent z."""
+    """Network A, first half: image -> style latent z, not yet `bounded`."""
 
     bottleneck: int
-    latent: str
     hidden: int
     filters: tuple[int, ...]
     dtype: str
@@ -71,14 +83,7 @@ class StyleEncoder(nn.Module):
         h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
         # 2. Two fully connected layers.
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
-        z = nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
-        # 3. An unbounded latent lets the encoder win against the adversary by scale alone, and training diverges;
-        #    on the unit sphere, or within the unit ball (where no dimension is lost to a density), it cannot.
-        if self.latent == "sphere":
-            z = z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
-        elif self.latent == "ball":
-            z = z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1)
-        return z
+        return nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -159,10 +164,11 @@ class InfoAutoencoder(nn.Module):
     adversary_hidden: int
     couplings: int = 0
     coupling_hidden: int = 128
+    unfold: bool = True
     dtype: str = "float32"
 
     def setup(self):
-        self.style_encoder = StyleEncoder(self.bottleneck, self.latent, self.hidden, self.filters, self.dtype)
+        self.style_encoder = StyleEncoder(self.bottleneck, self.hidden, self.filters, self.dtype)
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
         self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
@@ -184,20 +190,35 @@ class InfoAutoencoder(nn.Module):
 
         labels: the class of each image, for the alignment; None: the one that `classify` reads from it.
         """
-        z = self.embed(images)
         if not self.couplings:
-            return z
+            return self.embed(images)
+        z = self.coordinates(images)
         content = self.classify(images).argmax(axis=1) if labels is None else labels
         return self.alignment(z, jax.nn.one_hot(content, self.num_classes))[0]
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Image with style `z` and the class `labels` (0 .. num_classes - 1). Not clipped to [0, 1]."""
         z, content = jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)
-        return self.image_decoder(self.alignment.inverse(z, content) if self.couplings else z, content)
+        if self.couplings:
+            z = self.alignment.inverse(z, content)
+            z = bounded(z, self.latent) if self._unfolds else z
+        return self.image_decoder(z, content)
 
     def embed(self, images: Images) -> Float[Array, "b z"]:
         """The style encoder's own latent, before the alignment. `draw` is its counterpart; they are trained first."""
-        return self.style_encoder(to_unit_interval(images))
+        return bounded(self.style_encoder(to_unit_interval(images)), self.latent)
+
+    def coordinates(self, images: Images) -> Float[Array, "b z"]:
+        """What is aligned: the latent of `embed`, but, if `unfold` is set, of the ball as it was before it was bounded.
+
+        Gradient reversal drives the latents to the ball's surface: a thin, curved shell, on which densities are hard to
+        match. The unfolded ball is the whole space.
+        """
+        return self.style_encoder(to_unit_interval(images)) if self._unfolds else self.embed(images)
+
+    @property
+    def _unfolds(self) -> bool:
+        return self.unfold and self.latent == "ball"
 
     def draw(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Image from a latent as `embed` gives it."""
@@ -236,5 +257,6 @@ def build(
         adversary_hidden=config.adversary_hidden,
         couplings=config.couplings,
         coupling_hidden=config.coupling_hidden,
+        unfold=config.unfold,
         dtype=dtype,
     )

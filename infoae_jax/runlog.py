@@ -26,7 +26,7 @@ from infoae_jax.errors import UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
-_FORMAT = 5
+_FORMAT = 6
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
@@ -39,6 +39,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
         "alignment": {"style_weight": 0.0},
         "refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0},
     },
+    6: {"model": {"unfold": False}},
 }
 
 

@@ -76,7 +76,7 @@ class Run:
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     def latents(self, state: step.TrainState, method: str) -> np.ndarray:
-        """What the model's `method` ('embed', 'encode') gives for the training images, in their order."""
+        """What the model's `method` ('coordinates', 'encode') gives for the training images, in their order."""
         images = self.splits.train.images
         apply = functools.partial(self.model.apply, method=method)
         return make_batched(apply, self.mesh, images.shape[1] * images.shape[2])({"params": state.params}, images)
@@ -263,7 +263,7 @@ def train_alignment(run: Run, state: step.TrainState) -> tuple[step.TrainState, 
     at = int(state.step)
     if at >= total:
         return state, True
-    z = run.latents(state, "embed")
+    z = run.latents(state, "coordinates")
     looks = glance.styles(train.images, train.labels, run.model.num_classes)
     params = dict(state.params["alignment"])
     if at == first:

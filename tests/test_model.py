@@ -69,6 +69,20 @@ def test_latent_on_the_sphere_and_unbounded():
     assert np.ptp(np.linalg.norm(free.apply(variables, images, method="encode"), axis=1)) > 1e-3
 
 
+@pytest.mark.parametrize("unfold", [True, False])
+def test_alignment_of_the_ball_is_undone_before_the_decoder(unfold):
+    model, variables, images, labels = make(latent="ball", couplings=2, unfold=unfold)
+    params = dict(variables["params"])
+    params["alignment"] = params["alignment"] | {"mean": 0.3 * jnp.ones((10, 16))}
+    variables = {"params": params}
+    u = model.apply(variables, images, labels, method="encode")
+    assert bool(np.linalg.norm(u + 0.3, axis=1).max() > 1) is unfold
+    redrawn = model.apply(variables, u, labels, method="decode")
+    z = model.apply(variables, images, method="embed")
+    assert np.linalg.norm(z, axis=1).max() < 1
+    np.testing.assert_allclose(redrawn, model.apply(variables, z, labels, method="draw"), atol=1e-4)
+
+
 def test_bytes_and_floats_are_the_same_images():
     model, variables, images, labels = make()
     for method, args in (("encode", ()), ("classify", ()), ("transfer", (labels,))):

@@ -30,7 +30,7 @@ def test_a_run_of_format_1_is_still_read(tmp_path, info):
     record["format"] = 1
     del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"], record["config"]["evaluate"]
     del record["config"]["alignment"], record["config"]["refine"], record["config"]["model"]["couplings"]
-    del record["config"]["model"]["coupling_hidden"]
+    del record["config"]["model"]["coupling_hidden"], record["config"]["model"]["unfold"]
     (tmp_path / "config.json").write_text(json.dumps(record))
     read = runlog.read_info(tmp_path)
     assert read.config.model.couplings == read.config.refine.epochs == 0  # there was neither
