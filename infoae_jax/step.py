@@ -1,5 +1,7 @@
 """One training step: pure functions of (state, batch, hyperparameters)."""
 
+import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import flax.struct
@@ -10,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from infoae_jax import alignment, glance
-from infoae_jax.config import RefineConfig, TrainConfig
+from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder, to_unit_interval
 from infoae_jax.reversal import scheduled_lambda
 
@@ -67,6 +69,18 @@ def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
         steps_per_epoch=jnp.int32(steps_per_epoch),
         total_steps=jnp.int32(steps_per_epoch * config.epochs),
     )
+
+
+def static(config: TrainConfig) -> TrainConfig:
+    """`config` but for what `Hyper` holds and what no step uses: the same for all runs that can share a program."""
+    traced: dict[str, Any] = {"epochs": 1, "learning_rate": 1.0, "lambda_adv": 0.0, "lambda_ramp": 1.0, "seed": 0}
+    return dataclasses.replace(config, **traced, data_on="auto", steps_per_call=1)
+
+
+def numbers(section: AlignmentConfig | RefineConfig) -> dict[str, Float[np.ndarray, ""]]:
+    """The weights and rates of a later phase, to be traced."""
+    fields = dataclasses.fields(section)
+    return {f.name: np.asarray(getattr(section, f.name), np.float32) for f in fields if f.type is float}
 
 
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -206,7 +220,7 @@ def train_step(
 def refine_step(
     model: InfoAutoencoder,
     train: TrainConfig,
-    config: RefineConfig,
+    config: RefineConfig | SimpleNamespace,
     state: TrainState,
     images: UInt8[Array, "b h w c"],
     z: Float[Array, "b z"],
@@ -223,6 +237,7 @@ def refine_step(
         mse + style_weight * mean((encode(swap) - z)^2) + content_weight * cross-entropy(classify(swap), target)
 
     Args:
+      config: of its weights and rate, which may be traced.
       z: what `encode` gives for `images`.
       targets: classes to swap to, of any kind.
       progress: share of this training that is done, in [0, 1).
