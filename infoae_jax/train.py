@@ -90,10 +90,14 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `fit` leaves: the state, and whether all phases are done (False: stopped by a signal, to be resumed)."""
+    """What `fit` leaves: the state, and whether all phases are done (False: stopped by a signal, to be resumed).
+
+    stopped: a signal came, be it after the last step.
+    """
 
     state: step.TrainState
     finished: bool
+    stopped: bool = False
 
 
 def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | None = None) -> Result:
@@ -132,7 +136,8 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
         try:
             runlog.open_run(folder, info, f"{len(devices)} x {devices[0].device_kind}")
             with _signals() as stop:
-                return _fit(config, folder, splits, model, stop, devices)
+                result = _fit(config, folder, splits, model, stop, devices)
+                return dataclasses.replace(result, stopped=stop())
         except OSError as error:
             raise UserError(
                 f"The run folder {str(folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
