@@ -69,7 +69,10 @@ def trials(config: Config, sweep: Callable[[Callable[..., None]], None], folder:
       UserError: if it adds none, or twice the same, or a field or value that cannot be.
     """
     added: list[dict[str, Any]] = []
-    sweep(lambda **values: added.append(values))
+    try:
+        sweep(lambda **values: added.append(values))
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"The configuration's sweep(add) raises {type(error).__name__}: {error}") from error
     if not added:
         raise UserError("The configuration's sweep(add) adds no trial. Let it call add(**{'train.lambda_adv': 0.01}).")
     found: dict[str, Trial] = {}
@@ -90,6 +93,14 @@ def short(field: str) -> str:
     before = _SECTIONS[: _SECTIONS.index(section)]
     taken = any(last in get_type_hints(sections[name]) for name in before)
     return field if taken else last
+
+
+def values_in(name: str, config: Config) -> dict[str, Any]:
+    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out."""
+    flat = flatten(to_dict(config))
+    called = {short(field): field for field in flat}
+    fields = [called.get(part.partition("=")[0]) for part in name.split(",")]
+    return {field: flat[field] for field in fields if field}
 
 
 def name_of(values: Mapping[str, Any]) -> str:
