@@ -3,6 +3,9 @@
 Any of them can be set on the command line, for instance `--config.model.bottleneck=32`.
 """
 
+import itertools
+from collections.abc import Callable, Sequence
+
 from ml_collections import ConfigDict
 
 
@@ -116,3 +119,14 @@ def with_variants(config: ConfigDict, arg: str | None) -> ConfigDict:
             raise ValueError(f"unknown variant {name!r} behind the colon; there are: {', '.join(variants)}")
         variants[name](config)
     return config
+
+
+def sweep_over(
+    add: Callable[..., None],
+    lambdas: Sequence[float] = (0.0, 0.002, 0.005, 0.02),
+    bottlenecks: Sequence[int] = (8, 16, 32),
+    seeds: Sequence[int] = (0, 1, 2),
+) -> None:
+    """lambda x bottleneck x seed: one seed of everything first, so that the whole picture is there early."""
+    for seed, bottleneck, lam in itertools.product(seeds, bottlenecks, lambdas):
+        add(**{"model.bottleneck": bottleneck, "train.lambda_adv": lam, "train.seed": seed})

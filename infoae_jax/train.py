@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 
 from infoae_jax import data, hosts, runlog, step
 from infoae_jax.checkpoint import Checkpoints
-from infoae_jax.config import Config, TrainConfig
+from infoae_jax.config import Config, TrainConfig, to_dict
 from infoae_jax.errors import UserError
 from infoae_jax.model import InfoAutoencoder, build
 from infoae_jax.phases import PHASES
@@ -29,10 +29,14 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `fit` leaves: the state, and whether all phases are done (False: stopped by a signal, to be resumed)."""
+    """What `fit` leaves: the state, and whether all phases are done (False: stopped by a signal, to be resumed).
+
+    stopped: a signal came, be it after the last step.
+    """
 
     state: step.TrainState
     finished: bool
+    stopped: bool = False
 
 
 def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | None = None) -> Result:
@@ -60,7 +64,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
     near = mesh if jax.process_count() == 1 else Mesh(np.array(jax.local_devices()), (AXIS,))
     device = f"{len(devices)} x {devices[0].device_kind}"
     with contextlib.ExitStack() as stack:
-        hosts.check_same("settings", repr(config))
+        hosts.check_same("settings", repr({**to_dict(config), "data": None}))  # where the images are may differ
         hosts.on_first(lambda: stack.enter_context(runlog.lock(folder)))
         splits = data.load(config.data)
         hosts.check_same("images", splits.fingerprint)
@@ -70,9 +74,10 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
             run = open_run(config, folder, splits, mesh, near, stop, device, files)
             start, state = restore(run)
             if is_finished(run, start):
-                return Result(state, True)
+                return Result(state, True, stopped(start))
             begin(run, state, start, device)
-            return Result(*_alone(run, train(run, state)))
+            state, finished = _alone(run, train(run, state))
+        return Result(state, finished, stopped(start))
 
 
 def open_run(
