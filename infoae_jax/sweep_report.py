@@ -38,7 +38,7 @@ def write(run: str | Path, out: str | Path | None = None, within: float = summar
     page = Path(out) if out else folder / "report.html"
     save(render(folder, lines, within), page)
     if found:
-        _write_figures(folder / "figures", found, within)
+        _write_figures(folder / "figures", found, [line for line in lines if line.reason], within)
     return page
 
 
@@ -53,7 +53,7 @@ def render(folder: Path, lines: Sequence[Line], within: float = summary.WITHIN) 
     sections = [_header(name, folder, lines, best, within)]
     if best is not None:
         sections += [_tradeoff(found, numbers, best, within), _swaps(found, numbers, best, pictures)]
-        sections += [_maps(found, numbers, best)]
+        sections += [_maps(found, numbers, best, lines)]
     sections += [_table(lines, found, numbers, best), _failures(lines)]
     style, script = (Path(__file__).with_suffix(kind).read_text() for kind in (".css", ".js"))
     return document(f"{name}, sweep", "\n".join(filter(None, sections)), style, script if best else "")
@@ -79,9 +79,9 @@ def _header(name: str, folder: Path, lines: Sequence[Line], best: Setting | None
         f"lowest one, both as means over seeds."
     )
     return (
-        f'{head}<section class="card best"><h2>{escape(best.name)}</h2><p>{rule}</p><div class="tiles">{tiles}</div>'
-        f"<p>Figures for publication: <code>infoae evaluate --sweep {escape(str(folder))} --best 1</code> measures it "
-        f"in full.</p></section>"
+        f'{head}<section class="card best"><h2>{_breaking(best.name)}</h2><p>{rule}</p><div class="tiles">{tiles}</div>'
+        "<p>To measure it in full, for publication: "
+        f"<code>infoae evaluate --sweep {escape(str(folder))} --best 1</code></p></section>"
     )
 
 
@@ -146,7 +146,7 @@ def _swaps(found: list[Setting], numbers: dict[str, int], best: Setting, picture
             badge = first.get(setting.name, "") if i == 0 else ""
             cards.append(
                 f'<figure class="card swap" data-trial="{escape(line.name)}" data-setting="{numbers[setting.name]}"'
-                f"{' data-first' if badge else ''}><figcaption><b>{escape(line.name)}</b>"
+                f"{' data-first' if badge else ''}><figcaption><b>{_breaking(line.name)}</b>"
                 f"{f'<i>{badge}</i>' if badge else ''}<br>{escape(about)}</figcaption>"
                 f'<img alt="Swaps of {escape(line.name)}" src="{data_uri(pictures[line.name], "webp")}">'
                 f'<button class="drop" aria-label="remove {escape(line.name)}">&times;</button></figure>'
@@ -158,16 +158,20 @@ def _swaps(found: list[Setting], numbers: dict[str, int], best: Setting, picture
     return f'<h2>Swaps side by side</h2><p>{note}</p><div class="runs" id="swaps">{"".join(cards)}</div>'
 
 
-def _maps(found: list[Setting], numbers: dict[str, int], best: Setting) -> str:
+def _maps(found: list[Setting], numbers: dict[str, int], best: Setting, lines: Sequence[Line]) -> str:
     arrangement = tradeoff.arrange(found)
+    failed = [line for line in lines if line.reason]
     maps = []
     for figure in table.CHIEF:
-        drawing = tradeoff.heat(arrangement, numbers, best, figure)
+        drawing = tradeoff.heat(arrangement, numbers, best, figure, failed)
         if drawing is not None:
             svg = tradeoff.in_page(drawing, f"map-{figure.name}", figure.title)
             better = {"lower": "↓", "higher": "↑"}[figure.better]
             maps.append(f"<figure><figcaption>{escape(figure.title)} {better}</figcaption>{svg}</figure>")
-    note = "Means over seeds; the stronger the colour, the better (↓ lower, ↑ higher); framed: the recommended setting."
+    note = (
+        "Means over seeds; the stronger the colour, the better (↓ lower, ↑ higher); framed: the recommended setting; "
+        "dashed: those chosen above."
+    )
     return f'<h2>Maps</h2><p>{note}</p><div class="charts">{"".join(maps)}</div>'
 
 
@@ -175,7 +179,7 @@ def _table(lines: Sequence[Line], found: list[Setting], numbers: dict[str, int],
     fields = list(dict.fromkeys(field for line in lines for field in line.values))
     figures = [f for f in table.CHIEF if any(line.figures.get(f.name) is not None for line in lines)]
     heads = [plan.short(field) for field in fields] + ["state"]
-    arrows = {"lower": " ↓", "higher": " ↑"}
+    arrows = {"lower": "\u00a0↓", "higher": "\u00a0↑"}
     heads += [f.title + arrows[f.better] for f in figures] + ["protocol", "training"]
     head = "".join(f'<th scope="col"><button>{escape(text)}</button></th>' for text in heads)
     number_of = {line.name: numbers[setting.name] for setting in found for line in setting.lines}
@@ -210,6 +214,11 @@ def _cell(value: Any, text: str) -> str:
     return f'<td data-v="{value if number else escape(str(value or ""))}">{escape(text)}</td>'
 
 
+def _breaking(name: str) -> str:
+    """A name that breaks at its commas where it is too long."""
+    return escape(name).replace(",", ",<wbr>")
+
+
 def _failures(lines: Sequence[Line]) -> str:
     failed = [line for line in lines if line.reason]
     if not failed:
@@ -241,13 +250,13 @@ def _picture(folder: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def _write_figures(folder: Path, found: list[Setting], within: float) -> None:
+def _write_figures(folder: Path, found: list[Setting], failed: list[Line], within: float) -> None:
     arrangement = tradeoff.arrange(found)
     numbers = {setting.name: i for i, setting in enumerate(found)}
     best = summary.ranked(found, within)[0]
     drawings = {"tradeoff": tradeoff.tradeoff(arrangement, numbers, best, _references(found), tradeoff.PAPER)}
     for figure in table.CHIEF:
-        drawing = tradeoff.heat(arrangement, numbers, best, figure)
+        drawing = tradeoff.heat(arrangement, numbers, best, figure, failed)
         if drawing is not None:
             drawings[f"map_{figure.name}"] = drawing
     try:

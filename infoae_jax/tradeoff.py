@@ -7,7 +7,7 @@ carries `data-pick` with the number of its setting.
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context
@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from infoae_jax import plan, table
-from infoae_jax.summary import Setting
+from infoae_jax.summary import Line, Setting
 
 LAMBDA = "train.lambda_adv"
 MAKER = "infoae_jax"  # stands in every file, so that a user's own is told apart
@@ -61,12 +61,24 @@ def arrange(settings: Sequence[Setting]) -> Arrangement:
     others = [field for field in swept if field != along]
     found: dict[str, list[Setting]] = {}
     for setting in settings:
-        label = ", ".join(f"{title(f)} {plan.written(setting.values.get(f))}" for f in others)
-        found.setdefault(label, []).append(setting)
+        found.setdefault(_label(others, setting.values), []).append(setting)
     if along is not None:
         for members in found.values():
             members.sort(key=lambda s: s.values.get(along, -math.inf))
     return Arrangement(along, others, [Series(label, members) for label, members in found.items()])
+
+
+def _label(fields: Sequence[str], values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{title(field)} {plan.written(values.get(field))}" for field in fields)
+
+
+def _cell_of(arrangement: Arrangement, values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Row and column of a map; None if it has none for these values."""
+    labels = [series.label for series in arrangement.series]
+    label, column = _label(arrangement.others, values), values.get(arrangement.along or "")
+    if label not in labels or column not in arrangement.columns:
+        return None
+    return labels.index(label), arrangement.columns.index(column)
 
 
 def title(field: str) -> str:
@@ -134,17 +146,18 @@ def tradeoff(
 
 
 def heat(
-    arrangement: Arrangement, numbers: dict[str, int], best: Setting | None, figure: table.Figure
+    arrangement: Arrangement,
+    numbers: dict[str, int],
+    best: Setting | None,
+    figure: table.Figure,
+    failed: Sequence[Line] = (),
 ) -> Figure | None:
     """One chief figure over the field along the curves and the series: strong colour where it is good.
 
-    None where no setting has the figure.
+    failed: trials that gave nothing; a cell without a figure says so. None where no setting has the figure.
     """
-    by_cell = {
-        (row, arrangement.columns.index(setting.values.get(arrangement.along) if arrangement.along else None)): setting
-        for row, series in enumerate(arrangement.series)
-        for setting in series.settings
-    }
+    every = [setting for series in arrangement.series for setting in series.settings]
+    by_cell = {at: setting for setting in every if (at := _cell_of(arrangement, setting.values)) is not None}
     values = {cell: setting.mean(figure.name) for cell, setting in by_cell.items()}
     known = [value for value in values.values() if value is not None]
     if not known:
@@ -171,6 +184,11 @@ def heat(
         small = 8 if columns < 8 else 6.5
         text = figure.write(value)
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=small, color=_INK)
+    for line in failed:
+        place = _cell_of(arrangement, line.values)
+        if place is not None and place not in by_cell:
+            where = place[1] + 0.5, place[0] + 0.5
+            axes.text(*where, line.state, ha="center", va="center", fontsize=7, color=_MUTED, style="italic")
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     named = [plan.written(value) for value in arrangement.columns] if arrangement.along else [""]
     axes.set_xticks([c + 0.5 for c in range(columns)], named)
@@ -232,12 +250,12 @@ def _frame(axes: Axes, settings: Sequence[Setting], chance: float | None) -> Non
     else:
         room = 0.12 * ((high - low) or 0.2 * high or 1)
         axes.set_xlim(low - room, high + room)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.6g}"))
     bottom, top = min(*leaks, chance or 1.0), max(*leaks, chance or 0.0)
     room = 0.12 * ((top - bottom) or 0.1)
     axes.set_ylim(max(bottom - room, 0), min(top + room, 1.03))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
     axes.set_xlabel("reconstruction error (MSE), lower is better", color=_MUTED, fontsize=9)
     axes.set_ylabel("leakage: class read from the latent", color=_MUTED, fontsize=9)
@@ -256,7 +274,9 @@ def _references(axes: Axes, references: Sequence[table.Elsewhere], chance: float
     if chance is not None:
         axes.axhline(chance, **dotted)
         text = f"chance {chance:.1%}"
-        axes.annotate(text, (1, chance), xycoords=("axes fraction", "data"), xytext=(-4, 3), ha="right", **small)
+        axes.annotate(
+            text, (1, chance), xycoords=("axes fraction", "data"), xytext=(-4, -4), ha="right", va="top", **small
+        )
     for other in references:
         about = f"MSE {other.mse:.4f}" + ("" if other.leakage is None else f", {other.leakage:.1%}")
         if not left < other.mse < right or not bottom < (other.leakage or bottom + 1e-9) < top:
