@@ -75,7 +75,9 @@ def get_config() -> ConfigDict:
     checkpoint.keep = 2  # the newest ones that are kept; 2 or more, so that a damaged one can be done without
 
     config.evaluate = evaluate = ConfigDict()
-    evaluate.at_end = "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does
+    evaluate.at_end = (
+        "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does; a sweep does so quickly anyway
+    )
     return config
 
 

@@ -26,7 +26,7 @@ class Line:
 
     state: 'new', 'interrupted', 'trained' (not evaluated), 'finished', 'diverged', 'failed'. reason: of the last two.
     values: what it changes, by field. figures: chief figures by name (see `table.CHIEF`), of `protocol`.
-    training_s: wall time, None where a part of it is unknown; evaluation_s likewise.
+    training_s: wall time, None where a part of it is unknown; evaluation_s without that of training the judges.
     """
 
     name: str
@@ -82,7 +82,7 @@ def read(folder: Path) -> Line:
         figures={figure.name: figure.of(record) for figure in table.CHIEF},
         chance=record["figures"].get("leakage", {}).get("chance"),
         untrusted=tuple(record["untrusted"]),
-        evaluation_s=record["cost"]["preparation_s"] + record["cost"]["evaluation_s"],
+        evaluation_s=record["cost"]["evaluation_s"],
     )
 
 
@@ -238,7 +238,7 @@ def remaining(left: Sequence[plan.Trial]) -> str:
         if seconds is None:
             return f"{_count(len(left), 'trial')} left; no such run was measured here yet, so the time is unknown."
         rough = rough or plan.program_of(trial.config) not in same
-        total += statistics.fmean(seconds)
+        total += statistics.median(seconds)  # the first one compiled for all
     by = "like runs of other sizes took here" if rough else "as such runs took here"
     return f"{_count(len(left), 'trial')} left: about {duration(total)} one after the other, {by}."
 
