@@ -162,6 +162,18 @@ def chosen(trials: Sequence[Trial], conditions: str) -> list[Trial]:
     return left
 
 
+def named(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
+    """The trials of these names, in the order of `trials`.
+
+    Raises:
+      UserError: if one is not among them.
+    """
+    unknown = sorted(set(names) - {trial.name for trial in trials})
+    if unknown:
+        raise UserError(f"The sweep has no trial {unknown[0]!r}. There are:\n  " + "\n  ".join(t.name for t in trials))
+    return [trial for trial in trials if trial.name in names]
+
+
 def _meets(value: Any, sign: str, wanted: str) -> bool:
     if value is None:  # the trial leaves the field as it is
         return False

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infoae_jax import data, evaluate, plan, runlog, summary
+import jax
+
+from infoae_jax import data, evaluate, plan, runlog, summary, together
 from infoae_jax.errors import BusyError, DivergedError, UserError, as_sentence
 from infoae_jax.train import Result, fit
 
@@ -47,6 +49,7 @@ def run(
     for config in dict.fromkeys(trial.config.data for trial in trials):
         data.load(config)
     report = Report()
+    trained: dict[str, Outcome] = {}
     for number, trial in enumerate(trials, 1):
         line = summary.read(trial.folder)
         if line.state == "diverged":
@@ -55,7 +58,10 @@ def run(
             continue
         left = [t for t in trials[number - 1 :] if summary.read(t.folder).state not in ("finished", "diverged")]
         say(f"\n[{number}/{len(trials)}] {trial.name}. {summary.remaining(left)}")
-        outcome = train(trial)
+        if trial.name not in trained:
+            alike = [t for t in left if plan.program_of(t.config) == plan.program_of(trial.config)]
+            trained |= train_group(alike) if len(alike) > 1 and _on_accelerators() else {trial.name: train(trial)}
+        outcome = trained.pop(trial.name)
         if isinstance(outcome, Result) and outcome.finished:
             outcome = _evaluate(trial, protocol, outcome, say)
         if isinstance(outcome, BusyError):
@@ -78,6 +84,23 @@ def train(trial: plan.Trial) -> Outcome:
         return fit(trial.config, trial.folder)
     except Exception as error:  # whatever it is, the other trials can go on
         return error
+
+
+def train_group(trials: Sequence[plan.Trial]) -> dict[str, Outcome]:
+    """Trains as many of these trials, which share their programs, as the devices have memory for, all at once."""
+    some = trials[: together.most_at_once(trials)]
+    for trial in some:
+        (trial.folder / summary.FAILED).unlink(missing_ok=True)
+    try:
+        outcomes = together.fit_group([trial.config for trial in some], [trial.folder for trial in some])
+    except Exception as error:  # of all of them
+        outcomes = [error] * len(some)
+    return {trial.name: outcome for trial, outcome in zip(some, outcomes, strict=True)}
+
+
+def _on_accelerators() -> bool:
+    """Where runs are trained together; on the CPU that would be slower than one after the other."""
+    return jax.local_devices()[0].platform != "cpu"
 
 
 def _evaluate(trial: plan.Trial, protocol: evaluate.Protocol, result: Result, say: Callable[[str], None]) -> Outcome:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -260,3 +261,46 @@ def _of_rows(function: Callable[..., Any], mesh: Mesh, own_tables: tuple[bool, .
         return function(carry, *(table[rows] for table in tables), targets, progress, numbers)
 
     return _for_each(one, mesh, (0, tuple(0 if own_table else None for own_table in own_tables), 0, 0, None, 0))
+
+
+def most_at_once(trials: Sequence[plan.Trial]) -> int:
+    """How many of these trials, which share their programs, the local devices have memory to train together."""
+    devices = jax.local_devices()
+    stats = devices[0].memory_stats() or {}
+    most = len(trials)
+    while "bytes_limit" in stats and most > len(devices):
+        if 2 * memory_estimate(trials[:most], len(devices)) <= stats["bytes_limit"]:
+            break
+        most -= len(devices)
+    return most
+
+
+def memory_estimate(trials: Sequence[plan.Trial], devices: int = 1) -> int:
+    """Roughly how many bytes each of `devices` needs to train a group of trials together.
+
+    The images, and for each run: state, gradients, and what the backward pass needs of the forward one. XLA takes
+    between half and twice as much.
+
+    Raises:
+      UserError: if the images cannot be loaded.
+    """
+    config = trials[0].config
+    splits = data.load(config.data)
+    model, images, labels = train.build_for(config, splits), splits.train.images, splits.train.labels
+    state = jax.eval_shape(lambda: step.init_state(model, config.train, 0))
+    batch = jax.ShapeDtypeStruct((config.train.batch_size, *model.image_shape), np.float32)
+    classes = jax.ShapeDtypeStruct((config.train.batch_size,), np.int32)
+
+    def backward(params: Any, pixels: Any, labels: Any) -> Any:
+        """A function that holds, as leaves, all that it needs."""
+        return jax.vjp(lambda p: step.losses(model, p, pixels, labels, jnp.float32(0))[0], params)[1]
+
+    activations = _bytes(jax.eval_shape(backward, state.params, batch, classes)) - _bytes(state.params)
+    if config.refine.epochs:
+        activations = activations * 3 // 2  # it draws twice as many pictures, and redraws none
+    each = _bytes(state) + _bytes(state.params) + activations + 4 * len(labels)
+    return images.nbytes + labels.nbytes + -(-len(trials) // devices) * each
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -243,7 +243,10 @@ def _agreed(stopped: Callable[[int], bool], every: int) -> Callable[[int], bool]
 
 @contextlib.contextmanager
 def signals() -> Iterator[Callable[[int], bool]]:
-    """Turns SIGINT and SIGTERM into a question that the loop asks after each step."""
+    """Turns SIGINT and SIGTERM into a question that the loop asks after each step.
+
+    SIGUSR2 as well, which submitit lets Slurm send before a job's time is over.
+    """
     received: list[int] = []
 
     def remember(number: int, frame: Any) -> None:
@@ -255,7 +258,7 @@ def signals() -> Iterator[Callable[[int], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda at: False
         return
-    former = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield lambda at: bool(received)
     finally:
