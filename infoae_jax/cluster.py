@@ -4,7 +4,6 @@ A task runs the same command line as a person would, for its trials alone, and n
 folders, as ever; so the folder has to be one that all machines see. Submitting again does what is left.
 """
 
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,16 +56,12 @@ def submit(commands: Sequence[Sequence[str]], logs: Path, cluster: str, options:
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
         executor.update_parameters(**{"name": "infoae", **given})
-        return executor.map_array(work, [list(command) for command in commands], [os.getcwd()] * len(commands))
+        # Pickled for the task, in this folder: a function of the standard library, and strings.
+        return executor.map_array(subprocess.call, [list(command) for command in commands])
     except NameError as error:  # what submitit raises for an unknown parameter
         raise UserError(f"--sweep_cluster_options: {error}") from error
     except (RuntimeError, OSError, ValueError, submitit.core.utils.FailedJobError) as error:
         raise UserError(f"The jobs could not be handed to {cluster!r}: {str(error).strip()}") from error
-
-
-def work(command: list[str], folder: str) -> int:
-    """What a task does: runs `command` in `folder`, in a process of its own; returns its exit code."""
-    return subprocess.run(command, cwd=folder, check=False).returncode
 
 
 def wait(jobs: Sequence[Any]) -> list[str]:
