@@ -52,17 +52,15 @@ def fit_group(
     mesh = Mesh(np.array(jax.local_devices() if devices is None else devices), (AXIS,))
     splits = data.load(configs[0].data)
     with train.signals() as stopped:
-        stopping: list[bool] = []
+        stop = _Stop(stopped)
         shared: dict[str, Any] = {}
         runs = [
-            _run(config, Path(folder), splits, mesh, lambda at: bool(stopping), shared, speaks=i == 0)
+            _run(config, Path(folder), splits, mesh, stop, shared, speaks=i == 0)
             for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
         ]
-        group = _Group(configs, runs, splits, mesh)
+        group = _Group(configs, runs, splits, mesh, stop)
         try:
             while group.asks:
-                if stopped(0):  # asked once for all, as they have to stop at the same step
-                    stopping.append(True)
                 group.take_steps()
         finally:
             for run in runs:
@@ -94,6 +92,19 @@ def _run(
         return train.Result(*(yield from train.train(run, state)))
 
 
+class _Stop:
+    """Whether to stop, the same for all runs after a step."""
+
+    def __init__(self, stopped: Callable[[int], bool]):
+        self._stopped, self._now = stopped, False
+
+    def look(self) -> None:
+        self._now = self._stopped(0)
+
+    def __call__(self, at: int) -> bool:
+        return self._now
+
+
 class _Whole:
     """Arrays whose first axis counts slots."""
 
@@ -120,7 +131,10 @@ class _Slot(Share):
 class _Group:
     """Runs that wait for steps, and those of them that are on the devices now (all that stand at the same step)."""
 
-    def __init__(self, configs: Sequence[Config], runs: list[Phase[train.Result]], splits: data.Splits, mesh: Mesh):
+    def __init__(
+        self, configs: Sequence[Config], runs: list[Phase[train.Result]], splits: data.Splits, mesh: Mesh, stop: _Stop
+    ):
+        self._stop = stop
         self.asks: dict[int, Take] = {}
         self.outcomes: list[Any] = [None] * len(runs)
         self._configs, self._runs, self._splits, self._mesh = configs, runs, splits, mesh
@@ -131,7 +145,6 @@ class _Group:
         self._slots = -(-len(self.asks) // mesh.size) * mesh.size
         self._members: list[int] = []  # the run in each slot
         self._whole = _Whole(None)
-        self._kind = ""
         self._take: Callable[..., Any]
 
     def _go_on(self, i: int, answer: Any) -> None:
@@ -154,6 +167,7 @@ class _Group:
         inputs = [self.asks[i if i in there else here[0]].arguments for i in self._members]
         carry, metrics, *taken = self._take(self._whole.tree, inputs)
         self._whole, metrics = _Whole(carry), _Whole(metrics)
+        self._stop.look()
         slots = {run: slot for slot, run in reversed(list(enumerate(self._members)))}
         for i in here:
             self._go_on(i, (_Slot(self._whole, slots[i]), _Slot(metrics, slots[i]), *taken))
@@ -171,7 +185,7 @@ class _Group:
         return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(trees)), self._parts)
 
     def _training(self, asks: list[Take]) -> Callable[..., Any]:
-        images, labels, _ = self._splits.train.images, self._splits.train.labels, None
+        images, labels = self._splits.train.images, self._splits.train.labels
         configs = [self._configs[i].train for i in self._members]
         model, static = self._model, step.static(configs[0])
         hyper = self._stacked([step.make_hyper(config, len(labels)) for config in configs])

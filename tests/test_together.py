@@ -29,6 +29,7 @@ def smallest(cache, later_phases=False, **train):
     values = rendered.get_config("tiny")
     values.data.cache_dir = str(cache)
     values.data.num_train, values.data.num_test, values.train.batch_size = 96, 32, 32  # 3 steps an epoch
+    values.model.update(latent="unbounded")  # so that one of them can diverge
     values.model.update(filters=(2, 2, 2), hidden=8, adversary_hidden=8, bottleneck=4, coupling_hidden=8)
     values.log.update(every_steps=1, sample_epochs=(0,))
     values.checkpoint.every_steps = 2
@@ -66,6 +67,7 @@ def assert_alike(folder, other):
     assert [(line["kind"], line["step"]) for line in lines] == [(line["kind"], line["step"]) for line in others]
     for kind in ("step", "epoch", "test", "align", "refine"):
         for mine, theirs in zip(figures(folder, kind), figures(other, kind), strict=True):
+            assert mine.pop("kind") == theirs.pop("kind")
             assert mine == pytest.approx(theirs, rel=TOLERANCE, abs=1e-5)
     for inside in ("samples", "checkpoints"):
         assert [p.name for p in sorted((folder / inside).iterdir())] == [
@@ -116,7 +118,7 @@ def test_a_stopped_group_goes_on(group, configs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(together._Group, "take_steps", counting)
         stopped = fit_group(configs, folders)
-    assert [(r.finished, r.stopped, int(r.state.step)) for r in stopped] == [(False, True, 4)] * 3 or len(taken) == 4
+    assert [(r.finished, r.stopped, int(r.state.step)) for r in stopped] == [(False, True, 4)] * 3
     for result, whole, folder in zip(fit_group(configs, folders), group[1], folders, strict=True):
         assert result.finished
         assert_same_state(result, whole)
@@ -126,12 +128,12 @@ def test_a_stopped_group_goes_on(group, configs, tmp_path, monkeypatch):
 def test_runs_that_stand_at_different_steps_meet(group, configs, tmp_path):
     """As after a kill between the checkpoints of two runs."""
     folders = [shutil.copytree(folder, tmp_path / str(i)) for i, folder in enumerate(group[0])]
-    for folder, lost in zip(folders, ((6,), (6, 4, 3), ()), strict=True):
+    for folder, lost in zip(folders, ((6,), (4, 6), ()), strict=True):
         for number in lost:
-            shutil.rmtree(folder / "checkpoints" / str(number), ignore_errors=True)
+            shutil.rmtree(folder / "checkpoints" / str(number))
     results = fit_group(configs, folders)
-    started = [runlog.read(folder, "start")[-1]["step"] for folder in folders]
-    assert len(set(started)) == 3
+    starts = [[line["step"] for line in runlog.read(folder, "start")] for folder in folders]
+    assert starts == [[0, 4], [0, 0], [0]]  # and the third is done
     for result, whole in zip(results, group[1], strict=True):
         assert_same_state(result, whole)
 
@@ -139,7 +141,7 @@ def test_runs_that_stand_at_different_steps_meet(group, configs, tmp_path):
 def test_what_is_wrong_with_one_leaves_the_others(group, configs, cache, tmp_path):
     folders = [tmp_path / str(i) for i in range(3)]
     wild = dataclasses.replace(
-        configs[0], train=dataclasses.replace(configs[0].train, learning_rate=1.0, lambda_adv=1e6, lambda_ramp=1e-6)
+        configs[0], train=dataclasses.replace(configs[0].train, learning_rate=1.0, lambda_adv=100.0)
     )
     with runlog.lock(folders[1]):
         diverged, busy, fine = fit_group([wild, configs[1], configs[2]], folders)
@@ -194,14 +196,12 @@ def test_64_trials_of_mnist_lower_for_cuda():
     assert "all_reduce" not in exported.mlir_module()  # runs have nothing to say to each other
 
 
-def test_memory_estimate_is_near_what_xla_takes(cache, tmp_path):
-    values = rendered.get_config("tiny")
-    values.data.cache_dir = str(cache)
-    values.refine.epochs = 0
-    trials = [plan.Trial(str(i), parse(values), tmp_path / str(i)) for i in range(3)]
-    mesh = Mesh(np.array(jax.devices()[:1]), (AXIS,))
-    program, arguments = program_and_arguments(trials[0].config, (32, 32, 3), 256, 3, mesh)
+def test_memory_estimate_is_near_what_xla_takes(configs, group, tmp_path):
+    """Of the very program that trained the group."""
+    trials = [plan.Trial(str(i), configs[0], tmp_path / str(i)) for i in range(4)]
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
+    program, arguments = program_and_arguments(configs[0], (32, 32, 3), 96, 4, mesh)
     found = program.lower(*arguments).compile().memory_analysis()
     taken = found.argument_size_in_bytes + found.temp_size_in_bytes
-    assert 0.5 < together.memory_estimate(trials) / taken < 2
-    assert together.memory_estimate(trials, devices=3) < together.memory_estimate(trials) / 2
+    assert 0.5 < together.memory_estimate(trials, devices=4) / taken < 2
+    assert together.memory_estimate(trials) > 2 * together.memory_estimate(trials, devices=4)
