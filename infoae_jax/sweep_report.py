@@ -91,10 +91,10 @@ def _note(setting: Setting, figure: table.Figure) -> str:
     if figure.name == "leakage" and setting.lines[0].chance is not None:
         about.insert(0, f"chance {setting.lines[0].chance:.1%}")
     if setting.lines[0].protocol != "full":
-        about.append(f"({setting.lines[0].protocol})")
+        about.append(f"{setting.lines[0].protocol} protocol")
     if figure.name in setting.lines[0].untrusted:
         about.append("judges not trusted")
-    return ", ".join(about[:2]) + "".join(f" {a}" for a in about[2:])
+    return ", ".join(about)
 
 
 def _tradeoff(found: list[Setting], numbers: dict[str, int], best: Setting, within: float) -> str:
@@ -125,7 +125,7 @@ def _by_series(arrangement: tradeoff.Arrangement, within: float) -> str:
         figures = ", ".join(f"{f.title} {f.write(best.mean(f.name))}" for f in table.CHIEF[:2])
         value = f"{tradeoff.title(arrangement.along)} {plan.written(best.values.get(arrangement.along))}"
         items.append(f"<li>{escape(series.label)}: <b>{escape(value)}</b> ({escape(figures)})</li>")
-    return f"<p>By the same rule within each curve:</p><ul>{''.join(items)}</ul>"
+    return f'<p class="after">By the same rule within each curve:</p><ul>{"".join(items)}</ul>'
 
 
 def _swaps(found: list[Setting], numbers: dict[str, int], best: Setting, pictures: dict[str, bytes]) -> str:
