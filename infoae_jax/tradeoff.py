@@ -228,6 +228,8 @@ def in_page(figure: Figure, salt: str, label: str, kind: str = "") -> str:
     assert view is not None  # matplotlib always writes one
     head = f'<svg class="{kind}" {view[0]} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     text = re.sub(r'id="pick-(\d+)"', r'data-pick="\1"', head + text[text.index(">") + 1 :])
+    used = set(re.findall(r"#([\w-]+)", text))  # other names would be those of several figures on the page
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
     names = _COLOURS | {f"s{i}": colour for i, colour in enumerate(_SERIES)}
     for name, colour in names.items():
         text = text.replace(colour, f"var(--{name})")
