@@ -132,22 +132,21 @@ def _swaps(found: list[Setting], numbers: dict[str, int], best: Setting, picture
     """A card for each trial with a picture; the script shows those that are chosen, at first the chief ones."""
     if not pictures:
         return ""
-    first = {
-        best.name: "recommended",
-        min(found, key=lambda s: s.mean("mse") or 0.0).name: "lowest error",
-        min(found, key=lambda s: s.mean("leakage") or 0.0).name: "lowest leakage",
-    }
+    first: dict[str, list[str]] = {best.name: ["recommended"]}
+    for figure, badge in (("mse", "lowest error"), ("leakage", "lowest leakage")):
+        least = min(found, key=lambda s: s.mean(figure) or 0.0)
+        first.setdefault(least.name, []).append(badge)
     cards = []
     for setting in found:
         for i, line in enumerate(setting.lines):
             if line.name not in pictures:
                 continue
             about = ", ".join(f"{f.title} {f.write(line.figures.get(f.name))}" for f in table.CHIEF[:3])
-            badge = first.get(setting.name, "") if i == 0 else ""
+            badges = first.get(setting.name, []) if i == 0 else []
             cards.append(
                 f'<figure class="card swap" data-trial="{escape(line.name)}" data-setting="{numbers[setting.name]}"'
-                f"{' data-first' if badge else ''}><figcaption><b>{_breaking(line.name)}</b>"
-                f"{f'<i>{badge}</i>' if badge else ''}<br>{escape(about)}</figcaption>"
+                f"{' data-first' if badges else ''}><figcaption><b>{_breaking(line.name)}</b>"
+                f"{''.join(f'<i>{badge}</i>' for badge in badges)}<br>{escape(about)}</figcaption>"
                 f'<img alt="Swaps of {escape(line.name)}" src="{data_uri(pictures[line.name], "webp")}">'
                 f'<button class="drop" aria-label="remove {escape(line.name)}">&times;</button></figure>'
             )
