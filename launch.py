@@ -78,7 +78,9 @@ def main(_: list[str]) -> None:
     print(
         f"Finished: {workdir}" if result.finished else f"Stopped and saved at step {int(result.state.step)}. {_again()}"
     )
-    if result.finished and config.evaluate.at_end != "no":
+    if result.finished and config.evaluate.at_end != "no" and _COORDINATOR.value:
+        print(f"To measure it (the other processes would not wait for it): infoae evaluate {workdir}")
+    elif result.finished and config.evaluate.at_end != "no":
         from infoae_jax import evaluate, table
 
         print(

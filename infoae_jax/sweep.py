@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from infoae_jax import data, evaluate, plan, runlog, summary, together
+from infoae_jax import data, evaluate, plan, runlog, summary, table, together
 from infoae_jax.errors import BusyError, DivergedError, UserError, as_sentence
 from infoae_jax.train import Result, fit
 
@@ -112,7 +112,8 @@ def _evaluate(trial: plan.Trial, protocol: evaluate.Protocol, result: Result, sa
     except Exception as error:
         return error
     line = summary.read(trial.folder)
-    say(", ".join(f"{f.title} {f.write(line.figures[f.name])}" for f in summary.table.CHIEF if line.figures[f.name]))
+    found = [(figure, line.figures.get(figure.name)) for figure in table.CHIEF]
+    say(", ".join(f"{figure.title} {figure.write(value)}" for figure, value in found if value is not None))
     return result
 
 

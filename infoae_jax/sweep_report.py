@@ -91,10 +91,10 @@ def _note(setting: Setting, figure: table.Figure) -> str:
     if figure.name == "leakage" and setting.lines[0].chance is not None:
         about.insert(0, f"chance {setting.lines[0].chance:.1%}")
     if setting.lines[0].protocol != "full":
-        about.append(f"({setting.lines[0].protocol})")
+        about.append(f"{setting.lines[0].protocol} protocol")
     if figure.name in setting.lines[0].untrusted:
         about.append("judges not trusted")
-    return ", ".join(about[:2]) + "".join(f" {a}" for a in about[2:])
+    return ", ".join(about)
 
 
 def _tradeoff(found: list[Setting], numbers: dict[str, int], best: Setting, within: float) -> str:
@@ -125,29 +125,28 @@ def _by_series(arrangement: tradeoff.Arrangement, within: float) -> str:
         figures = ", ".join(f"{f.title} {f.write(best.mean(f.name))}" for f in table.CHIEF[:2])
         value = f"{tradeoff.title(arrangement.along)} {plan.written(best.values.get(arrangement.along))}"
         items.append(f"<li>{escape(series.label)}: <b>{escape(value)}</b> ({escape(figures)})</li>")
-    return f"<p>By the same rule within each curve:</p><ul>{''.join(items)}</ul>"
+    return f'<p class="after">By the same rule within each curve:</p><ul>{"".join(items)}</ul>'
 
 
 def _swaps(found: list[Setting], numbers: dict[str, int], best: Setting, pictures: dict[str, bytes]) -> str:
     """A card for each trial with a picture; the script shows those that are chosen, at first the chief ones."""
     if not pictures:
         return ""
-    first = {
-        best.name: "recommended",
-        min(found, key=lambda s: s.mean("mse") or 0.0).name: "lowest error",
-        min(found, key=lambda s: s.mean("leakage") or 0.0).name: "lowest leakage",
-    }
+    first: dict[str, list[str]] = {best.name: ["recommended"]}
+    for figure, badge in (("mse", "lowest error"), ("leakage", "lowest leakage")):
+        least = min(found, key=lambda s: s.mean(figure) or 0.0)
+        first.setdefault(least.name, []).append(badge)
     cards = []
     for setting in found:
         for i, line in enumerate(setting.lines):
             if line.name not in pictures:
                 continue
             about = ", ".join(f"{f.title} {f.write(line.figures.get(f.name))}" for f in table.CHIEF[:3])
-            badge = first.get(setting.name, "") if i == 0 else ""
+            badges = first.get(setting.name, []) if i == 0 else []
             cards.append(
                 f'<figure class="card swap" data-trial="{escape(line.name)}" data-setting="{numbers[setting.name]}"'
-                f"{' data-first' if badge else ''}><figcaption><b>{_breaking(line.name)}</b>"
-                f"{f'<i>{badge}</i>' if badge else ''}<br>{escape(about)}</figcaption>"
+                f"{' data-first' if badges else ''}><figcaption><b>{_breaking(line.name)}</b>"
+                f"{''.join(f'<i>{badge}</i>' for badge in badges)}<br>{escape(about)}</figcaption>"
                 f'<img alt="Swaps of {escape(line.name)}" src="{data_uri(pictures[line.name], "webp")}">'
                 f'<button class="drop" aria-label="remove {escape(line.name)}">&times;</button></figure>'
             )

@@ -45,10 +45,12 @@ class Arrangement(NamedTuple):
     others: list[str]
     series: list[Series]
 
-    @property
-    def columns(self) -> list[Any]:
-        """Values of `along`, in order; [None] if there is no such field."""
-        found = {s.values.get(self.along) for series in self.series for s in series.settings} if self.along else {None}
+    def columns(self, failed: Sequence[Line]) -> list[Any]:
+        """Values of `along`, those of failed trials too, in order; [None] if there is no such field."""
+        if self.along is None:
+            return [None]
+        found = {s.values.get(self.along) for series in self.series for s in series.settings}
+        found |= {line.values.get(self.along) for line in failed if line.values}
         return sorted(found, key=lambda value: -math.inf if value is None else value)
 
 
@@ -72,13 +74,11 @@ def _label(fields: Sequence[str], values: Mapping[str, Any]) -> str:
     return ", ".join(f"{title(field)} {plan.written(values.get(field))}" for field in fields)
 
 
-def _cell_of(arrangement: Arrangement, values: Mapping[str, Any]) -> tuple[int, int] | None:
+def _cell_of(arrangement: Arrangement, columns: Sequence[Any], values: Mapping[str, Any]) -> tuple[int, int] | None:
     """Row and column of a map; None if it has none for these values."""
     labels = [series.label for series in arrangement.series]
     label, column = _label(arrangement.others, values), values.get(arrangement.along or "")
-    if label not in labels or column not in arrangement.columns:
-        return None
-    return labels.index(label), arrangement.columns.index(column)
+    return (labels.index(label), columns.index(column)) if label in labels and column in columns else None
 
 
 def title(field: str) -> str:
@@ -156,13 +156,14 @@ def heat(
 
     failed: trials that gave nothing; a cell without a figure says so. None where no setting has the figure.
     """
+    heads = arrangement.columns(failed)
     every = [setting for series in arrangement.series for setting in series.settings]
-    by_cell = {at: setting for setting in every if (at := _cell_of(arrangement, setting.values)) is not None}
+    by_cell = {at: setting for setting in every if (at := _cell_of(arrangement, heads, setting.values)) is not None}
     values = {cell: setting.mean(figure.name) for cell, setting in by_cell.items()}
     known = [value for value in values.values() if value is not None]
     if not known:
         return None
-    rows, columns = len(arrangement.series), len(arrangement.columns)
+    rows, columns = len(arrangement.series), len(heads)
     drawing = Figure(figsize=(4.4, 0.42 * rows + 0.9), layout="constrained", facecolor=_CARD)
     FigureCanvasAgg(drawing)
     axes = drawing.add_subplot(facecolor=_CARD)
@@ -185,12 +186,12 @@ def heat(
         text = figure.write(value)
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=small, color=_INK)
     for line in failed:
-        place = _cell_of(arrangement, line.values)
+        place = _cell_of(arrangement, heads, line.values)
         if place is not None and place not in by_cell:
             where = place[1] + 0.5, place[0] + 0.5
             axes.text(*where, line.state, ha="center", va="center", fontsize=7, color=_MUTED, style="italic")
     axes.set(xlim=(0, columns), ylim=(rows, 0))
-    named = [plan.written(value) for value in arrangement.columns] if arrangement.along else [""]
+    named = [plan.written(value) for value in heads] if arrangement.along else [""]
     axes.set_xticks([c + 0.5 for c in range(columns)], named)
     labels = [series.label for series in arrangement.series]
     if len(arrangement.others) == 1:  # the field's name stands beside the axis
@@ -227,6 +228,8 @@ def in_page(figure: Figure, salt: str, label: str, kind: str = "") -> str:
     assert view is not None  # matplotlib always writes one
     head = f'<svg class="{kind}" {view[0]} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
     text = re.sub(r'id="pick-(\d+)"', r'data-pick="\1"', head + text[text.index(">") + 1 :])
+    used = set(re.findall(r"#([\w-]+)", text))  # other names would be those of several figures on the page
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
     names = _COLOURS | {f"s{i}": colour for i, colour in enumerate(_SERIES)}
     for name, colour in names.items():
         text = text.replace(colour, f"var(--{name})")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infoae_jax import cluster, runlog
+from infoae_jax import cluster, plan, runlog
+from infoae_jax.config import parse
 from infoae_jax.errors import UserError
 
 pytest.importorskip("submitit")
@@ -41,6 +42,13 @@ def test_what_cannot_work_gets_a_sentence(tmp_path, monkeypatch, name, options, 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=says):
         cluster.submit([["true"]], tmp_path / "logs", name, options)
+
+
+def test_a_task_takes_its_trials_by_name(tmp_path, tiny):
+    trials = plan.trials(parse(tiny), lambda add: [add(**{"train.seed": seed}) for seed in range(3)], tmp_path)
+    assert [trial.name for trial in plan.named(trials, ["seed=2", "seed=0"])] == ["seed=0", "seed=2"]
+    with pytest.raises(UserError, match="no trial 'seed=7'"):
+        plan.named(trials, ["seed=7"])
 
 
 @pytest.mark.slow

@@ -227,6 +227,31 @@ def command(tmp_path, cache, *args):
     ]
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["--sweep_list", "--sweep_filter=seed=0,bottleneck=16|64"], 0, "8 trials in 2 groups"),
+        (["--sweep", "--sweep_filter=bottleneck=17"], 2, "bottleneck is one of: 16, 32, 64"),
+        (["--sweep", "--config.train.lambda_adv=0.1"], 2, "Choose among these with --sweep_filter=lambda_adv=..."),
+        (["--sweep_filter=seed=5"], 2, "seed is one of: 0, 1, 2"),
+    ],
+)
+def test_command_line(tmp_path, cache, args, code, says):
+    done = subprocess.run(command(tmp_path, cache, *args), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_configuration_file_without_a_sweep(tmp_path, cache):
+    (tmp_path / "own.py").write_text("from configs.rendered import get_config\n")
+    args = command(tmp_path, cache, "--sweep")
+    args[2] = f"--config={tmp_path / 'own.py'}"
+    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "has no function sweep(add)" in done.stderr
+
+
 @pytest.mark.slow
 def test_three_by_three_takes_less_than_six_minutes(tmp_path, cache):
     begin = time.monotonic()
