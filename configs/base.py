@@ -3,6 +3,9 @@
 Any of them can be set on the command line, for instance `--config.model.bottleneck=32`.
 """
 
+import itertools
+from collections.abc import Callable, Sequence
+
 from ml_collections import ConfigDict
 
 
@@ -38,6 +41,7 @@ def get_config() -> ConfigDict:
     train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
     train.learning_rate_schedule = "cosine"  # 'cosine' (to 0 at the end) or 'constant'
+    train.cycle_weight = 0.03  # of the squared distance between a latent and that of its picture, encoded again
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'constant', 'linear' (0 -> lambda, then constant) or 'dann' (sigmoid)
     train.lambda_ramp = 0.5  # share of the training over which lambda rises
@@ -73,7 +77,9 @@ def get_config() -> ConfigDict:
     checkpoint.keep = 2  # the newest ones that are kept; 2 or more, so that a damaged one can be done without
 
     config.evaluate = evaluate = ConfigDict()
-    evaluate.at_end = "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does
+    evaluate.at_end = (
+        "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does; a sweep does so quickly anyway
+    )
     return config
 
 
@@ -83,6 +89,7 @@ def use_paper(config: ConfigDict) -> None:
     The paper does not say its lambda. At 0.01 this recipe diverges: the encoder makes its latent ever larger.
     """
     config.train.lambda_adv = 0.001
+    config.train.cycle_weight = 0.0
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0
     config.train.epochs = 300
@@ -92,12 +99,13 @@ def use_paper(config: ConfigDict) -> None:
 
 
 def use_tiny(config: ConfigDict) -> None:
-    """Seconds, for tests and a first look: few images, narrow layers, two epochs, neither alignment nor refinement."""
+    """Seconds, for tests and a first look: few images, narrow layers, two epochs, no alignment or anything like it."""
     config.data.num_train, config.data.num_test = 256, 64
     config.model.hidden = config.model.adversary_hidden = 32
     config.model.filters = (8, 16, 16)
     config.train.epochs = 2
     config.train.batch_size = 64
+    config.train.cycle_weight = 0.0
     config.model.couplings = 0  # --config.model.couplings=2 aligns as well, as quickly
     config.model.coupling_hidden = 16
     config.alignment.epochs, config.alignment.batch_size = 2, 64
@@ -117,3 +125,14 @@ def with_variants(config: ConfigDict, arg: str | None) -> ConfigDict:
             raise ValueError(f"unknown variant {name!r} behind the colon; there are: {', '.join(variants)}")
         variants[name](config)
     return config
+
+
+def sweep_over(
+    add: Callable[..., None],
+    lambdas: Sequence[float] = (0.0, 0.002, 0.005, 0.02),
+    bottlenecks: Sequence[int] = (8, 16, 32),
+    seeds: Sequence[int] = (0, 1, 2),
+) -> None:
+    """lambda x bottleneck x seed: one seed of everything first, so that the whole picture is there early."""
+    for seed, bottleneck, lam in itertools.product(seeds, bottlenecks, lambdas):
+        add(**{"model.bottleneck": bottleneck, "train.lambda_adv": lam, "train.seed": seed})

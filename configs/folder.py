@@ -8,6 +8,8 @@
 Without train/ and test/, a fifth of each class, drawn by `data.seed`, becomes the test split.
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -23,3 +25,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.epochs = 50
     config.train.batch_size = 64
     return base.with_variants(config, arg)
+
+
+def sweep(add: Callable[..., None]) -> None:
+    """The trials of `--sweep`: `add` takes the fields to change."""
+    base.sweep_over(add, bottlenecks=(16, 32, 64))

@@ -6,6 +6,8 @@ About seven minutes on two cores. Seed 0, by `infoae evaluate`: reconstruction e
 the latent in 23.1 % of the cases (chance 11.35 %), 99.1 % of the swaps read as the class asked for.
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -15,3 +17,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
     config = base.get_config()
     return base.with_variants(config, arg)
+
+
+def sweep(add: Callable[..., None]) -> None:
+    """The trials of `--sweep`: `add` takes the fields to change."""
+    base.sweep_over(add)

@@ -7,6 +7,8 @@ With the 531,131 extra digits, as in the paper ('more than 600,000'):
     python launch.py --config=configs/svhn.py --config.data.split=train+extra
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from configs import base
@@ -18,3 +20,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "svhn_cropped"
     config.model.bottleneck = 32
     return base.with_variants(config, arg)
+
+
+def sweep(add: Callable[..., None]) -> None:
+    """The trials of `--sweep`: `add` takes the fields to change."""
+    base.sweep_over(add, bottlenecks=(16, 32, 64))

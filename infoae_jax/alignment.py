@@ -26,6 +26,7 @@ and transport * |f_y(z) - affine_y(z)|^2, fading to 0.
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -249,7 +250,7 @@ def _optimizer(group: str) -> optax.GradientTransformation:
 def align_step(
     alignment: Alignment,
     training: Training,
-    config: AlignmentConfig,
+    config: AlignmentConfig | SimpleNamespace,
     state: tuple[Any, dict[str, Any]],
     z: Codes,
     labels: Int[Array, " b"],
@@ -261,6 +262,7 @@ def align_step(
     """One Adam step of the alignment with its density model, and of the networks that read from its codes.
 
     Args:
+      config: of its weights and rate, which may be traced.
       state: parameters of the alignment, and what `init_training` gives.
       looks: `glance.styles` of the images.
       targets: classes to swap to, of any kind; those of the first half of the batch are used.

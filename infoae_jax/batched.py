@@ -1,5 +1,6 @@
 """A pure function over any number of images: in batches of few sizes, shared by all devices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from infoae_jax.model import InfoAutoencoder
 from infoae_jax.stepper import AXIS
 
 _MOST_PIXELS = 1024 * 32 * 32  # of a batch, which bounds its memory at any image size
@@ -22,10 +24,22 @@ def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
     return -(-size // mesh.size) * mesh.size
 
 
+@functools.lru_cache(32)
+def _shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Jitted; the same for the same function, so that it is compiled once."""
+    return jax.jit(function, out_shardings=NamedSharding(mesh, P(AXIS)))
+
+
+@functools.lru_cache(32)
+def method(model: InfoAutoencoder, name: str) -> Callable[..., Any]:
+    """`model.apply` of one of its methods; the same function for equal models."""
+    return functools.partial(model.apply, method=name)
+
+
 def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Callable[..., np.ndarray]:
     """`function(variables, *arrays)` for arrays with any number of rows, at least one.
 
-        encode = make_batched(functools.partial(model.apply, method="encode"), mesh, 28 * 28)
+        encode = make_batched(method(model, "encode"), mesh, 28 * 28)
         z = encode(variables, images)
 
     Args:
@@ -34,7 +48,7 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
       pixels: of an image, which decides the size of a batch.
     """
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    shared = jax.jit(function, out_shardings=parts)
+    shared = _shared(function, mesh)
 
     def run(variables: Any, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)

@@ -68,10 +68,22 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int | None = None):
         """`keep`: how many of the newest to keep; None opens for reading, which leaves a running training alone."""
         self._run = Path(run).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, read_only=keep is None, create=keep is not None, cleanup_tmp_directories=keep is not None
-        )
         self._writes = keep is not None
+        several = jax.process_count() > 1
+        if several and self._writes:
+            (self._run / "checkpoints").mkdir(exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            read_only=not self._writes,
+            create=self._writes and not several,
+            cleanup_tmp_directories=self._writes,
+            # This process alone; otherwise Orbax would wait for the others.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(), active_processes={jax.process_index()}
+            )
+            if several
+            else ocp.options.MultiprocessingOptions(),
+        )
         with _quiet():
             self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
 

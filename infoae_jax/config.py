@@ -61,6 +61,7 @@ class TrainConfig:
     batch_size: int = _range(1, 1_000_000)
     learning_rate: float = _range(0, 1, above=True)
     learning_rate_schedule: str = _choice("constant", "cosine")
+    cycle_weight: float = _range(0, 1e6)
     lambda_adv: float = _range(0, 1e6)
     lambda_schedule: str = _choice("constant", "linear", "dann")
     lambda_ramp: float = _range(0, 1, above=True)
@@ -154,7 +155,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Fields that make `new` another experiment than `old`, each as 'field: old -> new'."""
-    a, b = _flatten(to_dict(old)), _flatten(to_dict(new))
+    a, b = flatten(to_dict(old)), flatten(to_dict(new))
     return [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not k.startswith(FREE_ON_RESUME)]
 
 
@@ -169,10 +170,11 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
             )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name: 'train.lambda_adv'."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 

@@ -7,6 +7,10 @@ class UserError(Exception):
     """Input that cannot work. `launch.py` prints the sentence and exits with code 2."""
 
 
+class BusyError(UserError):
+    """Another process is at work in the folder."""
+
+
 class DivergedError(Exception):
     """Training left the range of useful numbers. `launch.py` prints epoch, values and advice, and exits with code 1."""
 

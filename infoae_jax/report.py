@@ -3,8 +3,6 @@
 The page is one file without scripts; it needs no network and works from disk.
 """
 
-import base64
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 
 from infoae_jax import evaluate, runlog, table
 from infoae_jax.config import differences, to_dict
-from infoae_jax.errors import UserError
+from infoae_jax.page import data_uri, document, escape, save
 
 _COLOURS = 6  # series that the style sheet tells apart; more runs repeat them, dashed
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 360, 200, 46, 24, 10, 8  # of a chart, in its own units
@@ -35,15 +33,7 @@ def write(runs: Sequence[str | Path], out: str | Path) -> None:
     Raises:
       UserError: if a folder is no run, or `out` is a file that is no such page, or cannot be written.
     """
-    out = Path(out)
-    page = render(runs)
-    try:
-        if out.exists() and _MARK not in out.read_bytes()[:4096].decode(errors="replace"):
-            raise UserError(f"{str(out)!r} exists and is no report. Choose another --out.")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        runlog.write_atomically(out, page.encode())
-    except OSError as error:
-        raise UserError(f"The report cannot be written to {str(out)!r} ({error}). Choose another --out.") from error
+    save(render(runs), Path(out))
 
 
 def render(runs: Sequence[str | Path]) -> str:
@@ -63,13 +53,7 @@ def render(runs: Sequence[str | Path]) -> str:
         _curves(loaded),
         _settings(loaded),
     ]
-    body = "\n".join(filter(None, sections))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_MARK}\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escape(title)} · infoae_jax</title><style>{_STYLE}</style></head>\n"
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
+    return document(title, "\n".join(filter(None, sections)))
 
 
 def _load(name: str, folder: Path) -> _Run:
@@ -93,16 +77,15 @@ def _header(runs: list[_Run], title: str) -> str:
             f"{max(epochs, default=0)} of {run.info.config.train.epochs} epochs, {state}"
         )
         tiles = "".join(
-            f'<div class="tile"><span>{_escape(label)}</span><b>{_escape(value)}</b>'
-            f"<small>{_escape(note)}</small></div>"
+            f'<div class="tile"><span>{escape(label)}</span><b>{escape(value)}</b><small>{escape(note)}</small></div>'
             for label, value, note in _headline(run)
         )
         if not tiles:
-            tiles = f"<p>Not evaluated yet: <code>infoae evaluate {_escape(run.name)}</code></p>"
-        head = f'<h2><i class="dot s{i % _COLOURS}"></i>{_escape(run.name)}</h2><p>{_escape(about)}</p>'
+            tiles = f"<p>Not evaluated yet: <code>infoae evaluate {escape(run.name)}</code></p>"
+        head = f'<h2><i class="dot s{i % _COLOURS}"></i>{escape(run.name)}</h2><p>{escape(about)}</p>'
         cards.append(f'<section class="card">{head}<div class="tiles">{tiles}</div></section>')
     lead = "Style and content, apart: each image's style with the content of every class."
-    return f'<header><h1>{_escape(title)}</h1><p>{lead}</p></header><div class="runs">{"".join(cards)}</div>'
+    return f'<header><h1>{escape(title)}</h1><p>{lead}</p></header><div class="runs">{"".join(cards)}</div>'
 
 
 def _headline(run: _Run) -> list[tuple[str, str, str]]:
@@ -145,7 +128,7 @@ def _progress(runs: list[_Run]) -> str:
     for i, run in enumerate(runs):
         cells = [_picture(d, f"Swaps of {run.name}, epoch {e}", f"epoch {e}", None) for e, d in run.samples]
         if len(cells) > 1:
-            title = f'<h3><i class="dot s{i % _COLOURS}"></i>{_escape(run.name)}</h3>' if len(runs) > 1 else ""
+            title = f'<h3><i class="dot s{i % _COLOURS}"></i>{escape(run.name)}</h3>' if len(runs) > 1 else ""
             strips.append(
                 f'{title}<div class="strip" tabindex="0" role="region" aria-label="progress">{"".join(cells)}</div>'
             )
@@ -154,10 +137,9 @@ def _progress(runs: list[_Run]) -> str:
 
 def _picture(data: bytes, alt: str, caption: str, series: int | None) -> str:
     dot = "" if series is None else f'<i class="dot s{series % _COLOURS}"></i>'
-    source = base64.b64encode(data).decode()
     return (
-        f'<figure><img alt="{_escape(alt)}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{dot}{_escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{escape(alt)}" src="{data_uri(data)}">'
+        f"<figcaption>{dot}{escape(caption)}</figcaption></figure>"
     )
 
 
@@ -192,19 +174,19 @@ def _figures(runs: list[_Run]) -> str:
     keys: list[tuple[str, str]] = list(dict.fromkeys(key for _, _, rows in columns for key in rows))
     groups = list(dict.fromkeys(group for group, _ in keys))
     with_reference = any(row.reference for _, _, rows in columns for row in rows.values())
-    head = "".join(f'<th scope="col"><i class="dot s{i % _COLOURS}"></i>{_escape(name)}</th>' for i, name, _ in columns)
+    head = "".join(f'<th scope="col"><i class="dot s{i % _COLOURS}"></i>{escape(name)}</th>' for i, name, _ in columns)
     head += '<th scope="col">elsewhere</th>' if with_reference else ""
     body = []
     for group in groups:
         span = 1 + len(columns) + with_reference
-        body.append(f'<tr class="group"><th colspan="{span}" scope="rowgroup">{_escape(group)}</th></tr>')
+        body.append(f'<tr class="group"><th colspan="{span}" scope="rowgroup">{escape(group)}</th></tr>')
         for key in [key for key in keys if key[0] == group]:
             found = [rows.get(key) for _, _, rows in columns]
-            cells = "".join(f"<td>{_escape(row.value) if row else ''}</td>" for row in found)
+            cells = "".join(f"<td>{escape(row.value) if row else ''}</td>" for row in found)
             first = next(row for row in found if row)
             arrow = {"lower": " ↓", "higher": " ↑"}.get(first.better, "")
-            reference = f'<td class="muted">{_escape(first.reference)}</td>' if with_reference else ""
-            body.append(f'<tr><th scope="row">{_escape(key[1])}{arrow}</th>{cells}{reference}</tr>')
+            reference = f'<td class="muted">{escape(first.reference)}</td>' if with_reference else ""
+            body.append(f'<tr><th scope="row">{escape(key[1])}{arrow}</th>{cells}{reference}</tr>')
     protocols = {run.record["protocol"]["name"] for _, run in evaluated if run.record}
     note = f"Measured after training, on unseen images ({' and '.join(sorted(protocols))} protocol). "
     note += "↓ lower is better, ↑ higher."
@@ -222,8 +204,8 @@ def _settings(runs: list[_Run]) -> str:
     parts = []
     for run in runs[1:]:
         found = differences(runs[0].info.config, run.info.config)
-        text = "".join(f"<li><code>{_escape(line)}</code></li>" for line in found) or "<li>nothing</li>"
-        parts.append(f"<p>Different from {_escape(runs[0].name)} in {_escape(run.name)}:</p><ul>{text}</ul>")
+        text = "".join(f"<li><code>{escape(line)}</code></li>" for line in found) or "<li>nothing</li>"
+        parts.append(f"<p>Different from {escape(runs[0].name)} in {escape(run.name)}:</p><ul>{text}</ul>")
     for run in runs:
         starts = [line for line in run.lines if line["kind"] == "start"]
         record = {
@@ -232,8 +214,8 @@ def _settings(runs: list[_Run]) -> str:
         }
         if run.record:
             record["evaluated"] = {k: run.record[k] for k in ("protocol", "step", "environment", "cost")}
-        text = _escape(json.dumps(record, indent=2))
-        summary = f"<summary>{_escape(run.name)}: configuration, code version, cost</summary>"
+        text = escape(json.dumps(record, indent=2))
+        summary = f"<summary>{escape(run.name)}: configuration, code version, cost</summary>"
         parts.append(f"<details>{summary}<pre>{text}</pre></details>")
     return f"<h2>Settings</h2>{''.join(parts)}"
 
@@ -271,8 +253,8 @@ def _chart(title: str, series: list[tuple[int, Points]], log: bool = False) -> s
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points if not log or y > 0)
         dashed = ' stroke-dasharray="5 3"' if i >= _COLOURS else ""
         parts.append(f'<polyline class="line s{i % _COLOURS}" points="{path}"{dashed}/>')
-    drawing = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_escape(title)}">{"".join(parts)}</svg>'
-    return f"<figure><figcaption>{_escape(title)}</figcaption>{drawing}</figure>"
+    drawing = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>"
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -292,52 +274,3 @@ def _log_ticks(low: float, high: float) -> list[float]:
     inside = [tick for tick in every if low < tick < high]
     below, above = max(t for t in every if t <= low), min(t for t in every if t >= high)
     return sorted({below, *inside, above})
-
-
-def _escape(text: str) -> str:
-    return html.escape(text, quote=True)
-
-
-_MARK = '<meta name="generator" content="infoae_jax report">'
-_STYLE = """
-:root { color-scheme: light dark; --page: #fafaf8; --card: #fff; --ink: #1d1f21; --muted: #666b70; --rule: #dddcd6;
-  --s0: #2563a8; --s1: #c2571a; --s2: #2c7d4f; --s3: #8a4fa3; --s4: #a8842a; --s5: #b03a5b; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #16181a; --card: #1f2225; --ink: #e8e6e1; --muted: #9da3a8; --rule: #34383c;
-    --s0: #6aa9ee; --s1: #f0935a; --s2: #67c08d; --s3: #c48fdd; --s4: #dcb75c; --s5: #ec7f9d; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 24px 20px 64px; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 4px; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 44px 0 4px; } .card h2, .card h3 { margin: 0; font-size: 1.05rem; }
-h3 { font-size: 1rem; margin: 18px 0 4px; } p { margin: 0 0 12px; color: var(--muted); }
-.runs { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
-header + .runs { margin-top: 20px; }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px 18px; min-width: 0; }
-.card h2 { overflow-wrap: anywhere; } .card p { font-size: .9rem; }
-.tiles { display: grid; gap: 14px 18px; grid-template-columns: repeat(auto-fit, minmax(104px, 1fr)); }
-.tile { display: flex; flex-direction: column; } .tile span, .tile small { color: var(--muted); font-size: .8rem; }
-.tile b { font-size: 1.5rem; line-height: 1.25; font-weight: 600; font-variant-numeric: tabular-nums; }
-.dot { display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .45em;
-  background: currentColor; }
-.s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); }
-.s3 { color: var(--s3); } .s4 { color: var(--s4); } .s5 { color: var(--s5); }
-figure { margin: 0; min-width: 0; } figcaption { color: var(--muted); font-size: .85rem; margin: 4px 0; }
-img { width: 100%; max-width: 720px; height: auto; display: block; border-radius: 6px; border: 1px solid var(--rule); }
-.strip { display: flex; gap: 14px; overflow-x: auto; padding-bottom: 10px; } .strip figure { flex: 0 0 250px; }
-.charts { display: grid; gap: 24px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); }
-svg { width: 100%; height: auto; display: block; } svg text { font-size: 11px; fill: var(--muted); }
-.grid { stroke: var(--rule); stroke-width: 1; }
-.line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
-  font-weight: 400; }
-td { font-variant-numeric: tabular-nums; } thead th { color: var(--muted); font-size: .85rem; }
-.group th { padding-top: 18px; font-weight: 600; } .muted { color: var(--muted); }
-details { margin: 8px 0; } summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem;
-  background: var(--card);
-  border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
-ul { margin: 0 0 12px; padding-left: 20px; } code { overflow-wrap: anywhere; }
-@media (max-width: 520px) { main { padding: 16px 14px 48px; } .strip figure { flex-basis: 78vw; }
-  h1 { font-size: 1.5rem; } }
-"""

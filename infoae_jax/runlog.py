@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from infoae_jax.config import Config, differences, parse, to_dict
-from infoae_jax.errors import UserError
+from infoae_jax.errors import BusyError, UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
@@ -39,7 +39,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
         "alignment": {"style_weight": 0.0},
         "refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0},
     },
-    6: {"model": {"unfold": False}},
+    6: {"model": {"unfold": False}, "train": {"cycle_weight": 0.0}},
 }
 
 
@@ -75,7 +75,7 @@ def lock(folder: Path) -> Iterator[None]:
     """Makes `folder` and keeps other trainings out of it; the system frees the lock even after `kill -9`.
 
     Raises:
-      UserError: if the folder cannot be written, or another process trains in it.
+      UserError: if the folder cannot be written, or (BusyError) another process trains in it.
     """
     created = not folder.exists()
     try:
@@ -89,7 +89,7 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(
+            raise BusyError(
                 f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
             ) from error
         try:
@@ -127,7 +127,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
                 + "\nChoose another --workdir, or ask for the same."
             )
         return
-    others = [p.name for p in folder.iterdir() if p.name != ".lock"]
+    others = [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]
     if others:
         raise UserError(
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."

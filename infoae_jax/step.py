@@ -1,5 +1,7 @@
 """One training step: pure functions of (state, batch, hyperparameters)."""
 
+import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import flax.struct
@@ -10,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from infoae_jax import alignment, glance
-from infoae_jax.config import RefineConfig, TrainConfig
+from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder, to_unit_interval
 from infoae_jax.reversal import scheduled_lambda
 
@@ -23,6 +25,7 @@ NETWORKS = {
 METRICS = (
     "total",
     "reconstruction",
+    "cycle",
     "adversary",
     "adversary_accuracy",
     "content",
@@ -69,6 +72,18 @@ def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
     )
 
 
+def static(config: TrainConfig) -> TrainConfig:
+    """`config` but for what `Hyper` holds and what no step uses: the same for all runs that can share a program."""
+    traced: dict[str, Any] = {"epochs": 1, "learning_rate": 1.0, "lambda_adv": 0.0, "lambda_ramp": 1.0, "seed": 0}
+    return dataclasses.replace(config, **traced, data_on="auto", steps_per_call=1)
+
+
+def numbers(section: AlignmentConfig | RefineConfig) -> dict[str, Float[np.ndarray, ""]]:
+    """The weights and rates of a later phase, to be traced."""
+    fields = dataclasses.fields(section)
+    return {f.name: np.asarray(getattr(section, f.name), np.float32) for f in fields if f.type is float}
+
+
 def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(*clip, optax.scale_by_adam())
@@ -113,6 +128,7 @@ def losses(
     images: Float[Array, "b h w c"],
     labels: Int[Array, " b"],
     lam: Float[Array, ""],
+    cycle_weight: float = 0.0,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Float[Array, "b z"]]]:
     """The objective whose gradient trains all networks at once, its named parts, and the latents.
 
@@ -121,22 +137,31 @@ def losses(
     full strength; so for network A this descends Eq. 3 of the paper with the sign that its text intends (the encoder
     works against the adversary). The content classifier shares no parameters with the rest and takes the images, so
     no gradient of Eq. 2 reaches network A. 'total' is logged as Eq. 3 states it: mse + lambda * class loss.
+
+    'cycle', with its weight, is added to the objective: the squared distance between a latent and that of its own
+    reconstruction, encoded again (as in Y-AE, Patacchiola et al. 2019), without which pictures drift when they are
+    encoded and drawn over and over. Where the weight is 0 nothing is encoded again, and it is logged as 0.
     """
     z = _apply(model, params, "embed", images)
     redrawn = _apply(model, params, "draw", z, labels)
     reconstruction = jnp.mean((redrawn - images) ** 2)
     adversary, adversary_accuracy = _cross_entropy(_apply(model, params, "guess", z, lam), labels)
     content, content_accuracy = _cross_entropy(_apply(model, params, "classify", images), labels)
+    cycle = jnp.float32(0)
+    if cycle_weight:
+        again = _apply(model, params, "embed", jnp.clip(redrawn, 0, 1))
+        cycle = jnp.sum((again - jax.lax.stop_gradient(z)) ** 2, axis=1).mean()
     parts = {
         "total": reconstruction + lam * adversary,
         "reconstruction": reconstruction,
+        "cycle": cycle,
         "adversary": adversary,
         "adversary_accuracy": adversary_accuracy,
         "content": content,
         "content_accuracy": content_accuracy,
         "lambda": lam,
     }
-    return reconstruction + adversary + content, (parts, z)
+    return reconstruction + cycle_weight * cycle + adversary + content, (parts, z)
 
 
 def _over_devices(axis: str, means: Any, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> tuple[Any, Array, Array]:
@@ -181,7 +206,9 @@ def train_step(
 
     pixels = to_unit_interval(images)
     trained = {part: state.params[part] for parts in NETWORKS.values() for part in parts}  # all but the alignment
-    gradients, (metrics, z) = jax.grad(lambda p: losses(model, p, pixels, labels, lam), has_aux=True)(trained)
+    gradients, (metrics, z) = jax.grad(
+        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight), has_aux=True
+    )(trained)
     if axis is not None:
         (gradients, metrics), z, labels = _over_devices(axis, (gradients, metrics), z, labels)
     networks, opt_state = _networks(state.params), dict(state.opt_state)
@@ -206,7 +233,7 @@ def train_step(
 def refine_step(
     model: InfoAutoencoder,
     train: TrainConfig,
-    config: RefineConfig,
+    config: RefineConfig | SimpleNamespace,
     state: TrainState,
     images: UInt8[Array, "b h w c"],
     z: Float[Array, "b z"],
@@ -217,12 +244,13 @@ def refine_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One Adam step of the decoder alone, on pictures and on swaps; all else is frozen, the latents stay as they are.
 
-    Reconstruction only ever shows the decoder a latent with its own class. Here swaps are encoded again, as in Y-AE
-    (Patacchiola et al. 2019), and must give the style they were drawn with, and the content:
+    Reconstruction only ever shows the decoder a latent with its own class. Here pictures and swaps are encoded again,
+    as in Y-AE (Patacchiola et al. 2019), and must give the style they were drawn with, and swaps their content:
 
-        mse + style_weight * mean((encode(swap) - z)^2) + content_weight * cross-entropy(classify(swap), target)
+        mse + style_weight * mean((encode(picture or swap) - z)^2) + content_weight * cross-entropy(classify(swap))
 
     Args:
+      config: of its weights and rate, which may be traced.
       z: what `encode` gives for `images`.
       targets: classes to swap to, of any kind.
       progress: share of this training that is done, in [0, 1).
@@ -231,11 +259,11 @@ def refine_step(
 
     def loss(decoder: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         params = state.params | {"image_decoder": decoder}
-        pictures = _apply(model, params, "decode", jnp.concatenate([z, z]), jnp.concatenate([labels, targets]))
+        both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])
+        pictures = _apply(model, params, "decode", both, classes)
         redrawn, swaps = jnp.split(pictures, 2)
-        swaps = jnp.clip(swaps, 0, 1)
-        style = jnp.mean((_apply(model, params, "encode", swaps, targets) - z) ** 2)
-        content, content_accuracy = _cross_entropy(_apply(model, params, "classify", swaps), targets)
+        style = jnp.mean((_apply(model, params, "encode", jnp.clip(pictures, 0, 1), classes) - both) ** 2)
+        content, content_accuracy = _cross_entropy(_apply(model, params, "classify", jnp.clip(swaps, 0, 1)), targets)
         reconstruction = jnp.mean((redrawn - to_unit_interval(images)) ** 2)
         metrics = {
             "reconstruction": reconstruction,

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from infoae_jax import alignment, step
 from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
+from infoae_jax.hosts import put
 from infoae_jax.model import InfoAutoencoder
 
 # Takes (state, steps done, steps that may be taken); returns (state, metrics of the last step, steps taken).
@@ -19,6 +21,7 @@ Stepper = Callable[[step.TrainState, int, int], tuple[step.TrainState, dict[str,
 AXIS = "data"
 # XLA computes convolutions within loops about 17 times slower on the CPU (jax-ml/jax#12868), and gains nothing there.
 _NO_SCAN = ("cpu",)
+_PROGRAMS = 16  # of each kind that are kept with what was compiled of them
 
 
 def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
@@ -32,28 +35,83 @@ def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
 
 def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Mesh) -> Callable[..., Any]:
     """`alignment.align_step` on (state, latents, labels, looks, targets, progress), the batch shared by the devices."""
-    mapping = alignment.Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
-    training = step.alignment_training(model)
-    return _with_batch(functools.partial(alignment.align_step, mapping, training, config, axis=AXIS), mesh)
+    return _with_batch(align_program(model, mesh), step.numbers(config), mesh)
 
 
 def make_refine_stepper(
     model: InfoAutoencoder, train: TrainConfig, config: RefineConfig, mesh: Mesh
 ) -> Callable[..., Any]:
     """`step.refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
-    return _with_batch(functools.partial(step.refine_step, model, train, config, axis=AXIS), mesh)
+    return _with_batch(refine_program(model, step.static(train), mesh), step.numbers(config), mesh)
 
 
-def _with_batch(function: Callable, mesh: Mesh) -> Callable[..., Any]:
-    """`function` on (state, four arrays of the host, progress)."""
-    run = on_all(function, mesh, (P(), *[P(AXIS)] * 4, P()))
-    parts = NamedSharding(mesh, P(AXIS))
+def _with_batch(program: Callable, numbers: dict[str, Any], mesh: Mesh) -> Callable[..., Any]:
+    """`program` on (state, four arrays of the host, progress)."""
+    parts, numbers = NamedSharding(mesh, P(AXIS)), put(numbers, NamedSharding(mesh, P()))
 
     def take(state: Any, *batch_and_progress: Any) -> tuple[Any, dict[str, jax.Array]]:
         *batch, progress = batch_and_progress
-        return run(state, *jax.device_put(tuple(batch), parts), np.float32(progress))
+        return program(state, *put(tuple(batch), parts), np.float32(progress), numbers)
 
     return take
+
+
+# What is jitted depends on these arguments alone; all else is traced. So runs that differ in a seed, a rate or a weight
+# share one compilation within a process. (`TrainConfig` is to come from `step.static`.)
+
+
+@functools.lru_cache(_PROGRAMS)
+def train_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
+    """(state, images, labels, hyper) -> state, metrics."""
+    specs = (P(), P(AXIS), P(AXIS), P())
+    return on_all(functools.partial(step.train_step, model, config, axis=AXIS), mesh, specs)
+
+
+@functools.lru_cache(_PROGRAMS)
+def gathered_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, steps: int) -> Callable[..., Any]:
+    """(state, all images, all labels, order, hyper) -> state, metrics."""
+    function = functools.partial(step.gathered_train_step, model, config, axis=AXIS, steps=steps)
+    return on_all(function, mesh, (P(),) * 5)
+
+
+@functools.lru_cache(_PROGRAMS)
+def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
+    """(state, latents, labels, looks, targets, progress, numbers) -> state, metrics."""
+    return on_all(align_function(model, AXIS), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
+
+
+@functools.lru_cache(_PROGRAMS)
+def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
+    """(state, images, latents, labels, targets, progress, numbers) -> state, metrics."""
+    return on_all(refine_function(model, config, AXIS), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
+
+
+@functools.lru_cache(_PROGRAMS)
+def order_program(count: int, mesh: Mesh) -> Callable[..., Any]:
+    """(step, hyper) -> `step.epoch_order` of `count` images, on every device."""
+    return jax.jit(functools.partial(step.epoch_order, num_images=count), out_shardings=NamedSharding(mesh, P()))
+
+
+def align_function(model: InfoAutoencoder, axis: str | None) -> Callable[..., Any]:
+    """`alignment.align_step` with its weights and rate, traced, as the last argument."""
+    mapping = alignment.Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
+    training = step.alignment_training(model)
+
+    def align_step(state: Any, z: Any, labels: Any, looks: Any, targets: Any, progress: Any, numbers: Any) -> Any:
+        weights = SimpleNamespace(**numbers)
+        return alignment.align_step(mapping, training, weights, state, z, labels, looks, targets, progress, axis)
+
+    return align_step
+
+
+def refine_function(model: InfoAutoencoder, config: TrainConfig, axis: str | None) -> Callable[..., Any]:
+    """`step.refine_step` with its weights and rate, traced, as the last argument."""
+
+    def refine_step(state: Any, images: Any, z: Any, labels: Any, targets: Any, progress: Any, numbers: Any) -> Any:
+        weights = SimpleNamespace(**numbers)
+        return step.refine_step(model, config, weights, state, images, z, labels, targets, progress, axis)
+
+    return refine_step
 
 
 def make_stepper(
@@ -66,17 +124,16 @@ def make_stepper(
     device. `config.steps_per_call` steps are one dispatch where that many may be taken; on the CPU it is always one.
     """
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    hyper = jax.device_put(step.make_hyper(config, len(labels)), whole)
+    hyper = put(step.make_hyper(config, len(labels)), whole)
     steps_per_epoch = len(labels) // config.batch_size
     platform = mesh.devices.flat[0].platform
-    make_order = jax.jit(functools.partial(step.epoch_order, num_images=len(labels)), out_shardings=whole)
+    make_order = order_program(len(labels), mesh)
 
     order: Any = None
     if config.data_on == "device" or (config.data_on == "auto" and platform != "cpu"):
-        images_on, labels_on = jax.device_put((images, labels), whole)
-        per_call = 1 if platform in _NO_SCAN else config.steps_per_call
-        gathered = functools.partial(step.gathered_train_step, model, config, axis=AXIS)
-        by_count = {n: on_all(functools.partial(gathered, steps=n), mesh, (P(),) * 5) for n in {1, per_call}}
+        images_on, labels_on = put((images, labels), whole)
+        per_call = steps_per_call(config, platform)
+        by_count = {n: gathered_program(model, step.static(config), mesh, n) for n in {1, per_call}}
 
         def take(state: step.TrainState, at: int, most: int) -> tuple[step.TrainState, dict[str, jax.Array], int]:
             nonlocal order
@@ -86,8 +143,7 @@ def make_stepper(
             return *by_count[count](state, images_on, labels_on, order, hyper), count
 
     else:
-        specs = (P(), P(AXIS), P(AXIS), P())
-        plain = on_all(functools.partial(step.train_step, model, config, axis=AXIS), mesh, specs)
+        plain = train_program(model, step.static(config), mesh)
 
         def take(state: step.TrainState, at: int, most: int) -> tuple[step.TrainState, dict[str, jax.Array], int]:
             nonlocal order
@@ -95,6 +151,10 @@ def make_stepper(
                 order = np.asarray(make_order(state.step, hyper))
             start = at % steps_per_epoch * config.batch_size
             batch = order[start : start + config.batch_size]
-            return *plain(state, *jax.device_put((images[batch], labels[batch]), parts), hyper), 1
+            return *plain(state, *put((images[batch], labels[batch]), parts), hyper), 1
 
     return take
+
+
+def steps_per_call(config: TrainConfig, platform: str) -> int:
+    return 1 if platform in _NO_SCAN else config.steps_per_call

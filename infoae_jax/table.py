@@ -1,5 +1,6 @@
-"""The figures of an evaluation as rows of a table: for the terminal, and for the report."""
+"""The figures of an evaluation as rows of a table, and the chief ones as numbers: for the terminal, and for reports."""
 
+import statistics
 from typing import Any, NamedTuple
 
 
@@ -27,6 +28,65 @@ _MNIST = {
     "composition": "Cycle-VAE 26.8, 47.1",
     "reversibility": "Cycle-VAE .0709, r2 -0.15",
 }
+
+
+class Figure(NamedTuple):
+    """One of the chief figures, by which runs are compared.
+
+    path: where it stands among an evaluation's figures; of a dictionary there, the mean. form: how it is written.
+    better: 'lower' or 'higher'.
+    """
+
+    name: str
+    title: str
+    path: tuple[str, ...]
+    form: str
+    better: str
+
+    def of(self, record: dict[str, Any]) -> float | None:
+        """Its value in an evaluation's record; None where that left it out."""
+        found: Any = record["figures"]
+        for key in self.path:
+            found = (found or {}).get(key)
+        if isinstance(found, dict):
+            defined = [value for value in found.values() if value is not None]
+            found = statistics.fmean(defined) if defined else None
+        return found
+
+    def write(self, value: float | None) -> str:
+        return "" if value is None else self.form.format(value)
+
+
+CHIEF = (
+    Figure("leakage", "leakage", ("leakage", "accuracy"), "{:.1%}", "lower"),
+    Figure("mse", "MSE", ("reconstruction", "mse"), "{:.4f}", "lower"),
+    Figure("transfer", "swaps read right", ("transfer", "accuracy"), "{:.1%}", "higher"),
+    Figure("style", "style kept, mean r", ("style", "r"), "{:.2f}", "higher"),
+    Figure("counterfactual", "counterfactual MSE", ("counterfactual", "mse"), "{:.4f}", "lower"),
+    Figure("composition", "composition, L1 after 10", ("composition", "l1_10"), "{:.1f}", "lower"),
+    Figure("reversibility", "there and back, MSE", ("reversibility", "mse"), "{:.4f}", "lower"),
+    Figure("frechet", "Fréchet distance", ("realism", "frechet"), "{:.1f}", "lower"),
+)
+
+
+class Elsewhere(NamedTuple):
+    """Another system, or what would be reached by simple means; leakage None: known by its error alone."""
+
+    name: str
+    mse: float
+    leakage: float | None = None
+    bottleneck: int | None = None  # None: whatever the latent's size
+
+
+def elsewhere(data: str, bottlenecks: set[int]) -> list[Elsewhere]:
+    """What to compare runs on data set `data` with latents of these sizes to."""
+    known = [
+        Elsewhere("class means", 0.0529),
+        Elsewhere("class means + PCA-16", 0.0256, bottleneck=16),
+        Elsewhere("class means + PCA-64", 0.0090, bottleneck=64),
+        Elsewhere("Cycle-VAE", 0.0531, 0.785, bottleneck=16),
+    ]
+    return [e for e in known if data == "mnist" and (e.bottleneck is None or e.bottleneck in bottlenecks)]
 
 
 def rows(record: dict[str, Any]) -> list[Row]:

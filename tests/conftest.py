@@ -28,6 +28,7 @@ from hypothesis import settings
 from PIL import Image
 
 from configs import rendered
+from infoae_jax import stepper
 from infoae_jax.config import parse
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,6 +49,17 @@ def one_device(monkeypatch):
     """Of the four; spares three compilations of what is compiled for each device."""
     first = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: first)
+
+
+@pytest.fixture
+def new_programs():
+    """For tests that change what is compiled: no step is one that another test compiled, nor left to another."""
+    makers = stepper.train_program, stepper.gathered_program
+    for make in makers:
+        make.cache_clear()
+    yield
+    for make in makers:
+        make.cache_clear()
 
 
 @pytest.fixture

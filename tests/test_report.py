@@ -71,7 +71,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.addresses += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "br", "wbr"):
             self.stack.append(tag)
 
     def handle_startendtag(self, tag, attributes):

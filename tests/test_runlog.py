@@ -31,10 +31,11 @@ def test_a_run_of_format_1_is_still_read(tmp_path, info):
     del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"], record["config"]["evaluate"]
     del record["config"]["alignment"], record["config"]["refine"], record["config"]["model"]["couplings"]
     del record["config"]["model"]["coupling_hidden"], record["config"]["model"]["unfold"]
+    del record["config"]["train"]["cycle_weight"]
     (tmp_path / "config.json").write_text(json.dumps(record))
     read = runlog.read_info(tmp_path)
     assert read.config.model.couplings == read.config.refine.epochs == 0  # there was neither
-    same = {name: getattr(info.config, name) for name in ("model", "alignment", "refine")}
+    same = {name: getattr(info.config, name) for name in ("model", "train", "alignment", "refine")}
     assert dataclasses.replace(read, config=dataclasses.replace(read.config, **same)) == info
     record["format"] = 99
     (tmp_path / "config.json").write_text(json.dumps(record))

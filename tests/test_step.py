@@ -154,6 +154,13 @@ def one_device_mesh():
     return Mesh(np.array(jax.devices()[:1]), (AXIS,))
 
 
+def test_cycle_term_brings_pictures_encoded_again_near_their_latents():
+    without, with_it = (run(12, cycle_weight=w)[1] for w in (1e-9, 1.0))
+    assert with_it[0]["cycle"] == pytest.approx(without[0]["cycle"], rel=1e-5)
+    assert with_it[-1]["cycle"] < 0.5 * without[-1]["cycle"]
+    assert run(1)[1][-1]["cycle"] == 0  # nothing is encoded again
+
+
 def test_refinement_moves_the_decoder_alone():
     model, train, _, _ = make(couplings=2)
     begin, state, _ = refine(model, train, one_device_mesh())

@@ -72,7 +72,7 @@ def test_on_the_cpu_each_call_is_one_step():
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
-def test_a_step_communicates_once(monkeypatch, where):
+def test_a_step_communicates_once(monkeypatch, new_programs, where):
     """A device waits in each collective for the slowest of them."""
     compiled = []
     original = jax.jit

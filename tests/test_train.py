@@ -244,12 +244,37 @@ def test_a_finished_run_is_left_alone(whole, tiny_config, tmp_path):
     assert (tmp_path / "whole" / "samples" / "epoch_0002.png").stat().st_mtime_ns == before
 
 
-def test_the_step_is_traced_once(tiny_config, tmp_path, monkeypatch):
+def test_the_step_is_traced_once(tiny_config, tmp_path, monkeypatch, new_programs):
     traces = []
     original = step.train_step
     monkeypatch.setattr(step, "train_step", lambda *args, **kw: traces.append(1) or original(*args, **kw))
     fit(tiny_config, tmp_path / "run")
     assert len(traces) == 1
+
+
+def test_a_run_that_differs_in_traced_values_compiles_nothing(tiny, tmp_path):
+    """Neither a step of any phase, nor the start, the latents, the test figures and the pictures."""
+    tiny.model.couplings, tiny.refine.epochs = 2, 1
+    fit(parse(tiny), tmp_path / "first")
+    tiny.train.update(seed=1, lambda_adv=0.02, lambda_ramp=0.7, learning_rate=2e-3)
+    tiny.alignment.update(learning_rate=1e-3, style_weight=0.2, transport=0.02, lambda_adv=0.1)
+    tiny.refine.update(learning_rate=2e-3, style_weight=0.01, content_weight=0.02)
+    compiled = []
+
+    def note(event, seconds, **about):
+        if event.endswith(("jaxpr_trace_duration", "backend_compile_duration")):
+            compiled.append((event, about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        second = fit(parse(tiny), tmp_path / "second")
+        assert compiled == []
+        tiny.model.bottleneck = 7  # the listener works
+        fit(parse(tiny), tmp_path / "third")
+        assert compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert second.finished
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
@@ -345,7 +370,7 @@ def test_divergence_stops_with_epoch_values_and_advice(tiny, tmp_path):
     assert last["kind"] == "diverged"
 
 
-def test_nothing_unsound_is_saved(tiny, tmp_path, monkeypatch):
+def test_nothing_unsound_is_saved(tiny, tmp_path, monkeypatch, new_programs):
     tiny.log.every_steps = 1000  # so that only the look before saving can notice
     original = step.train_step
 

@@ -1,0 +1,211 @@
+"""What a sweep consists of: its trials, their names, which of them share a program. Pure; touches no files or devices.
+
+A configuration file lists its trials in `sweep(add)`, as data:
+
+    def sweep(add):
+        for lam in (0.0, 0.005, 0.02):
+            add(**{"train.lambda_adv": lam, "model.bottleneck": 16})
+"""
+
+import dataclasses
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from infoae_jax.config import Config, flatten, parse, to_dict
+from infoae_jax.errors import UserError
+
+# Fields that are arguments of the compiled programs: trials that differ in nothing else share them.
+TRACED = (
+    "train.seed",
+    "train.learning_rate",
+    "train.lambda_adv",
+    "train.lambda_ramp",
+    "alignment.learning_rate",
+    "alignment.style_weight",
+    "alignment.transport",
+    "alignment.lambda_adv",
+    "refine.learning_rate",
+    "refine.style_weight",
+    "refine.content_weight",
+)
+SEED = "train.seed"  # repeats of one setting differ in it
+# A field is called by its last part ('seed') if no section before its own has one of that name; else 'data.seed'.
+_SECTIONS = ("train", "model", "data", "alignment", "refine", "log", "checkpoint", "evaluate")
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run of a sweep.
+
+    name: what it changes, 'bottleneck=16,lambda_adv=0.01,seed=0'. folder: its run folder, '<sweep>/<name>'.
+    values: what it changes, by field ('model.bottleneck').
+    """
+
+    name: str
+    config: Config
+    folder: Path
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def trials(config: Config, sweep: Callable[[Callable[..., None]], None], folder: Path) -> list[Trial]:
+    """The trials that `sweep` adds to `config`, in its order, to be run in folders below `folder`.
+
+    Args:
+      sweep: calls the function that it is given once for each trial, with the fields to change as keywords.
+
+    Raises:
+      UserError: if it adds none, or twice the same, or a field or value that cannot be.
+    """
+    added: list[dict[str, Any]] = []
+    try:
+        sweep(lambda **values: added.append(values))
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"The configuration's sweep(add) raises {type(error).__name__}: {error}") from error
+    if not added:
+        raise UserError("The configuration's sweep(add) adds no trial. Let it call add(**{'train.lambda_adv': 0.01}).")
+    found: dict[str, Trial] = {}
+    for values in added:
+        name = name_of(values)
+        if name in found:
+            raise UserError(f"The configuration's sweep(add) adds two trials that are both called {name!r}.")
+        found[name] = Trial(name, _changed(config, values), folder / name, values)
+    return list(found.values())
+
+
+def short(field: str) -> str:
+    """What `field` is called in names and filters: 'seed' is train's, 'data.seed' the other one."""
+    section, _, last = field.partition(".")
+    if section not in _SECTIONS:
+        return field
+    sections = get_type_hints(Config)
+    before = _SECTIONS[: _SECTIONS.index(section)]
+    taken = any(last in get_type_hints(sections[name]) for name in before)
+    return field if taken else last
+
+
+def values_in(name: str, config: Config) -> dict[str, Any]:
+    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out."""
+    flat = flatten(to_dict(config))
+    called = {short(field): field for field in flat}
+    fields = [called.get(part.partition("=")[0]) for part in name.split(",")]
+    return {field: flat[field] for field in fields if field}
+
+
+def name_of(values: Mapping[str, Any]) -> str:
+    """A name that is fit for a folder: 'bottleneck=16,lambda_adv=0.01,seed=0', in the order given."""
+    return ",".join(f"{short(field)}={written(value)}" for field, value in values.items()) or "default"
+
+
+def written(value: Any) -> str:
+    """A value as names, filters and pages write it: 0.01, 16, ball, 32-64-128."""
+    if isinstance(value, (tuple, list)):
+        return "-".join(map(written, value))
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return re.sub(r"[^\w.+-]+", "-", str(value))
+
+
+def groups(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials that differ in `TRACED` fields only, and hence share their compiled programs; in order of appearance."""
+    found: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(program_of(trial.config), []).append(trial)
+    return list(found.values())
+
+
+def program_of(config: Config) -> tuple[Any, ...]:
+    """Whatever decides the compiled programs and the loop around them."""
+    flat = flatten(to_dict(config))
+    elsewhere = (*TRACED, "data.dir", "data.cache_dir")
+    return tuple(flat[name] for name in flat if name not in elsewhere and not name.startswith("evaluate."))
+
+
+def chosen(trials: Sequence[Trial], conditions: str) -> list[Trial]:
+    """The trials that meet all of `conditions`, which are joined by commas: 'bottleneck=16|32,lambda_adv<=0.01,seed=0'.
+
+    A condition is a field (as in the trials' names, or in full), one of = != < <= > >=, and a value; = and != take
+    several values, joined by '|'.
+
+    Raises:
+      UserError: if a condition cannot be read, names a field that is not swept, or no trial is left.
+    """
+    left = list(trials)
+    swept = list(dict.fromkeys(field for trial in trials for field in trial.values))
+    for text in filter(None, (part.strip() for part in conditions.split(","))):
+        parts = re.fullmatch(r"([\w.]+)\s*(<=|>=|!=|<|>|=)\s*(.+)", text)
+        if not parts:
+            raise UserError(
+                f"--sweep_filter: cannot read {text!r}. A condition is written bottleneck=16, seed=0|1, or "
+                f"lambda_adv<=0.01; several are joined by commas."
+            )
+        name, sign, value = parts.groups()
+        fields = [field for field in swept if name in (field, short(field))]
+        if not fields:
+            known = ", ".join(map(short, swept))
+            raise UserError(f"--sweep_filter: {name!r} is not swept. The trials differ in: {known}.")
+        left = [trial for trial in left if _meets(trial.values.get(fields[0]), sign, value)]
+        if not left:
+            there = dict.fromkeys(written(t.values[fields[0]]) for t in trials if fields[0] in t.values)
+            raise UserError(f"--sweep_filter: no trial is left by {text!r}. {name} is one of: {', '.join(there)}.")
+    return left
+
+
+def named(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
+    """The trials of these names, in the order of `trials`.
+
+    Raises:
+      UserError: if one is not among them.
+    """
+    unknown = sorted(set(names) - {trial.name for trial in trials})
+    if unknown:
+        raise UserError(f"The sweep has no trial {unknown[0]!r}. There are:\n  " + "\n  ".join(t.name for t in trials))
+    return [trial for trial in trials if trial.name in names]
+
+
+def _meets(value: Any, sign: str, wanted: str) -> bool:
+    if value is None:  # the trial leaves the field as it is
+        return False
+    if sign in ("=", "!="):
+        equal = any(_same(value, alternative.strip()) for alternative in wanted.split("|"))
+        return equal == (sign == "=")
+    try:
+        return _COMPARE[sign](float(value), float(wanted))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--sweep_filter: {sign!r} needs numbers, not {written(value)!r} and {wanted!r}.") from error
+
+
+def _same(value: Any, text: str) -> bool:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return math.isclose(value, float(text), rel_tol=1e-9)
+        except ValueError:
+            return False
+    return text in (written(value), str(value))
+
+
+def _changed(config: Config, values: Mapping[str, Any]) -> Config:
+    tree = to_dict(config)
+    for field, value in values.items():
+        section, _, last = field.partition(".")
+        if not isinstance(tree.get(section), dict) or last not in tree[section]:
+            raise UserError(
+                f"The configuration's sweep(add) adds {field!r}, which is no setting. They are written with their "
+                f"section, for instance 'train.lambda_adv' or 'model.bottleneck'."
+            )
+        tree[section][last] = value
+    try:
+        return parse(tree)
+    except UserError as error:
+        raise UserError(f"Trial {name_of(values)!r} of the sweep cannot work: {error}") from error

@@ -1,0 +1,293 @@
+"""How far the trials of a sweep are and what they gave: a pure reader of their folders.
+
+`sweep.jsonl` has a line for each trial folder and can be made again from these at any time.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from infoae_jax import evaluate, plan, runlog, table
+from infoae_jax.config import Config
+from infoae_jax.errors import BusyError, UserError
+
+FAILED = "failed.json"  # in a trial's folder: why it ended before its time
+WITHIN = 0.10  # share by which the MSE of a recommended setting may exceed the best one
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What a trial's folder says.
+
+    state: 'new', 'interrupted', 'trained' (not evaluated), 'finished', 'diverged', 'failed'. reason: of the last two.
+    values: what it changes, by field. figures: chief figures by name (see `table.CHIEF`), of `protocol`.
+    training_s: wall time, None where a part of it is unknown; evaluation_s without that of training the judges.
+    """
+
+    name: str
+    state: str
+    values: dict[str, Any]
+    step: int = 0
+    reason: str = ""
+    data: str = ""
+    bottleneck: int = 0
+    protocol: str = ""
+    figures: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    chance: float | None = None
+    untrusted: tuple[str, ...] = ()
+    training_s: float | None = None
+    evaluation_s: float | None = None
+
+    @property
+    def compared(self) -> bool:
+        """Whether it has both figures of the trade-off."""
+        return self.figures.get("leakage") is not None and self.figures.get("mse") is not None
+
+
+def read(folder: Path) -> Line:
+    """The line of a trial's folder, which need not exist."""
+    failed: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        failed = json.loads((folder / FAILED).read_text())
+    reason, state = failed.get("reason", ""), failed.get("state", "new")
+    if not (folder / "config.json").exists():
+        return Line(folder.name, state, failed.get("values", {}), reason=reason)
+    info = runlog.read_info(folder)
+    lines = runlog.read(folder)
+    record = evaluate.read(folder)
+    if not failed:
+        state = "interrupted"
+        if any(line["kind"] == "end" for line in lines):
+            state = "trained" if record is None else "finished"
+    line = Line(
+        folder.name,
+        state,
+        plan.values_in(folder.name, info.config),
+        max((line.get("step", 0) for line in lines), default=0),
+        reason,
+        info.config.data.name,
+        info.config.model.bottleneck,
+        training_s=_training_seconds(lines),
+    )
+    if record is None or state != "finished":
+        return line
+    return dataclasses.replace(
+        line,
+        protocol=record["protocol"]["name"],
+        figures={figure.name: figure.of(record) for figure in table.CHIEF},
+        chance=record["figures"].get("leakage", {}).get("chance"),
+        untrusted=tuple(record["untrusted"]),
+        evaluation_s=record["cost"]["evaluation_s"],
+    )
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether another process trains or evaluates there now."""
+    if (folder / ".lock").exists():
+        try:
+            with runlog.lock(folder):
+                pass
+        except BusyError:
+            return True
+    return False
+
+
+def summarise(folder: Path) -> list[Line]:
+    """The lines of all trials that have begun in `folder`, sorted by what they change."""
+    found = {path.parent for name in ("config.json", FAILED) for path in folder.glob(f"*/{name}")}
+    lines = [read(path) for path in found]
+    return sorted(lines, key=lambda line: ([(f, _sortable(v)) for f, v in line.values.items()], line.name))
+
+
+def write(folder: Path, lines: Sequence[Line]) -> Path:
+    """Writes `sweep.jsonl`."""
+    path = folder / "sweep.jsonl"
+    text = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in lines)
+    runlog.write_atomically(path, text.encode())
+    return path
+
+
+def find(run: str | Path) -> tuple[Path, list[Line]]:
+    """The folder that holds the trials, from that one or the one it lies in; and their lines.
+
+    Raises:
+      UserError: if there are none.
+    """
+    run = Path(run)
+    folder = run / "sweep" if (run / "sweep").is_dir() else run
+    lines = summarise(folder)
+    if not lines:
+        raise UserError(f"{str(run)!r} holds no trials of a sweep. Start one: python launch.py --config=... --sweep")
+    return folder, lines
+
+
+# --- Which is best ----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Finished trials that differ in their seed only."""
+
+    values: dict[str, Any]  # without the seed
+    lines: tuple[Line, ...]
+
+    @property
+    def name(self) -> str:
+        return plan.name_of(self.values)
+
+    def mean(self, figure: str) -> float | None:
+        values = self._values(figure)
+        return statistics.fmean(values) if values else None
+
+    def spread(self, figure: str) -> float:
+        """Standard deviation over the seeds; 0 for one."""
+        values = self._values(figure)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+    def _values(self, figure: str) -> list[float]:
+        found = (line.figures.get(figure) for line in self.lines)
+        return [value for value in found if value is not None]
+
+
+def settings(lines: Sequence[Line]) -> list[Setting]:
+    """The settings that have leakage and MSE, in the order of `lines`; figures of one protocol are averaged.
+
+    Where a setting was evaluated in full for some seeds and quickly for others, the full ones count.
+    """
+    found: dict[Any, list[Line]] = {}
+    for line in filter(lambda line: line.compared, lines):
+        found.setdefault(tuple((f, v) for f, v in line.values.items() if f != plan.SEED), []).append(line)
+    result = []
+    for key, members in found.items():
+        full = [line for line in members if line.protocol == "full"]
+        result.append(Setting(dict(key), tuple(full or members)))
+    return result
+
+
+def ranked(found: Sequence[Setting], within: float = WITHIN) -> list[Setting]:
+    """The best first: by leakage among those whose MSE is at most `within` above the best one; then the others by MSE.
+
+    Both are means over seeds.
+    """
+    if not found:
+        return []
+    bound = min(_mean(setting, "mse") for setting in found) * (1 + within)
+    good = [setting for setting in found if _mean(setting, "mse") <= bound]
+    others = [setting for setting in found if _mean(setting, "mse") > bound]
+    return sorted(good, key=lambda s: _mean(s, "leakage")) + sorted(others, key=lambda s: _mean(s, "mse"))
+
+
+def _mean(setting: Setting, figure: str) -> float:
+    value = setting.mean(figure)
+    assert value is not None  # `settings` leaves out those without
+    return value
+
+
+# --- Before it runs ---------------------------------------------------------------------------------------------------
+
+
+def check(trials: Sequence[plan.Trial]) -> None:
+    """Raises `UserError` if the folder of a trial holds another experiment, for instance of a former sweep."""
+    for trial in trials:
+        if (trial.folder / "config.json").exists():
+            found = runlog.differences(runlog.read_info(trial.folder).config, trial.config)
+            if found:
+                raise UserError(
+                    f"The folder {str(trial.folder)!r} belongs to another sweep. Different (there -> asked for):\n  "
+                    + "\n  ".join(found)
+                    + "\nChoose another --workdir, or ask for the same."
+                )
+
+
+def listing(trials: Sequence[plan.Trial]) -> str:
+    """The trials with their state, by groups that share their programs, and how long those left will take."""
+    lines = {trial.name: read(trial.folder) for trial in trials}
+    states = {n: "busy" if is_busy(t.folder) else lines[n].state for n, t in ((t.name, t) for t in trials)}
+    groups = plan.groups(trials)
+    text = [f"{trials[0].folder.parent}: {_count(len(trials), 'trial')} in {_count(len(groups), 'group')}"]
+    width = max(map(len, lines))
+    for number, group in enumerate(groups, 1):
+        text.append(f"group {number}: {_count(len(group), 'trial')} with the same programs")
+        for trial in group:
+            line, state = lines[trial.name], states[trial.name]
+            about = line.reason.splitlines()[0] if line.reason else ""
+            if state == "interrupted":
+                about = f"at step {line.step}"
+            if line.compared:
+                named = [figure for figure in table.CHIEF if figure.name in ("leakage", "mse")]
+                about = ", ".join(f"{figure.title} {figure.write(line.figures[figure.name])}" for figure in named)
+            text.append(f"  {state:<11}  {trial.name:<{width}}  {about}".rstrip())
+    counts = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
+    left = [trial for trial in trials if states[trial.name] in ("new", "interrupted", "trained", "failed")]
+    return "\n".join([*text, counts, remaining(left)])
+
+
+def remaining(left: Sequence[plan.Trial]) -> str:
+    """How long these trials will take one after the other, by runs that were measured here, in words."""
+    if not left:
+        return "Nothing is left to do."
+    same, like = _measured(left[0].folder.parent)
+    total, rough = 0.0, False
+    for trial in left:
+        seconds = same.get(plan.program_of(trial.config)) or like.get(_work(trial.config))
+        if seconds is None:
+            return f"{_count(len(left), 'trial')} left; no such run was measured here yet, so the time is unknown."
+        rough = rough or plan.program_of(trial.config) not in same
+        total += statistics.median(seconds)  # the first one compiled for all
+    by = "like runs of other sizes took here" if rough else "as such runs took here"
+    return f"{_count(len(left), 'trial')} left: about {duration(total)} one after the other, {by}."
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _measured(folder: Path) -> tuple[dict[Any, list[float]], dict[Any, list[float]]]:
+    """Seconds of finished trials in this sweep and of runs beside it: by program, and by amount of work."""
+    same: dict[Any, list[float]] = {}
+    like: dict[Any, list[float]] = {}
+    for path in (*folder.glob("*/config.json"), *folder.parent.parent.glob("*/config.json")):
+        with contextlib.suppress(UserError):  # a stranger's folder
+            line, config = read(path.parent), runlog.read_info(path.parent).config
+            if line.training_s is not None and line.state in ("trained", "finished"):
+                seconds = line.training_s + (line.evaluation_s or 0)
+                same.setdefault(plan.program_of(config), []).append(seconds)
+                like.setdefault(_work(config), []).append(seconds)
+    return same, like
+
+
+def _work(config: Config) -> Any:
+    """Runs that are alike in this take a like time."""
+    data = dataclasses.replace(config.data, dir="", cache_dir="", seed=0)
+    return data, config.train.epochs, config.train.batch_size, config.alignment.epochs, config.refine.epochs
+
+
+def _training_seconds(lines: Sequence[dict[str, Any]]) -> float | None:
+    total, begun = 0.0, None
+    for line in lines:
+        if line["kind"] == "start" and begun is not None:
+            return None  # a process was killed, nobody knows when
+        if line["kind"] in ("start", "stop", "end"):
+            at = datetime.datetime.fromisoformat(line["time"])
+            if begun is not None:
+                total += (at - begun).total_seconds()
+            begun = at if line["kind"] == "start" else None
+    return total if lines and begun is None else None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _sortable(value: Any) -> tuple[str, Any]:
+    """Numbers by size, before texts; other things as texts."""
+    is_number = isinstance(value, (int, float))
+    return ("", value) if is_number else ("text", plan.written(value))

@@ -1,0 +1,144 @@
+"""Runs the trials of a sweep, each in a run folder of its own: skips what is done and goes on with what is not."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from infoae_jax import data, evaluate, plan, runlog, summary, table, together
+from infoae_jax.errors import BusyError, DivergedError, UserError, as_sentence
+from infoae_jax.train import Result, fit
+
+# What the training of a trial came to: its result, or why there is none.
+Outcome = Result | Exception
+
+
+@dataclasses.dataclass
+class Report:
+    """How a sweep ended.
+
+    stopped: by a signal, with everything saved; busy, failed: names of the trials that another process was at, and of
+    those that gave nothing, now or before.
+    """
+
+    stopped: bool = False
+    busy: list[str] = dataclasses.field(default_factory=list)
+    failed: list[str] = dataclasses.field(default_factory=list)
+
+
+def run(
+    trials: Sequence[plan.Trial],
+    protocol: evaluate.Protocol = evaluate.QUICK,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Trains and evaluates `trials`, in this order; the summary `sweep.jsonl` follows.
+
+    A trial that diverged is left as it is (it would again); one that failed otherwise is tried anew. What goes wrong
+    in one trial is recorded in its folder, and the others go on. A signal stops the trial as it would stop a single
+    run, and the sweep with it.
+
+    Raises:
+      UserError: if the data cannot be loaded, a trial's folder holds another experiment, or nothing can be written:
+        whatever would fail for all.
+    """
+    folder = trials[0].folder.parent
+    summary.check(trials)
+    for config in dict.fromkeys(trial.config.data for trial in trials):
+        data.load(config)
+    report = Report()
+    trained: dict[str, Outcome] = {}
+    for number, trial in enumerate(trials, 1):
+        line = summary.read(trial.folder)
+        if line.state == "diverged":
+            report.failed.append(trial.name)
+        if line.state == "diverged" or (line.state == "finished" and _is_evaluated(trial.folder, protocol)):
+            continue
+        left = [t for t in trials[number - 1 :] if summary.read(t.folder).state not in ("finished", "diverged")]
+        say(f"\n[{number}/{len(trials)}] {trial.name}. {summary.remaining(left)}")
+        if trial.name not in trained:
+            alike = [t for t in left if plan.program_of(t.config) == plan.program_of(trial.config)]
+            trained |= train_group(alike) if len(alike) > 1 and _on_accelerators() else {trial.name: train(trial)}
+        outcome = trained.pop(trial.name)
+        if isinstance(outcome, Result) and outcome.finished:
+            outcome = _evaluate(trial, protocol, outcome, say)
+        if isinstance(outcome, BusyError):
+            say(f"{trial.name} is busy: another process is at it. Skipped.")
+            report.busy.append(trial.name)
+        elif isinstance(outcome, Exception):
+            _record_failure(trial, outcome, say)
+            report.failed.append(trial.name)
+        _summarise(folder)
+        if isinstance(outcome, Result) and (outcome.stopped or not outcome.finished):
+            report.stopped = True
+            break
+    return report
+
+
+def train(trial: plan.Trial) -> Outcome:
+    """Trains a trial in this process; what goes wrong is returned."""
+    (trial.folder / summary.FAILED).unlink(missing_ok=True)
+    try:
+        return fit(trial.config, trial.folder)
+    except Exception as error:  # whatever it is, the other trials can go on
+        return error
+
+
+def train_group(trials: Sequence[plan.Trial]) -> dict[str, Outcome]:
+    """Trains as many of these trials, which share their programs, as the devices have memory for, all at once."""
+    some = trials[: together.most_at_once(trials)]
+    for trial in some:
+        (trial.folder / summary.FAILED).unlink(missing_ok=True)
+    try:
+        outcomes = together.fit_group([trial.config for trial in some], [trial.folder for trial in some])
+    except Exception as error:  # of all of them
+        outcomes = [error] * len(some)
+    return {trial.name: outcome for trial, outcome in zip(some, outcomes, strict=True)}
+
+
+def _on_accelerators() -> bool:
+    """Where runs are trained together; on the CPU that would be slower than one after the other."""
+    return jax.local_devices()[0].platform != "cpu"
+
+
+def _evaluate(trial: plan.Trial, protocol: evaluate.Protocol, result: Result, say: Callable[[str], None]) -> Outcome:
+    if _is_evaluated(trial.folder, protocol) or result.stopped:
+        return result
+    try:
+        with runlog.lock(trial.folder):  # another process may be at the same sweep
+            evaluate.evaluate(trial.folder, protocol, say=say)
+    except Exception as error:
+        return error
+    line = summary.read(trial.folder)
+    found = [(figure, line.figures.get(figure.name)) for figure in table.CHIEF]
+    say(", ".join(f"{figure.title} {figure.write(value)}" for figure, value in found if value is not None))
+    return result
+
+
+def _is_evaluated(folder: Path, protocol: evaluate.Protocol) -> bool:
+    """As `protocol` says or better."""
+    return any((folder / evaluate.file_name(p)).exists() for p in (evaluate.FULL, protocol))
+
+
+def _record_failure(trial: plan.Trial, error: Exception, say: Callable[[str], None]) -> None:
+    state = "diverged" if isinstance(error, DivergedError) else "failed"
+    known = isinstance(error, UserError | DivergedError)
+    reason = as_sentence(error) if known else f"{type(error).__name__}: {error}".strip()
+    say(f"{trial.name} {state}: {reason}\nThe other trials go on.")
+    record: dict[str, Any] = {"state": state, "reason": reason, "values": dict(trial.values), "time": runlog.now()}
+    try:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        runlog.write_atomically(trial.folder / summary.FAILED, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as cause:
+        raise UserError(
+            f"{str(trial.folder)!r} cannot be written ({cause}). Make room and run the same again."
+        ) from cause
+
+
+def _summarise(folder: Path) -> None:
+    try:
+        summary.write(folder, summary.summarise(folder))
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} cannot be written ({error}). Make room and run the same again.") from error

@@ -1,0 +1,311 @@
+"""Sweeps with a training that only pretends, one real one, and (slow) the real command, whole and killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import base
+from infoae_jax import evaluate, plan, runlog, summary, sweep
+from infoae_jax.config import parse
+from infoae_jax.errors import BusyError, DivergedError, UserError
+from infoae_jax.step import TrainState
+from infoae_jax.train import Result
+from tests.test_report import RECORD
+
+ROOT = Path(__file__).parents[1]
+DONE = Result(TrainState(np.int32(8), {}, {}, {}), finished=True)
+
+
+@pytest.fixture
+def grid(tiny_config, tmp_path):
+    return plan.trials(tiny_config, lambda add: base.sweep_over(add, (0.0, 0.01), (4, 8), (0, 1)), tmp_path / "sweep")
+
+
+def measure(folder, protocol, **_):
+    """Pretends to evaluate."""
+    cost = {**RECORD["cost"], "evaluation_s": 60.0}
+    (folder / evaluate.file_name(protocol)).write_text(json.dumps({**RECORD, "cost": cost}))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Trials that were trained, in order; the training and the evaluation are pretended."""
+    done = []
+
+    def fit(config, folder):
+        with runlog.lock(folder):
+            done.append(folder.name)
+            info = runlog.RunInfo(config, (32, 32, 3), tuple("0123456789"), 256, 64, "data")
+            runlog.open_run(folder, info, "cpu")
+            for kind in ("start", "end"):
+                runlog.append(folder, kind, step=8, time=runlog.now())
+        return DONE
+
+    monkeypatch.setattr(sweep, "fit", fit)
+    monkeypatch.setattr(evaluate, "evaluate", measure)
+    return done
+
+
+def names(trials):
+    return [trial.name for trial in trials]
+
+
+def failing(monkeypatch, outcomes):
+    """Trainings that end, for these trials, with that result or error."""
+    fit = sweep.fit
+
+    def instead(config, folder):
+        outcome = outcomes.get(folder.name)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or fit(config, folder)
+
+    monkeypatch.setattr(sweep, "fit", instead)
+    return fit
+
+
+def states(folder):
+    return {line.name: line.state for line in summary.summarise(folder)}
+
+
+def test_runs_what_is_left_and_nothing_twice(grid, calls, tmp_path):
+    assert sweep.run(grid[:2]) == sweep.Report()
+    assert calls == names(grid[:2])
+    (grid[1].folder / "evaluation_quick.json").unlink()
+    assert summary.read(grid[1].folder).state == "trained"
+    assert sweep.run(grid) == sweep.Report()
+    assert calls == [*names(grid[:2]), *names(grid[1:])]  # the one without evaluation was looked at again
+    assert set(states(tmp_path / "sweep").values()) == {"finished"}
+    assert sweep.run(grid) == sweep.Report()
+    assert len(calls) == 9
+    sweep.run(grid[:1], evaluate.FULL)
+    assert (grid[0].folder / "evaluation.json").exists()
+
+
+def test_what_goes_wrong_is_recorded_and_the_others_go_on(grid, calls, tmp_path, monkeypatch):
+    a, b, c, *others = names(grid)
+    outcomes = {a: DivergedError("lambda too large"), b: RuntimeError("out of memory"), c: BusyError("someone")}
+    failing(monkeypatch, outcomes)
+    said = []
+    report = sweep.run(grid, say=said.append)
+    assert report == sweep.Report(busy=[c], failed=[a, b])
+    assert calls == others
+    found = {line.name: line for line in summary.summarise(tmp_path / "sweep")}
+    assert (found[a].state, found[a].reason) == ("diverged", "lambda too large")
+    assert (found[b].state, found[b].reason) == ("failed", "RuntimeError: out of memory")
+    assert found[b].values == grid[1].values
+    assert c not in found
+    assert any(f"{c} is busy" in line for line in said)
+    outcomes.clear()
+    assert sweep.run(grid) == sweep.Report(failed=[a])  # it would diverge again
+    assert calls == [*others, b, c]
+    assert states(tmp_path / "sweep")[b] == "finished"
+
+
+def test_a_failed_evaluation_is_recorded_too(grid, calls, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("no figures")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "evaluate", broken)
+        assert sweep.run(grid[:1]).failed == [grid[0].name]
+    assert summary.read(grid[0].folder).reason == "ValueError: no figures"
+    assert sweep.run(grid[:1]).failed == []
+    assert summary.read(grid[0].folder).state == "finished"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_signal_ends_the_sweep_even_in_the_last_step_of_a_trial(grid, calls, monkeypatch, finished):
+    failing(monkeypatch, {grid[1].name: Result(DONE.state, finished, stopped=True)})
+    assert sweep.run(grid).stopped
+    assert calls == names(grid[:1])
+
+
+def test_a_trial_that_another_process_trains_is_left_to_it(grid, tmp_path):
+    with runlog.lock(grid[0].folder):
+        assert sweep.run(grid[:1]).busy == [grid[0].name]
+        assert summary.is_busy(grid[0].folder)
+        assert "busy" in summary.listing(grid)
+    assert not summary.is_busy(grid[0].folder)
+
+
+def test_folder_of_another_sweep_is_refused_before_anything_is_trained(grid, calls):
+    sweep.run(grid[-1:])
+    train = dataclasses.replace(grid[-1].config.train, epochs=7)
+    changed = [*grid[:-1], dataclasses.replace(grid[-1], config=dataclasses.replace(grid[-1].config, train=train))]
+    with pytest.raises(UserError, match="train.epochs: 2 -> 7"):
+        sweep.run(changed)
+    assert len(calls) == 1
+
+
+def test_data_that_cannot_be_loaded_is_no_failure_of_trials(grid, calls, tmp_path):
+    data = dataclasses.replace(grid[0].config.data, name="folder", channels=3, dir=str(tmp_path / "nowhere"))
+    trial = dataclasses.replace(grid[0], config=dataclasses.replace(grid[0].config, data=data))
+    with pytest.raises(UserError, match="nowhere"):
+        sweep.run([trial])
+    assert not trial.folder.exists()
+
+
+def test_listing_tells_states_groups_and_time(grid, calls, monkeypatch):
+    assert "the time is unknown" in summary.listing(grid)
+    failing(monkeypatch, {grid[1].name: DivergedError("too\nmuch")})
+    sweep.run(grid[:3])
+    text = summary.listing(grid)
+    assert "8 trials in 2 groups" in text
+    assert "2 finished, 1 diverged, 5 new" in text
+    assert "5 trials left: about 5 min one after the other, as such runs took here." in text
+    assert "leakage 81.2%, MSE 0.0123" in text
+    assert summary.listing(grid[:2]).endswith("Nothing is left to do.")
+    only = [trial for trial in grid if trial.config.model.bottleneck == 8]
+    (only[0].folder / "evaluation_quick.json").unlink()
+    (only[0].folder / "metrics.jsonl").unlink()
+    assert "like runs of other sizes took here" in summary.listing(grid)
+
+
+def line(lam, seed, leakage, mse, protocol="quick", state="finished"):
+    values = {"train.lambda_adv": lam, "train.seed": seed}
+    figures = {"leakage": leakage, "mse": mse}
+    return summary.Line(plan.name_of(values), state, values, protocol=protocol, figures=figures)
+
+
+def test_recommended_is_the_lowest_leakage_among_those_near_the_best_error():
+    lines = [
+        *(line(0.0, 0, 0.9, 0.0100), line(0.0, 1, 0.8, 0.0102)),
+        *(line(0.1, 0, 0.3, 0.0105), line(0.1, 1, 0.5, 0.0107)),
+        *(line(0.2, 0, 0.2, 0.0109), line(0.2, 1, 0.2, 0.0125)),  # one of them is near, the mean is not
+        line(0.3, 0, 0.11, 0.05),
+        line(0.4, 0, None, 0.001),
+    ]
+    found = summary.settings(lines)
+    assert [s.values for s in found] == [{"train.lambda_adv": lam} for lam in (0.0, 0.1, 0.2, 0.3)]
+    assert found[0].mean("mse") == pytest.approx(0.0101)
+    assert found[0].spread("leakage") == pytest.approx(0.1 / 2**0.5)
+    assert found[3].spread("leakage") == 0
+    assert [s.values["train.lambda_adv"] for s in summary.ranked(found)] == [0.1, 0.0, 0.2, 0.3]
+    assert summary.ranked(found, 10)[0].values["train.lambda_adv"] == 0.3
+    assert summary.ranked([]) == []
+
+
+def test_full_and_quick_figures_are_not_averaged():
+    found = summary.settings([line(0.0, 0, 0.5, 0.01, "full"), line(0.0, 1, 0.7, 0.01)])
+    assert found[0].mean("leakage") == 0.5
+
+
+@pytest.mark.usefixtures("one_device")
+def test_really_trained_and_summed_up_again_from_the_folders(tiny, tmp_path, monkeypatch):
+    tiny.log.sample_epochs = ()
+    folder = tmp_path / "sweep"
+    trials = plan.trials(parse(tiny), lambda add: [add(**{"train.lambda_adv": lam}) for lam in (0.0, 0.01)], folder)
+    monkeypatch.setattr(evaluate, "evaluate", measure)
+    assert sweep.run(trials) == sweep.Report()
+    written = (folder / "sweep.jsonl").read_bytes()
+    first = (trials[0].folder / "metrics.jsonl").read_bytes()
+    assert sweep.run(trials) == sweep.Report()
+    assert (trials[0].folder / "metrics.jsonl").read_bytes() == first
+    (folder / "sweep.jsonl").unlink()
+    summary.write(folder, summary.summarise(folder))
+    assert (folder / "sweep.jsonl").read_bytes() == written
+    lines = [json.loads(text) for text in written.splitlines()]
+    assert [line["values"]["train.lambda_adv"] for line in lines] == [0.0, 0.01]
+    assert [line["step"] for line in lines] == [8, 8]
+    # The workdir itself may become a run, beside its sweep.
+    runlog.open_run(tmp_path, runlog.read_info(trials[0].folder), "cpu")
+
+
+def command(tmp_path, cache, *args):
+    return [
+        *(sys.executable, "launch.py", "--config=configs/rendered.py:tiny", f"--config.data.cache_dir={cache}"),
+        *(f"--workdir={tmp_path / 'run'}", *args),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["--sweep_list", "--sweep_filter=seed=0,bottleneck=16|64"], 0, "8 trials in 2 groups"),
+        (["--sweep", "--sweep_filter=bottleneck=17"], 2, "bottleneck is one of: 16, 32, 64"),
+        (["--sweep", "--config.train.lambda_adv=0.1"], 2, "Choose among these with --sweep_filter=lambda_adv=..."),
+        (["--sweep_filter=seed=5"], 2, "seed is one of: 0, 1, 2"),
+    ],
+)
+def test_command_line(tmp_path, cache, args, code, says):
+    done = subprocess.run(command(tmp_path, cache, *args), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_configuration_file_without_a_sweep(tmp_path, cache):
+    (tmp_path / "own.py").write_text("from configs.rendered import get_config\n")
+    args = command(tmp_path, cache, "--sweep")
+    args[2] = f"--config={tmp_path / 'own.py'}"
+    done = subprocess.run(args, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "has no function sweep(add)" in done.stderr
+
+
+@pytest.mark.slow
+def test_three_by_three_takes_less_than_six_minutes(tmp_path, cache):
+    begin = time.monotonic()
+    args = ("--sweep", "--sweep_filter=seed=0,lambda_adv!=0.002")
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        command(tmp_path, cache, *args), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - begin < 360
+    lines = summary.summarise(tmp_path / "run" / "sweep")
+    assert [line.state for line in lines] == ["finished"] * 9
+    assert all(line.compared for line in lines)
+    assert (tmp_path / "run" / "sweep" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_repeats_one_checkpoint_interval_of_one_trial_at_most(tmp_path, cache):
+    """And what a signal stops goes on as well. No step that was saved is taken again, no finished trial begun again."""
+    args = ("--sweep", "--sweep_filter=seed=0,bottleneck=16,lambda_adv<0.004", "--config.log.every_steps=1")
+    args += ("--config.checkpoint.every_steps=5", "--config.train.epochs=30")  # two trials, 120 steps each
+    folder = tmp_path / "run" / "sweep"
+    trials = [folder / f"bottleneck=16,lambda_adv={lam},seed=0" for lam in ("0", "0.002")]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+
+    def started(until):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command(tmp_path, cache, *args), cwd=ROOT, env=environment, **pipes)
+        end = time.monotonic() + 300
+        while not until():
+            assert time.monotonic() < end
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        return process
+
+    def steps(trial):
+        return max((line["step"] for line in runlog.read(trial, "step")), default=0)
+
+    process = started(lambda: steps(trials[1]) >= 30)
+    process.kill()
+    process.communicate()
+    reached = steps(trials[1])
+    process = started(lambda: steps(trials[1]) >= reached + 10)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    assert "Stopped, everything is saved. To go on: python launch.py" in out
+    done = subprocess.run(
+        command(tmp_path, cache, *args), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(runlog.read(trials[0], "start")) == 1
+    starts = [line["step"] for line in runlog.read(trials[1], "start")]
+    assert starts[0] == 0
+    assert reached - 10 <= starts[1] <= reached + 1  # a save under way counts as none: two intervals of five
+    assert starts[2] > starts[1]
+    assert set(states(folder).values()) == {"finished"}
