@@ -26,13 +26,14 @@ def run(tmp_path_factory, cache):
 
 def test_load_gives_the_trained_model(run):
     folder, result = run
-    model, variables = infoae_jax.load(folder)
+    trained = infoae_jax.load(folder)
+    model, variables = trained.model, trained.variables
     for mine, theirs in zip(jax.tree.leaves(variables["params"]), jax.tree.leaves(result.state.params), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     swapped = model.apply(variables, images, np.array([1, 2, 3]), method="transfer")
     assert swapped.shape == images.shape
-    info = infoae_jax.read_info(folder)
+    info = trained.info
     assert info.class_names == tuple("0123456789")
     assert info.config.model.bottleneck == model.bottleneck == 32
 
@@ -41,8 +42,8 @@ def test_load_another_step_and_while_a_training_holds_the_folder(run):
     folder, _ = run
     steps = sorted(int(p.name) for p in (folder / "checkpoints").iterdir())
     with runlog.lock(folder):
-        older = infoae_jax.load(folder, steps[0])[1]
-    newer = infoae_jax.load(folder)[1]
+        older = infoae_jax.load(folder, steps[0]).variables
+    newer = infoae_jax.load(folder).variables
     pairs = zip(jax.tree.leaves(older), jax.tree.leaves(newer), strict=True)
     assert any(not np.array_equal(a, b) for a, b in pairs)
     with pytest.raises(UserError, match="no checkpoint of step 12345"):
@@ -87,3 +88,8 @@ def test_the_readmes_python_example_runs(run):
     exec(code, names)
     assert names["swaps"].shape == (2, 32, 32, 3)
     assert names["z"].shape == (2, 32)
+    np.testing.assert_allclose(names["again"], np.clip(names["swaps"], 0, 1), atol=1e-6)
+    assert names["every"].shape == (2, 10, 32, 32, 3)
+    assert len(names["way"]) == 9
+    assert len(names["new"]) == 5
+    assert names["near"].rows.shape == (2, 3)
