@@ -2,6 +2,8 @@
 
 infoae evaluate runs/mnist            figures of a run, as a table and in its evaluation.json
 infoae report runs/mnist runs/wide    one HTML page of one or several runs
+infoae demo runs/mnist                a page to play with
+infoae export runs/mnist --to npz     the model as files for others
 """
 
 import argparse
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from absl import logging
 
+from infoae_jax import sharing
 from infoae_jax.errors import UserError, as_sentence
 
 
@@ -30,11 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = commands.add_parser("report", help="make one HTML page of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--out", type=Path, help="file to write; default: report.html in the first run folder")
+    sharing.add(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        (_evaluate if arguments.command == "evaluate" else _report)(arguments)
+        {"evaluate": _evaluate, "report": _report}.get(arguments.command, getattr(arguments, "run", None))(arguments)
     except (UserError, OSError) as error:
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return 2

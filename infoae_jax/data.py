@@ -51,14 +51,16 @@ class Splits(NamedTuple):
     fingerprint: str
 
 
-def load(config: DataConfig) -> Splits:
+def load(config: DataConfig, prepare: bool = True) -> Splits:
     """The train and test images that `config` names, from the cache if they are there.
+
+    prepare: let TFDS download and prepare a data set that is not.
 
     Raises:
       UserError: if the data are missing, broken, or of a kind that cannot be trained on.
     """
     kind = config.name if config.name in _SOURCES else "tfds"
-    key, decode = _SOURCES[kind](config)
+    key, decode = _SOURCES[kind](config, prepare)
     key |= {f: getattr(config, f) for f in ("image_size", "channels", "num_train", "num_test", "seed")}
     key |= {"kind": kind, "version": _CACHE_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -88,7 +90,7 @@ def load(config: DataConfig) -> Splits:
 _Source = tuple[dict[str, Any], Callable[[], tuple[Dataset, Dataset]]]
 
 
-def _rendered_source(config: DataConfig) -> _Source:
+def _rendered_source(config: DataConfig, _prepare: bool) -> _Source:
     def decode() -> tuple[Dataset, Dataset]:
         names = tuple(str(digit) for digit in range(10))
         splits = []
@@ -101,7 +103,7 @@ def _rendered_source(config: DataConfig) -> _Source:
     return {"drawing": hashlib.sha256(recipe.encode()).hexdigest()}, decode
 
 
-def _folder_source(config: DataConfig) -> _Source:
+def _folder_source(config: DataConfig, _prepare: bool) -> _Source:
     root = Path(config.dir).expanduser()
     if not root.is_dir():
         raise UserError(f"The image folder {str(root)!r} does not exist, or is not a folder. Check --config.data.dir.")
@@ -136,8 +138,8 @@ def _folder_source(config: DataConfig) -> _Source:
     return {"files": listing, "train": len(train)}, decode
 
 
-def _tfds_source(config: DataConfig) -> _Source:
-    builder = _tfds_builder(config)
+def _tfds_source(config: DataConfig, prepare: bool) -> _Source:
+    builder = _tfds_builder(config, prepare)
     image_key, label_key = _tfds_features(builder)
     names = tuple(builder.info.features[label_key].names)
     files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
@@ -247,7 +249,7 @@ tfds.builder(name, data_dir=folder or None, file_format="array_record").download
 """
 
 
-def _tfds_builder(config: DataConfig) -> Any:
+def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
     import tensorflow_datasets as tfds  # here, because it is slow to import and only this kind of data needs it
 
     folder = str(Path(config.dir).expanduser()) if config.dir else None
@@ -258,6 +260,8 @@ def _tfds_builder(config: DataConfig) -> Any:
         if not builder.info.splits:
             if builder.info.features is not None:
                 _tfds_features(builder)  # refuses what cannot be used before it is downloaded
+            if not prepare:
+                raise UserError(f"{config.name!r} is not prepared in {folder or 'the default folder of TFDS'}.")
             _prepare(config, folder)
             builder = tfds.builder(config.name, data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError as error:

@@ -98,11 +98,15 @@ def decode(
     encoded: bytes, source: Any, channels: int = 0, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w c"]:
     """The picture in a file's bytes. See `convert`, which has the arguments and what is raised."""
+    return convert(opened(encoded, source), source, channels, size)
+
+
+def opened(encoded: bytes, source: Any) -> Image.Image:
+    """A file's bytes as PIL sees them, of which nothing but the header is decoded yet; for `convert`."""
     if not encoded:
         raise UserError(f"The image {source} is empty (0 bytes). Replace or remove it.")
     with _named(source):
-        image = Image.open(io.BytesIO(encoded), formats=_FORMATS)
-    return convert(image, source, channels, size)
+        return Image.open(io.BytesIO(encoded), formats=_FORMATS)
 
 
 def convert(

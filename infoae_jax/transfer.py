@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from infoae_jax import pictures, runlog, styles
+from infoae_jax import boxed, export, pictures, runlog, styles
 from infoae_jax.batched import make_batched
 from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.errors import UserError
@@ -54,6 +54,7 @@ class Trained:
       model: the flax module, with the methods `encode`, `decode`, `classify` and `transfer`.
       variables: its parameters.
       info: configuration, image shape and class names.
+      step: which step of the training it is of; None: not known.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Trained:
         variables: dict[str, Any],
         info: runlog.RunInfo,
         kept: Kept | Callable[["Trained"], Kept],
+        step: int | None = None,
     ):
         """`kept`: styles of training images, or what gets them when they are first needed."""
-        self.model, self.variables, self.info = model, variables, info
+        self.model, self.variables, self.info, self.step = model, variables, info, step
         self._kept = kept
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
         pixels = model.image_shape[0] * model.image_shape[1]
@@ -238,25 +240,40 @@ def _labels(content: Any, classes: tuple[str, ...], what: str) -> np.ndarray | N
 
 
 def load(run: str | Path, step: int | None = None) -> Trained:
-    """The trained model of a run folder, finished or still running.
+    """The trained model of a run folder, finished or still running; of an exported file; or one that comes with this.
 
         trained = infoae_jax.load("runs/mnist")
         swaps = trained.transfer("a.png", content=7)
 
     Args:
-      run: the run folder.
-      step: which checkpoint; the newest one by default.
+      run: the run folder, an .npz file of `infoae export`, or the name of a model in the package (see `boxed`).
+      step: which checkpoint of the run; the newest one by default.
 
     Raises:
-      UserError: if the folder is no run, or has no (sound) checkpoint.
+      UserError: if there is no such model, it has no (sound) checkpoint, or its file is damaged.
     """
-    run = Path(run)
+    run = boxed.find(run)
+    if run.is_file():
+        if step is not None:
+            raise UserError(f"step is {step}, but {str(run)!r} is a file and holds one model only. Leave it out.")
+        return of_saved(export.read_npz(run))
     at, model, variables = restore(run, step)
 
     def kept(trained: Trained) -> Kept:
         return styles.of_run(run, at, functools.partial(trained._encode, variables))
 
-    return Trained(model, variables, runlog.read_info(run), kept)
+    return Trained(model, variables, runlog.read_info(run), kept, at)
+
+
+def of_saved(saved: export.Saved) -> Trained:
+    """The model of an exported file. Its styles are those that were exported with it."""
+
+    def none(_: Trained) -> Kept:
+        raise UserError("No styles of training images were exported with this model.")
+
+    z, labels = saved.extras.get("styles/z"), saved.extras.get("styles/labels")
+    kept = none if z is None or labels is None else Kept(z.astype(np.float32), labels.astype(np.int32))
+    return Trained(saved.model, saved.variables, saved.info, kept, saved.description.get("step"))
 
 
 def restore(run: str | Path, step: int | None = None) -> tuple[int, InfoAutoencoder, dict[str, Any]]:
