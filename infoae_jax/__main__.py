@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        {"evaluate": _evaluate, "report": _report}.get(arguments.command, getattr(arguments, "run", None))(arguments)
+        {"evaluate": _evaluate, "report": _report, "demo": sharing.demo, "export": sharing.export}[arguments.command](
+            arguments
+        )
     except (UserError, OSError) as error:
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return 2

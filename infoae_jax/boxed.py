@@ -14,7 +14,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(run: str | os.PathLike[str]) -> Path:
-    """Where the model is that somebody calls `run`: a run folder, an exported .npz file, or the file of a model by name.
+    """Where what somebody calls `run` is: a run folder, an exported .npz file, or the file of a model by its name.
 
     A file or run folder of that name comes first; a folder of something else, for instance of data, does not.
 
@@ -28,4 +28,4 @@ def find(run: str | os.PathLike[str]) -> Path:
     if path.exists():
         return path
     known = f" or a model that comes with the package ({', '.join(names())})" if names() else ""
-    raise UserError(f"{str(run)!r} is not a run folder, an exported .npz file{known}: there is no such file or folder.")
+    raise UserError(f"{str(run)!r} is not a run folder, an exported .npz file{known}: there is nothing of that name.")

@@ -14,7 +14,6 @@ the latents that it got, and sends them back to have them drawn.
 """
 
 import base64
-import io
 import json
 import math
 import socket
@@ -46,7 +45,8 @@ _SIDE = 1024  # a JPEG is decoded at about this size
 _HEADERS = {
     # The page may talk to nobody but this server.
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -183,7 +183,7 @@ def _opened(picture: bytes) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         raise RequestError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The picture has {image.width}x{image.height} pixels; at most {MOST_PIXELS // 1_000_000} million are read.",
+            f"The picture has {image.width}x{image.height} pixels; at most {MOST_PIXELS // 10**6} million are read.",
         )
     image.draft(None, (_SIDE, _SIDE))
     return image
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
 
         self._answer(answer)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (http.server calls it so)
 
     def do_POST(self) -> None:
         demo = self.server.demo
@@ -330,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
                     break
             raise RequestError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"That has {length / (1 << 20):.0f} MB; at most {MOST_BYTES >> 20} are taken. Make the picture smaller.",
+                f"That has {length / (1 << 20):.0f} MB; at most {MOST_BYTES >> 20} are taken.",
             )
         body = self.rfile.read(length)
         self._read = len(body) == length

@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 _SIDE, _BOX = 28, 20
-_FAINT = 0.1, 0.4  # of the way from the ground to the strongest ink: at least and at most so much is not ink, but paper
+_FAINT = 0.1, 0.4  # of the way from ground to strongest ink: at least and at most so much is still paper
 _CONTRAST = 24  # out of 255: less is an empty sheet
 
 

@@ -135,14 +135,14 @@ def make_demo(run: str, step: int | None = None, data_dir: str | None = None) ->
             raise UserError(f"The examples in {run!r} are no images of this model. Export it again.")
     else:
         try:
-            examples = Examples(*test_images(trained.info, EXAMPLES, data_dir))
+            examples = Examples(*example_images(trained.info, EXAMPLES, data_dir))
         except UserError as error:
             print(f"Without test images to pick from: {error}")
             examples = empty
     return Demo(Path(run).resolve().name if opened.extras is None else Path(run).stem, trained, examples)
 
 
-def test_images(info: runlog.RunInfo, count: int, data_dir: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+def example_images(info: runlog.RunInfo, count: int, data_dir: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Test images of all classes in turn, and their labels, as many as there are up to `count`.
 
     Nothing is downloaded.
@@ -204,7 +204,7 @@ def export(arguments: argparse.Namespace) -> None:
         except UserError as error:
             print(f"Without styles to sample from: {error}")
         if arguments.examples:
-            images, labels = test_images(trained.info, arguments.examples, arguments.data_dir)
+            images, labels = example_images(trained.info, arguments.examples, arguments.data_dir)
             extras |= {"examples/images": images, "examples/labels": labels}
     about = {"step": trained.step, **opened.about}
     files.write_npz(out, trained.model, trained.variables, opened.record, arguments.dtype, extras, about)
