@@ -17,8 +17,8 @@ def inverted(image: UInt8[np.ndarray, "h w"]) -> bool:
 def centred(image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"] | None:
     """The digit in a picture of any size, dark on light or light on dark; None if there is none.
 
-    As LeCun et al. made MNIST: fitted into 20x20 pixels with its aspect kept, and its centre of mass moved to the centre
-    of 28x28.
+    As LeCun et al. made MNIST: fitted into 20x20 pixels with its aspect kept, and its centre of mass moved to the
+    centre of 28x28.
     """
     ink = image.astype(np.float32)
     if inverted(image):
