@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,18 @@ def executable() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+# Chromium reads from 3 and writes to 4. (`preexec_fn` would fork a process that has threads.)
+_CONNECT = """
+import os, sys
+low, high = (os.dup(int(number)) for number in sys.argv[1:3])
+os.dup2(low, 3)
+os.dup2(high, 4)
+for number in (3, 4):
+    os.set_inheritable(number, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 class Chromium:
     """One page. Use as a context manager; `errors` collects what the page's scripts raise or log as errors."""
 
@@ -29,13 +42,12 @@ class Chromium:
         command += ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
         command += [f"--user-data-dir={self._folder}", "--force-color-profile=srgb", "about:blank"]
 
-        def connect() -> None:  # Chromium reads from 3 and writes to 4
-            low, high = os.dup(to_browser), os.dup(from_browser)
-            os.dup2(low, 3)
-            os.dup2(high, 4)
-
+        pipes = (to_browser, from_browser)
         self._process = subprocess.Popen(
-            command, preexec_fn=connect, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-S", "-c", _CONNECT, *map(str, pipes), *command],
+            pass_fds=pipes,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(to_browser)
         os.close(from_browser)
