@@ -28,7 +28,11 @@ from hypothesis import settings
 from PIL import Image
 
 from configs import rendered
+from infoae_jax import data, runlog
+from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import parse
+from infoae_jax.model import build
+from infoae_jax.step import init_state
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile(
@@ -61,6 +65,27 @@ def tiny(cache):
 @pytest.fixture
 def tiny_config(tiny):
     return parse(tiny)
+
+
+@pytest.fixture(scope="session")
+def untrained(cache, tmp_path_factory):
+    """A run folder of the embedded data set with checkpoints of random parameters, at steps 3 and 8; not to change."""
+    values = rendered.get_config("tiny")
+    values.data.cache_dir, values.model.couplings = str(cache), 2
+    config = parse(values)
+    splits = data.load(config.data)
+    info = runlog.RunInfo(config, (32, 32, 3), splits.train.class_names, 256, 64, splits.fingerprint)
+    folder = tmp_path_factory.mktemp("untrained") / "run"
+    folder.mkdir()
+    runlog.open_run(folder, info, "1 x cpu")
+    model = build(config.model, info.image_shape, 10)
+    shapes = jax.eval_shape(lambda: init_state(model, config.train, 0))  # nothing is compiled
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step in (3, 8):
+            rng = np.random.default_rng(step)
+            draw = lambda s, rng=rng: np.asarray(rng.normal(0, (s.shape or (1,))[0] ** -0.5, s.shape), s.dtype)  # noqa: E731
+            checkpoints.save(step, jax.tree.map(draw, shapes))
+    return folder
 
 
 @pytest.fixture
