@@ -1,6 +1,7 @@
 """Strict JAX, four fake devices, and shapes checked at run time."""
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -80,11 +81,17 @@ def untrained(cache, tmp_path_factory):
     runlog.open_run(folder, info, "1 x cpu")
     model = build(config.model, info.image_shape, 10)
     shapes = jax.eval_shape(lambda: init_state(model, config.train, 0))  # nothing is compiled
+
+    def fill(path, leaf, rng):
+        if any(name in jax.tree_util.keystr(path) for name in ("matrix", "rotations")):  # to be inverted
+            return np.broadcast_to(np.eye(leaf.shape[-1], dtype=leaf.dtype), leaf.shape)
+        scale = np.prod(leaf.shape[:-1]) ** -0.5 if len(leaf.shape) > 1 else 0.05
+        return np.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
+
     with Checkpoints(folder, keep=2) as checkpoints:
         for step in (3, 8):
             rng = np.random.default_rng(step)
-            draw = lambda s, rng=rng: np.asarray(rng.normal(0, (s.shape or (1,))[0] ** -0.5, s.shape), s.dtype)  # noqa: E731
-            checkpoints.save(step, jax.tree.map(draw, shapes))
+            checkpoints.save(step, jax.tree_util.tree_map_with_path(functools.partial(fill, rng=rng), shapes))
     return folder
 
 
