@@ -1,5 +1,9 @@
 """The command line for finished runs: `infoae` or `python -m infoae_jax`. Training is `launch.py`.
 
+infoae transfer runs/mnist --style a.png --content 7 --out seven.png
+                                      a class in the style of your picture; or all, or that of another picture
+infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
+                                      a class in styles between two
 infoae evaluate runs/mnist            figures of a run, as a table and in its evaluation.json
 infoae report runs/mnist runs/wide    one HTML page of one or several runs
 infoae demo runs/mnist                a page to play with
@@ -15,6 +19,7 @@ from pathlib import Path
 from absl import logging
 
 from infoae_jax import sharing
+from infoae_jax.commands import add as add_drawing_commands
 from infoae_jax.errors import UserError, as_sentence
 
 
@@ -30,17 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--step", type=int, help="which checkpoint; the newest by default")
     evaluate.add_argument("--data_dir", help="where the data set is, if not where the run found it")
     evaluate.add_argument("--cpu_devices", type=int, help="CPU only: how many devices; default: one for each core")
+    evaluate.set_defaults(run=_evaluate)
     report = commands.add_parser("report", help="make one HTML page of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--out", type=Path, help="file to write; default: report.html in the first run folder")
+    report.set_defaults(run=_report)
+    add_drawing_commands(commands)
     sharing.add(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        {"evaluate": _evaluate, "report": _report, "demo": sharing.demo, "export": sharing.export}[arguments.command](
-            arguments
-        )
+        arguments.run(arguments)
     except (UserError, OSError) as error:
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return 2

@@ -1,10 +1,10 @@
-"""Somebody's drawing or scan of a digit as MNIST's are: white on black, 20 pixels long, its mass in the centre."""
+"""Somebody's drawing or scan of a digit as MNIST's are: white on black, 20 of 28 pixels long, centred by its mass."""
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-_SIDE, _BOX = 28, 20
+_BOX = 20 / 28  # of the shorter side
 _FAINT = 0.1, 0.4  # of the way from ground to strongest ink: at least and at most so much is still paper
 _CONTRAST = 24  # out of 255: less is an empty sheet
 
@@ -14,11 +14,11 @@ def inverted(image: UInt8[np.ndarray, "h w"]) -> bool:
     return bool(np.median(_border(image)) > 127)
 
 
-def centred(image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"] | None:
-    """The digit in a picture of any size, dark on light or light on dark; None if there is none.
+def centred(image: UInt8[np.ndarray, "h w"], size: tuple[int, int] = (28, 28)) -> UInt8[np.ndarray, "_h _w"] | None:
+    """The strokes in a picture, bright on black, at `size` (height, width); None if there are none.
 
-    As LeCun et al. made MNIST: fitted into 20x20 pixels with its aspect kept, and its centre of mass moved to the
-    centre of 28x28.
+    As LeCun et al. (1998) made MNIST: fitted into 20x20 pixels with the aspect kept, and the centre of mass moved to
+    the centre of 28x28. MNIST's own digits come out as they are, but for a few edges.
     """
     ink = image.astype(np.float32)
     if inverted(image):
@@ -33,18 +33,18 @@ def centred(image: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"] | Non
     ink[ink < faint] = 0
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = _BOX / max(cut.shape)
-    height, width = (max(round(side * scale), 1) for side in cut.shape)
+    scale = _BOX * min(size) / max(cut.shape)
+    sides = [max(round(side * scale), 1) for side in cut.shape]
     # BOX averages what falls into a pixel, which is how MNIST's greys came about.
-    fitted = np.asarray(Image.fromarray(cut).resize((width, height), Image.Resampling.BOX if scale < 1 else None))
-    total = fitted.sum()
-    result = np.zeros((_SIDE, _SIDE), np.float32)
+    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    fitted = np.asarray(Image.fromarray(cut).resize((sides[1], sides[0]), how))
+    fitted = fitted / fitted.max()  # or thin strokes would be faint ones
     corner = []
-    for side, axis in ((height, 1), (width, 0)):
-        centre = float((fitted.sum(axis=axis) * np.arange(side)).sum() / total)
-        corner.append(min(max(round(_SIDE / 2 - centre), 0), _SIDE - side))
-    top, left = corner
-    result[top : top + height, left : left + width] = fitted
+    for axis in (0, 1):
+        centre = float(fitted.sum(axis=1 - axis) @ np.arange(sides[axis])) / float(fitted.sum())
+        corner.append(min(max(round(size[axis] / 2 - centre), 0), size[axis] - sides[axis]))
+    result = np.zeros(size, np.float32)
+    result[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]] = fitted
     return np.rint(255 * np.clip(result, 0, 1)).astype(np.uint8)
 
 

@@ -18,12 +18,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from infoae_jax import handwriting
 from infoae_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what is taken from a folder
@@ -31,14 +32,6 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not, for inst
 _ROUNDING = 1e-4  # how far outside [0, 1] floats may lie that somebody's arithmetic brought there
 
 Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
-
-
-class _Part(NamedTuple):
-    """What one thing handed over has become, and the size (height, width) it had if that was another one."""
-
-    images: np.ndarray
-    name: str
-    size: tuple[int, int] | None
 
 
 def as_images(pictures: Any, image_shape: tuple[int, int, int], what: str = "pictures") -> Images:
@@ -51,26 +44,57 @@ def as_images(pictures: Any, image_shape: tuple[int, int, int], what: str = "pic
     Raises:
       UserError: for anything else, and files that are no pictures; it names which one and what it is.
     """
-    if isinstance(pictures, list | tuple):
-        if not pictures:
-            raise UserError(f"{what} is an empty list, but one picture is needed at least.")
-        parts = [part for i, item in enumerate(pictures) for part in _parts(item, image_shape, f"{what}[{i}]")]
-    else:
-        parts = _parts(pictures, image_shape, what)
-    resized = [part for part in parts if part.size is not None]
+    height, width, channels = image_shape
+    parts: list[np.ndarray] = []
+    resized: list[str] = []
+    for item, name in _opened(pictures, image_shape, what):
+        if isinstance(item, np.ndarray) and item.shape[1:] == image_shape:
+            parts.append(item)
+            continue
+        for image, which in _as_pil(item, name):
+            array = convert(image, which, channels)
+            if array.shape[:2] != (height, width):
+                resized.append(f"{which} has {array.shape[1]}x{array.shape[0]}")
+                array = _stretched(array, height, width)
+            parts.append(array[None])
     if resized:
-        count, (height, width) = sum(len(part.images) for part in parts), resized[0].size or (0, 0)
-        which = f"{sum(len(part.images) for part in resized)} of {count} pictures" if count > 1 else "the picture"
+        count = sum(map(len, parts))
+        these = f"{len(resized)} of {count} pictures" if count > 1 else "the picture"
         warnings.warn(
-            f"Resized {which} to the {image_shape[1]}x{image_shape[0]} pixels that the model knows; "
-            f"{resized[0].name} has {width}x{height}.",
-            stacklevel=3,
+            f"Stretched {these} to the {width}x{height} pixels that the model knows; {resized[0]}.", stacklevel=3
         )
-    if len(parts) == 1:
-        return parts[0].images
-    if all(part.images.dtype == np.uint8 for part in parts):
-        return np.concatenate([part.images for part in parts])
-    return np.concatenate([as_floats(part.images) for part in parts])
+    if len({part.dtype for part in parts}) > 1:
+        parts = [as_floats(part) for part in parts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def drawings(
+    pictures: Any, image_shape: tuple[int, int, int], ground: float = 0.0, what: str = "pictures"
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Drawings or scans of strokes in any of the forms above, prepared as MNIST's digits are.
+
+    The strokes become bright on black, are cropped, fitted into a box of 20/28 of the picture with their proportions
+    kept, and put with their centre of mass in its middle (LeCun et al. 1998). A model that was trained on such
+    pictures knows no others.
+
+    Args:
+      image_shape, what: as in `as_images`.
+      ground: brightness of the ground that the model knows; above 0.5 the strokes become dark on white instead.
+
+    Raises:
+      UserError: as `as_images`, and if nothing stands out from the paper.
+    """
+    height, width, channels = image_shape
+    prepared = []
+    for item, name in _opened(pictures, image_shape, what):
+        for image, which in _as_pil(item, name):
+            grey = Image.fromarray(convert(image, which, 1)[..., 0])
+            grey.thumbnail((512, 512))  # of a photo, which has more noise than strokes have detail
+            canvas = handwriting.centred(np.asarray(grey), (height, width))
+            if canvas is None:
+                raise UserError(f"{which} shows no strokes: nothing in it stands out from its border.")
+            prepared.append(255 - canvas if ground > 0.5 else canvas)
+    return np.repeat(np.stack(prepared)[..., None], channels, axis=3)
 
 
 def as_floats(images: Images) -> Float[np.ndarray, "n h w c"]:
@@ -150,19 +174,28 @@ def _named(source: Any) -> Iterator[None]:
         raise UserError(f"The image {source} cannot be decoded ({reason}). Replace or remove it.") from error
 
 
-def _parts(item: Any, shape: tuple[int, int, int], name: str) -> list[_Part]:
-    if isinstance(item, str | os.PathLike):
-        path = Path(item)
-        files = list_folder(path) if path.is_dir() else [path]
-        return [_from_image(_read(file), shape, str(file)) for file in files]
-    if isinstance(item, Image.Image):
-        return [_from_image(item, shape, name)]
-    if hasattr(item, "__array__") and hasattr(item, "dtype"):
-        return _from_array(np.asarray(item), shape, name)
-    raise UserError(
-        f"{name} is {_description(item)}, which is no picture. Give an array, a PIL image, the path of a file or a "
-        f"folder, or a list of these."
-    )
+def _opened(pictures: Any, shape: tuple[int, int, int], what: str) -> Iterator[tuple[Image.Image | np.ndarray, str]]:
+    """One after the other, with their names: images as PIL has them, and arrays `[n, h, w, c]`."""
+    if isinstance(pictures, list | tuple):
+        if not pictures:
+            raise UserError(f"{what} is an empty list, but one picture is needed at least.")
+        for i, item in enumerate(pictures):
+            if isinstance(item, list | tuple):
+                raise UserError(f"{what}[{i}] is {_description(item)}. Of numbers make an array first.")
+            yield from _opened(item, shape, f"{what}[{i}]")
+    elif isinstance(pictures, str | os.PathLike):
+        path = Path(pictures)
+        for file in list_folder(path) if path.is_dir() else [path]:
+            yield _read(file), str(file)
+    elif isinstance(pictures, Image.Image):
+        yield pictures, what
+    elif hasattr(pictures, "__array__") and hasattr(pictures, "dtype"):
+        yield _with_known_range(_with_four_axes(np.asarray(pictures), shape, what), what), what
+    else:
+        raise UserError(
+            f"{what} is {_description(pictures)}, which is no picture. Give an array, a PIL image, the path of a file "
+            f"or a folder, or a list of these."
+        )
 
 
 def _description(item: Any) -> str:
@@ -182,29 +215,19 @@ def _read(path: Path) -> Image.Image:
         return Image.open(io.BytesIO(encoded), formats=_FORMATS)
 
 
-def _from_image(image: Image.Image, shape: tuple[int, int, int], name: str) -> _Part:
-    array = convert(image, name, shape[2])
-    height, width = array.shape[:2]
-    if (height, width) == shape[:2]:
-        return _Part(array[None], name, None)
-    whole = Image.fromarray(array.squeeze(-1) if shape[2] == 1 else array)
-    resized = np.asarray(whole.resize((shape[1], shape[0]), Image.Resampling.LANCZOS))
-    return _Part(resized.reshape(1, *shape), name, (height, width))
+def _as_pil(item: Image.Image | np.ndarray, name: str) -> Iterator[tuple[Image.Image, str]]:
+    if isinstance(item, Image.Image):
+        yield item, name
+        return
+    pixels = item if item.dtype == np.uint8 else np.rint(item * 255).astype(np.uint8)
+    for i, image in enumerate(pixels):  # of two channels, the second one is alpha for PIL as well
+        image = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+        yield image, f"{name}[{i}]" if len(pixels) > 1 else name
 
 
-def _from_array(array: np.ndarray, shape: tuple[int, int, int], name: str) -> list[_Part]:
-    images = _with_four_axes(array, shape, name)
-    images = _with_known_range(images, name)
-    if images.shape[1:] == shape:
-        return [_Part(images, name, None)]
-    if images.dtype != np.uint8:
-        images = np.rint(images * 255).astype(np.uint8)
-    modes = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-    parts = []
-    for i, pixels in enumerate(images):
-        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, modes[pixels.shape[2]])
-        parts.append(_from_image(image, shape, f"{name}[{i}]" if len(images) > 1 else name))
-    return parts
+def _stretched(array: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "_h _w c"]:
+    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS)).reshape(height, width, -1)
 
 
 def _with_four_axes(array: np.ndarray, shape: tuple[int, int, int], name: str) -> np.ndarray:

@@ -145,7 +145,7 @@ class Trained:
         found = self._pictures(images, "style_images")
         if labels is None:
             return self._encode(self.variables, found)
-        known = _labels(labels, self.classes, "style_labels")
+        known = as_labels(labels, self.classes, "style_labels")
         if known is None or len(known) not in (1, len(found)):
             raise UserError(
                 f"style_labels must be one class for each of the {len(found)} style images, or one for all."
@@ -155,7 +155,7 @@ class Trained:
     def draw(self, styles: Float[np.ndarray, "n z"], labels: Any) -> Float[np.ndarray, "n h w c"]:
         """Pictures in [0, 1] of style latents, as `style_of` and `sample` give them, with classes, one or as many."""
         found = np.asarray(styles, np.float32)
-        known = _labels(labels, self.classes, "labels")
+        known = as_labels(labels, self.classes, "labels")
         if found.ndim != 2 or found.shape[1] != self.model.bottleneck:
             raise UserError(f"styles have the shape {list(found.shape)}, but must be [N, {self.model.bottleneck}].")
         if known is None or len(known) not in (1, len(found)):
@@ -187,7 +187,7 @@ class Trained:
 
     def _content(self, content: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels, and the confidence with which they were read, if content is pictures."""
-        labels = _labels(content, self.classes, "content")
+        labels = as_labels(content, self.classes, "content")
         return (labels, None) if labels is not None else self.read(content)
 
     def _pictures(self, images: Any, what: str) -> np.ndarray:
@@ -198,7 +198,8 @@ class Trained:
             warnings.warn(
                 f"{what} have a border of brightness {border[odd].mean():.2f} (black is 0, white 1), the model's own "
                 f"pictures {self.ground:.2f}. If they are negatives of what it knows, such as ink on paper where it "
-                f"knows white on black, invert them.",
+                f"knows white on black, invert them (255 - x, or --invert), or prepare them as drawings "
+                f"(pictures.drawings, or --drawing).",
                 stacklevel=3,
             )
         return found
@@ -211,7 +212,7 @@ def _border(images: np.ndarray) -> np.ndarray:
     return images[:, mask].mean((1, 2)) / (255 if images.dtype == np.uint8 else 1)
 
 
-def _labels(content: Any, classes: tuple[str, ...], what: str) -> np.ndarray | None:
+def as_labels(content: Any, classes: tuple[str, ...], what: str) -> np.ndarray | None:
     """The numbers of classes that are given by number or name, or None if `content` is no class but (a list of) others.
 
     Raises:
@@ -231,7 +232,7 @@ def _labels(content: Any, classes: tuple[str, ...], what: str) -> np.ndarray | N
     if getattr(content, "ndim", 2) <= 1 and np.asarray(content).dtype.kind in "iuU":
         content = np.atleast_1d(np.asarray(content)).tolist()
     if isinstance(content, list | tuple):
-        each = [_labels(item, classes, f"{what}[{i}]") for i, item in enumerate(content)]
+        each = [as_labels(item, classes, f"{what}[{i}]") for i, item in enumerate(content)]
         numbers = [labels for labels in each if labels is not None]
         if numbers and len(numbers) < len(each):
             raise UserError(f"{what} holds both classes and pictures. Give either.")

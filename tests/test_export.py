@@ -32,7 +32,9 @@ def trained():
     # Random numbers, as initialising takes long to compile, and an alignment starts as the identity.
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1, jnp.int32))
     rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda s: rng.normal(0, 0.1, s.shape).astype(np.float32), shapes)
+    variables = jax.tree.map(
+        lambda s: rng.normal(0, 1.4 / np.sqrt(max(np.prod(s.shape[:-1]), 50)), s.shape).astype(np.float32), shapes
+    )
     record = {
         "format": runlog._FORMAT,
         "config": json.loads(json.dumps(runlog.to_dict(config))),
