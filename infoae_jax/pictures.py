@@ -93,7 +93,7 @@ def drawings(
             scale = 20 / 28 * min(height, width) / max(strokes.shape)
             sides = [max(round(side * scale), 1) for side in strokes.shape]
             box = Image.fromarray(strokes).resize((sides[1], sides[0]), Image.Resampling.BILINEAR)
-            ink = np.asarray(box) / np.asarray(box).max()  # thin strokes would be faint ones
+            ink = _as_bright_as_thick(np.asarray(box))
             canvas = np.zeros((height, width), np.float32)
             top, left = (
                 int(np.clip(round((side - 1) / 2 - centre), 0, side - n))
@@ -244,6 +244,11 @@ def _strokes(grey: Float[np.ndarray, "h w"], name: str) -> Float[np.ndarray, "_h
     ink = np.clip((ink / ink.max() - 0.2) / 0.6, 0, 1)  # without the shades of the paper
     rows, columns = (np.flatnonzero(ink.max(axis) > 0.3) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _as_bright_as_thick(ink: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Strokes thinner than a pixel have become faint ones; their brighter part is made white."""
+    return np.clip(ink / np.quantile(ink[ink > 0.2 * ink.max()], 0.75), 0, 1)
 
 
 def _centre_of_mass(ink: Float[np.ndarray, "h w"]) -> list[float]:
