@@ -1,6 +1,7 @@
 """`infoae demo` and `infoae export`: a trained model for others, as a page or as files."""
 
 import argparse
+import dataclasses
 import signal
 import webbrowser
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from infoae_jax import boxed, runlog
 from infoae_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from infoae_jax.data import Dataset, Splits
     from infoae_jax.demo import Demo
     from infoae_jax.transfer import Trained
 
@@ -135,35 +137,45 @@ def make_demo(run: str, step: int | None = None, data_dir: str | None = None) ->
             raise UserError(f"The examples in {run!r} are no images of this model. Export it again.")
     else:
         try:
-            examples = Examples(*example_images(trained.info, EXAMPLES, data_dir))
+            examples = Examples(*example_images(trained.info, EXAMPLES, data_dir=data_dir))
         except UserError as error:
             print(f"Without test images to pick from: {error}")
             examples = empty
     return Demo(Path(run).resolve().name if opened.extras is None else Path(run).stem, trained, examples)
 
 
-def example_images(info: runlog.RunInfo, count: int, data_dir: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Test images of all classes in turn, and their labels, as many as there are up to `count`.
-
-    Nothing is downloaded.
+def run_data(info: runlog.RunInfo, data_dir: str | None) -> "Splits":
+    """The data set of a run, if it is at hand; nothing is downloaded.
 
     Raises:
-      UserError: if the run's data set is not at hand.
+      UserError: if it is not, or is another one now.
     """
-    import dataclasses
+    from infoae_jax import data
 
-    from infoae_jax import data, rendered
+    config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
+    splits = data.load(config, prepare=False)
+    if splits.fingerprint != info.fingerprint:
+        raise UserError(f"The images of {config.name!r} that are there now are not those that this was trained on.")
+    return splits
 
-    config = info.config.data
-    if config.name == "rendered":  # without drawing the others
-        images, labels, _ = rendered.draw(10 * count, config.seed, 1)
-    else:
-        if data_dir is not None:
-            config = dataclasses.replace(config, dir=data_dir)
-        test = data.load(config, prepare=False).test
+
+def example_images(
+    info: runlog.RunInfo, count: int, test: "Dataset | None" = None, data_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test images of all classes in turn, and their labels, as many as there are up to `count`.
+
+    Raises:
+      UserError: if they are not given as `test`, and the run's data set is not at hand.
+    """
+    from infoae_jax import rendered
+
+    if test is not None:
         images, labels = test.images, test.labels
-        if images.shape[1:] != info.image_shape or test.class_names != info.class_names:
-            raise UserError(f"The data set {config.name!r} that is there now is not the one this was trained on.")
+    elif info.config.data.name == "rendered":  # without drawing all the others
+        images, labels, _ = rendered.draw(10 * count, info.config.data.seed, 1)
+    else:
+        found = run_data(info, data_dir).test
+        images, labels = found.images, found.labels
     turn = np.zeros(len(labels), np.int64)  # how many of the class came before each
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -204,7 +216,7 @@ def export(arguments: argparse.Namespace) -> None:
         except UserError as error:
             print(f"Without styles to sample from: {error}")
         if arguments.examples:
-            images, labels = example_images(trained.info, arguments.examples, arguments.data_dir)
+            images, labels = example_images(trained.info, arguments.examples, data_dir=arguments.data_dir)
             extras |= {"examples/images": images, "examples/labels": labels}
     about = {"step": trained.step, **opened.about}
     files.write_npz(out, trained.model, trained.variables, opened.record, arguments.dtype, extras, about)

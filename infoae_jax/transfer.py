@@ -194,12 +194,12 @@ class Trained:
         found = pictures.as_images(images, self.model.image_shape, what)
         border = _border(found)
         odd = abs(border - self.ground) > _OTHER_GROUND
-        if odd.sum() * 2 > len(odd):
+        if odd.any():
             warnings.warn(
-                f"{what} have a border of brightness {border[odd].mean():.2f} (black is 0, white 1), the model's own "
-                f"pictures {self.ground:.2f}. If they are negatives of what it knows, such as ink on paper where it "
-                f"knows white on black, invert them (255 - x, or --invert), or prepare them as drawings "
-                f"(pictures.drawings, or --drawing).",
+                f"{odd.sum()} of {len(odd)} {what} have a border of brightness {border[odd].mean():.2f} (black is 0, "
+                f"white 1), the model's own pictures {self.ground:.2f}. If they are negatives of what it knows, such "
+                f"as ink on paper where it knows white on black, invert them (255 - x, or --invert), or prepare them "
+                f"as drawings (pictures.drawings, or --drawing).",
                 stacklevel=3,
             )
         return found
@@ -218,13 +218,13 @@ def as_labels(content: Any, classes: tuple[str, ...], what: str) -> np.ndarray |
     Raises:
       UserError: for a number or a name that no class has, and for lists of classes and other things.
     """
-    known = f"There are {len(classes)}: " + ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    known = f"Classes: {', '.join(classes[:20])}" + (", ..." if len(classes) > 20 else "")
     if isinstance(content, str):
         if content in classes:
             return np.array([classes.index(content)], np.int32)
         if content and os.path.exists(content):
             return None
-        raise UserError(f"{what} is {content!r}, which is neither a class nor a file. Classes: {known}.")
+        raise UserError(f"{what} is {content!r}, which is neither a class nor a file. {known}.")
     if isinstance(content, int | np.integer) and not isinstance(content, bool):
         if not 0 <= content < len(classes):
             raise UserError(f"{what} is {content}, but classes are numbered 0 to {len(classes) - 1}. {known}.")

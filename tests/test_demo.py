@@ -415,6 +415,6 @@ def test_the_command_serves_a_page_and_ends_cleanly(page, tmp_path):
 
 def test_examples_of_a_run_are_of_all_classes(tiny_config):
     info = runlog.RunInfo(tiny_config, (32, 32, 3), tuple("0123456789"), 256, 64, "x")
-    images, labels = sharing.example_images(info, 20, None)
+    images, labels = sharing.example_images(info, 20)
     assert images.shape == (20, 32, 32, 3)
     assert labels.tolist() == list(range(10)) * 2
