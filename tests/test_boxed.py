@@ -87,7 +87,10 @@ def trained(tiny_box_config):
         name: rng.normal(0, 0.5 / np.sqrt(np.prod(s.shape[:-1])), s.shape).astype(np.float32)
         for name, s in flatten_dict(shapes["params"]).items()
     }
-    params["image_decoder", "ConvTranspose_2", "bias"] += 0.5  # grey rather than black, as a trained one would draw
+    params["image_decoder", "ConvTranspose_2", "bias"][:] = (
+        0.5  # nearly grey, as the border of a trained one's pictures
+    )
+    params["image_decoder", "ConvTranspose_2", "kernel"] *= 0.1
     info = runlog.RunInfo(tiny_box_config, (32, 32, 3), NAMES, 256, 64, "x")
     kept = Kept(rng.normal(size=(30, 32)).astype(np.float32), np.zeros(30, np.int32))
     return Trained(model, {"params": unflatten_dict(params)}, info, kept, 12)
