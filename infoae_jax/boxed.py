@@ -27,5 +27,5 @@ def find(run: str | os.PathLike[str]) -> Path:
         return boxed
     if path.exists():
         return path
-    known = f" or a model that comes with the package ({', '.join(names())})" if names() else ""
-    raise UserError(f"{str(run)!r} is not a run folder, an exported .npz file{known}: there is nothing of that name.")
+    known = f", nor a model that comes with the package ({', '.join(names())})" if names() else ""
+    raise UserError(f"{str(run)!r} is not a run folder, nor an exported .npz file{known}: nothing has that name.")
