@@ -1,22 +1,15 @@
 import importlib.util
-import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 import infoae_jax
-from infoae_jax import boxed, data, export, rendered, runlog
+from infoae_jax import boxed, export, rendered, runlog, sharing
 from infoae_jax.errors import UserError
-from infoae_jax.model import build
-from infoae_jax.styles import Kept
-from infoae_jax.transfer import Trained
 
 MOST_BYTES = 2_000_000
-NAMES = tuple("0123456789")
 
 
 @pytest.fixture(scope="module")
@@ -78,51 +71,14 @@ def test_names_paths_and_what_is_neither(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_box_config):
-    """An untrained model of rendered digits."""
-    model = build(tiny_box_config.model, (32, 32, 3), 10)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros(1, jnp.int32))
-    rng = np.random.default_rng(0)
-    params = {
-        name: rng.normal(0, 0.5 / np.sqrt(np.prod(s.shape[:-1])), s.shape).astype(np.float32)
-        for name, s in flatten_dict(shapes["params"]).items()
-    }
-    params["image_decoder", "ConvTranspose_2", "bias"][:] = (
-        0.5  # nearly grey, as the border of a trained one's pictures
-    )
-    params["image_decoder", "ConvTranspose_2", "kernel"] *= 0.1
-    info = runlog.RunInfo(tiny_box_config, (32, 32, 3), NAMES, 256, 64, "x")
-    kept = Kept(rng.normal(size=(30, 32)).astype(np.float32), np.zeros(30, np.int32))
-    return Trained(model, {"params": unflatten_dict(params)}, info, kept, 12)
-
-
-@pytest.fixture(scope="module")
-def tiny_box_config():
-    from configs import rendered as config
-    from infoae_jax.config import parse
-
-    values = config.get_config("tiny")
-    values.train.lambda_adv = 0.25
-    return parse(values)
+def trained(untrained):
+    return infoae_jax.load(untrained)
 
 
 @pytest.fixture
-def made(box, trained, tmp_path, monkeypatch):
-    """A box of it, and what was measured."""
-    images, labels, factors = rendered.draw(60, 0, 1)
-    test = data.Dataset(images, labels, NAMES, factors.arrays())
-    record = {
-        "format": runlog._FORMAT,
-        "config": json.loads(json.dumps(runlog.to_dict(trained.info.config))),
-        "data": {
-            "image_shape": [32, 32, 3],
-            "class_names": NAMES,
-            "num_train": 256,
-            "num_test": 64,
-            "fingerprint": "x",
-        },
-        "environment": {"jax": "1.2.3", "device": "2 x cpu", "code": {"source": "abc", "modified": True}},
-    }
+def made(box, untrained, trained, tmp_path, monkeypatch):
+    """A folder with a box of that run, and the images it was measured on."""
+    monkeypatch.setattr(box, "_check", lambda *_: None)  # random numbers suffer more from rounding
     evaluation = {
         "data": {"test": 64},
         "untrusted": ["transfer"],
@@ -133,10 +89,12 @@ def made(box, trained, tmp_path, monkeypatch):
         },
     }
     monkeypatch.setattr(boxed, "FOLDER", tmp_path)
-    box.make("rendered", trained, record, evaluation, test, tmp_path)
+    test = sharing.run_data(trained.info, None).test
+    box.make("rendered", trained, runlog.read_record(untrained), evaluation, test, tmp_path)
     return tmp_path, test
 
 
+@pytest.mark.filterwarnings("ignore:.*border of brightness")  # of a model that has not learnt how pictures look
 def test_a_box_is_made_of_a_run_with_figures_measured_on_it(made, trained):
     folder, test = made
     assert sorted(p.name for p in folder.iterdir()) == ["rendered.md", "rendered.npz"]
@@ -147,16 +105,15 @@ def test_a_box_is_made_of_a_run_with_figures_measured_on_it(made, trained):
     assert saved.description["figures"]["run"]["mse"] != saved.description["figures"]["boxed"]["mse"]
     assert saved.extras["examples/labels"].tolist()[:10] == list(range(10))
     np.testing.assert_allclose(found.styles, trained.styles, atol=2e-3)
-    assert found.step == 12
+    assert found.step == 8
     card = (folder / "rendered.md").read_text()
     for words in (
         "leakage (best of four probes) | 43.2%, chance 10.0%",
         "90.0%, but the judges are not trusted",
         "background l 0.91 |",
         f"{saved.description['figures']['boxed']['mse']:.5f}",
-        "--config.train.lambda_adv=0.25",
-        "code abc with changes",
-        "step 12, 2 x cpu, JAX 1.2.3",
+        "--config.train.batch_size=64",
+        f"step 8, 1 x cpu, JAX {jax.__version__}, code ",
     ):
         assert words in card, words
 

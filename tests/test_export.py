@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
+import infoae_jax
 from configs import rendered
-from infoae_jax import export, runlog
+from infoae_jax import export, process, runlog, sharing
+from infoae_jax.__main__ import main
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
 from infoae_jax.model import build
@@ -278,3 +280,74 @@ def test_what_float16_cannot_hold_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="float16 cannot hold"):
         export.write_npz(tmp_path / "x.npz", model, variables, record, "float16", {"styles": np.float32([1e6])})
     assert list(tmp_path.iterdir()) == []
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Runs `infoae export` in `tmp_path`; returns the exit code and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "set_up", lambda *_: None)  # devices are set up already
+
+    def run(*words):
+        code = main(["export", *map(str, words)])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def test_a_run_is_exported_with_styles_and_examples_and_loads_again(untrained, command, tmp_path):
+    mine = infoae_jax.load(untrained)
+    code, printed = command(untrained, "--to=npz", "--out=mine.npz", "--examples=20")
+    assert code == 0
+    assert "mine.npz  (" in printed
+    saved = export.read_npz(tmp_path / "mine.npz")
+    assert saved.extras["examples/labels"].tolist() == [*range(10)] * 2
+    theirs = infoae_jax.load("mine.npz")
+    assert theirs.step == mine.step == 8
+    for a, b in zip(jax.tree.leaves(theirs.variables["params"]["style_encoder"]), _leaves(mine), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(theirs.styles, mine.styles[: sharing.STYLES])
+    assert theirs.classes == mine.classes
+    # An export can be exported again, and is not overwritten by the way.
+    assert command("mine.npz", "--to=npz", "--dtype=float16", "--out=half.npz")[0] == 0
+    assert (tmp_path / "half.npz").stat().st_size < 0.6 * (tmp_path / "mine.npz").stat().st_size
+    assert set(export.read_npz(tmp_path / "half.npz").extras) == set(saved.extras)
+    before = (tmp_path / "half.npz").read_bytes()
+    code, printed = command("mine.npz", "--to=npz", "--out=half.npz")
+    assert (code, "exists" in printed) == (2, True)
+    assert (tmp_path / "half.npz").read_bytes() == before
+    assert command("mine.npz", "--to=npz", "--out=half.npz", "--force")[0] == 0
+    assert (tmp_path / "half.npz").read_bytes() != before
+    with pytest.raises(UserError, match="holds one model only"):
+        infoae_jax.load("mine.npz", step=3)
+
+
+def _leaves(trained):
+    return jax.tree.leaves(trained.variables["params"]["style_encoder"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing", "--to=npz"], "'nothing' is not a run folder"),
+        ([".", "--to=npz", "--out=x.npz"], "not a run folder"),
+        (["a.npz", "--to=npz"], "with --out"),
+        (["a.npz", "--to=npz", "--out=x.txt"], "must end in .npz"),
+        (["a.npz", "--to=npz", "--out=folder.npz", "--force"], "is a folder"),
+        (["a.npz", "--to=stablehlo", "--out=x", "--step=3"], "holds one model only"),
+        (["a.npz", "--to=npz", "--out=x.npz", "--examples=-1"], "--examples is -1"),
+        (["a.npz", "--to=npz", "--out=x.npz"], "'a.npz' is damaged"),
+    ],
+)
+def test_what_cannot_work_is_said_and_leaves_nothing(command, tmp_path, words, sentence):
+    (tmp_path / "a.npz").write_bytes(b"PK but no archive")
+    (tmp_path / "folder.npz").mkdir()
+    code, printed = command(*words)
+    assert code == 2
+    assert sentence in printed
+    assert "Traceback" not in printed
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "folder.npz"]
