@@ -5,6 +5,7 @@
     python benchmarks/speed.py loop      # the whole of `fit` against the bare step
     python benchmarks/speed.py start     # seconds from the command to the first training step, cold and warm
     python benchmarks/speed.py scaling   # a step with 20,000, 60,000 and 120,000 images
+    python benchmarks/speed.py use       # 1,000 transfers by what `infoae_jax.load` gives, against the bare networks
     python benchmarks/speed.py demo --model=mnist   # milliseconds from a stroke to all classes in its style
     python benchmarks/speed.py table     # the tables of README.md from all of that
 
@@ -35,7 +36,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageDraw
 
 from configs import mnist, rendered, svhn
-from infoae_jax import batched, conv, process, runlog, step, stepper, train
+from infoae_jax import batched, conv, process, runlog, step, stepper, styles, train, transfer
 from infoae_jax.config import Config, parse
 from infoae_jax.model import build
 
@@ -274,6 +275,50 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {"images": counts, "ms_per_step": medians, "ratios": [m / medians[0] for m in medians]}
 
 
+# --- use --------------------------------------------------------------------------------------------------------------
+
+
+def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """`Trained.transfer` of 1,000 images against the bare jitted `encode` and `decode`, call by call in turn.
+
+    Both share the work among the same devices. The bare ones find their input on these and leave their output there.
+    """
+    count = 1000
+    process.set_up(count)
+    mesh = _data_mesh()
+    whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(stepper.AXIS))
+    for shape, (side, channels) in SHAPES.items():
+        config = parse((mnist if side == 28 else svhn).get_config())
+        model = build(config.model, (side, side, channels), 10)
+        variables = jax.device_put({"params": step.init_state(model, config.train, 0).params}, whole)
+        images, labels = _example(side, channels, count)
+        info = runlog.RunInfo(config, model.image_shape, tuple("0123456789"), count, count, "drawn at random")
+        trained = transfer.Trained(model, variables, info, styles.Kept(np.zeros((1, model.bottleneck)), labels[:1]))
+        encode, decode = (
+            jax.jit(functools.partial(model.apply, method=method), out_shardings=parts)
+            for method in ("encode", "decode")
+        )
+        there = jax.device_put((images, labels), parts)
+
+        def bare(encode=encode, decode=decode, variables=variables, there=there):
+            jax.block_until_ready(decode(variables, encode(variables, there[0]), there[1]))
+
+        functions: dict[str, Callable[[], Any]] = {
+            "transfer": functools.partial(trained.transfer, images, labels),
+            "bare": bare,
+        }
+        times: dict[str, list[float]] = {name: [] for name in functions}
+        for i in range(args.repeats + 3):
+            for name, function in functions.items():
+                begin = time.perf_counter()
+                function()
+                if i >= 3:
+                    times[name].append(1e3 * (time.perf_counter() - begin))
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        ratio = medians["transfer"] / medians["bare"]
+        yield {"shape": shape, "batch": count, "ratio": ratio, **{f"{name}_ms": ms for name, ms in medians.items()}}
+
+
 # --- demo -------------------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +386,11 @@ def table(path: Path) -> str:
     for key, line in lines.items():
         if key[0] == "loop":
             text += ["", f"Whole loop against the bare step: {line['ratio']:.2f}."]
+        elif key[0] == "use":
+            text += [
+                "",
+                f"{line['batch']:,} transfers against the bare networks, {line['shape']}: {line['ratio']:.2f}.",
+            ]
         elif key[0] == "start":
             text += [
                 "",
@@ -375,11 +425,14 @@ def main() -> None:
         "loop": loop,
         "start": start,
         "scaling": scaling,
+        "use": use,
         "demo": demo,
     }
     parser.add_argument("command", choices=[*commands, "table"])
     parser.add_argument("--out", type=Path, default=HERE / "speed.jsonl", help="where the JSON lines go, or come from")
-    parser.add_argument("--repeats", type=int, default=20, help="steps (or epochs: loop) measured of each kind")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="steps (or epochs: loop; calls: use) measured of each kind"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="step, start, scaling: how often all take their turn")
     parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
     parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")

@@ -129,7 +129,7 @@ def _load(arguments: argparse.Namespace, sources: list[Path]) -> "Trained":
 
 def _open(paths: list[Any], trained: "Trained", arguments: argparse.Namespace, what: str) -> np.ndarray:
     if arguments.drawing:
-        return pictures.drawings(paths, trained.model.image_shape, trained.ground, what)
+        return pictures.drawings(paths, trained.model.image_shape, trained.ground or 0.0, what)
     found = pictures.as_images(paths, trained.model.image_shape, what)
     return 255 - found if arguments.invert else found
 

@@ -17,6 +17,7 @@ import base64
 import json
 import math
 import socket
+import sys
 import threading
 import urllib.parse
 import warnings
@@ -78,6 +79,7 @@ class Demo:
 
     def __init__(self, name: str, trained: Trained, examples: Examples):
         self.name, self.trained, self.examples = name, trained, examples
+        self.ground = trained.ground or 0.0  # None: it draws nothing yet
         self.handwriting = trained.info.config.data.name == "mnist" and trained.model.image_shape == (28, 28, 1)
         # One at a time: several programs on several devices at once can wait for each other forever, and memory for
         # one large upload is enough.
@@ -86,10 +88,11 @@ class Demo:
 
     def warm_up(self) -> None:
         """Compiles everything, so that the first stroke is answered at once."""
-        z = self.trained.style_of(np.full((1, *self.trained.model.image_shape), self.trained.ground, np.float32))
-        self.trained.style_of(np.full((1, *self.trained.model.image_shape), self.trained.ground, np.float32), 0)
-        self.draw(z[0].tolist())
-        self.trained.read(np.full((1, *self.trained.model.image_shape), self.trained.ground, np.float32))
+        blank = np.full((1, *self.trained.model.image_shape), round(255 * self.ground), np.uint8)
+        for label in (None, 0):
+            self.trained.style_of(blank, label)
+        self.trained.read(blank)
+        self.draw([0.0] * self.trained.model.bottleneck)
 
     def page(self) -> Answer:
         return Answer("text/html; charset=utf-8", self._page)
@@ -103,7 +106,7 @@ class Demo:
                 "height": height,
                 "width": width,
                 "colour": channels == 3,
-                "ground": round(self.trained.ground, 3),
+                "ground": round(self.ground, 3),
                 "handwriting": self.handwriting,
                 "examples": self.examples.labels.tolist(),
                 "columns": COLUMNS,
@@ -165,7 +168,7 @@ class Demo:
         image = _opened(picture)
         if not self.handwriting:
             pixels = pictures.convert(image, "you sent", channels, (height, width))
-            odd = channels == 1 and not is_drawing and inverted(pixels[..., 0]) != (self.trained.ground > 0.5)
+            odd = channels == 1 and not is_drawing and inverted(pixels[..., 0]) != (self.ground > 0.5)
             return 255 - pixels if odd else pixels
         pixels = pictures.convert(image, "you sent", 1)
         if pixels.shape == (height, width, 1) and not inverted(pixels[..., 0]):
@@ -303,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         except Exception as error:  # a mistake of ours must not end the page for others
-            self.log_error("%r", error)
+            print(f"error: {self.path}: {error!r}", file=sys.stderr, flush=True)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             kind, body = _json({"error": f"This should not have happened: {error!r}"})
         bodies = ("Content-Length", "Transfer-Encoding")
@@ -336,8 +339,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._read = len(body) == length
         return body
 
-    def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Says nothing: the terminal is for the address and for errors."""
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing of requests and of idle connections: the terminal is for the address and for errors."""
 
 
 def _number(text: str) -> int:

@@ -115,7 +115,8 @@ def demo(arguments: argparse.Namespace) -> None:
             print("Everybody who can reach this machine can use it.", flush=True)
         if arguments.open:
             webbrowser.open(server.url)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored where a script starts it with '&'
+            signal.signal(number, signal.default_int_handler)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

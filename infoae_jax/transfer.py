@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from infoae_jax import boxed, export, pictures, runlog, styles
@@ -21,6 +22,7 @@ from infoae_jax.step import init_state
 from infoae_jax.stepper import AXIS
 from infoae_jax.styles import Kept, Nearest
 
+_STANDS_OUT = 0.05  # least difference of brightness between what a model draws and its border
 _OTHER_GROUND = 0.6  # difference of border brightness beyond which a picture must be a negative of what the model knows
 
 
@@ -69,11 +71,17 @@ class Trained:
         self.model, self.variables, self.info, self.step = model, variables, info, step
         self._kept = kept
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+        everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         pixels = model.image_shape[0] * model.image_shape[1]
-        self._encode, self._decode, self._classify = (
-            make_batched(functools.partial(model.apply, method=method), mesh, pixels)
-            for method in ("encode", "decode", "classify")
-        )
+
+        def batched(method: str, finish: Callable[[Any], Any] = lambda x: x) -> Callable[..., np.ndarray]:
+            def function(variables: dict[str, Any], *rows: jax.Array) -> Any:
+                return finish(model.apply(variables, *rows, method=method))
+
+            return functools.partial(make_batched(function, mesh, pixels), everywhere)
+
+        self._encode, self._classify = batched("encode"), batched("classify")
+        self._draw = batched("decode", lambda images: jnp.clip(images, 0, 1))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -144,13 +152,13 @@ class Trained:
         """Style latents of pictures; `labels`: their classes, read by the classifier by default."""
         found = self._pictures(images, "style_images")
         if labels is None:
-            return self._encode(self.variables, found)
+            return self._encode(found)
         known = as_labels(labels, self.classes, "style_labels")
         if known is None or len(known) not in (1, len(found)):
             raise UserError(
                 f"style_labels must be one class for each of the {len(found)} style images, or one for all."
             )
-        return self._encode(self.variables, found, np.resize(known, len(found)))
+        return self._encode(found, np.resize(known, len(found)))
 
     def draw(self, styles: Float[np.ndarray, "n z"], labels: Any) -> Float[np.ndarray, "n h w c"]:
         """Pictures in [0, 1] of style latents, as `style_of` and `sample` give them, with classes, one or as many."""
@@ -160,11 +168,11 @@ class Trained:
             raise UserError(f"styles have the shape {list(found.shape)}, but must be [N, {self.model.bottleneck}].")
         if known is None or len(known) not in (1, len(found)):
             raise UserError(f"labels must be one class for each of the {len(found)} styles, or one for all.")
-        return np.clip(self._decode(self.variables, found, np.resize(known, len(found))), 0, 1)
+        return self._draw(found, np.resize(known, len(found)))
 
     def read(self, images: Any) -> Read:
         """The class of each picture as the content classifier reads it, and how sure it is."""
-        logits = self._classify(self.variables, self._pictures(images, "content"))
+        logits = self._classify(self._pictures(images, "content"))
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return Read(logits.argmax(axis=1).astype(np.int32), 1 / odds.sum(axis=1))
 
@@ -180,10 +188,12 @@ class Trained:
         return styles.resample(self.styles, count, seed)
 
     @functools.cached_property
-    def ground(self) -> float:
-        """Brightness in [0, 1] of the border of the pictures that the model draws: near 0 for MNIST."""
+    def ground(self) -> float | None:
+        """Brightness in [0, 1] of the ground on which the model draws, near 0 for MNIST; None if nothing stands out."""
         labels = np.arange(len(self.classes), dtype=np.int32)
-        return float(_border(self.draw(np.zeros((len(labels), self.model.bottleneck), np.float32), labels)).mean())
+        drawn = self.draw(np.zeros((len(labels), self.model.bottleneck), np.float32), labels)
+        border = float(_border(drawn).mean())
+        return border if abs(float(drawn.mean()) - border) > _STANDS_OUT else None
 
     def _content(self, content: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels, and the confidence with which they were read, if content is pictures."""
@@ -193,7 +203,8 @@ class Trained:
     def _pictures(self, images: Any, what: str) -> np.ndarray:
         found = pictures.as_images(images, self.model.image_shape, what)
         border = _border(found)
-        odd = abs(border - self.ground) > _OTHER_GROUND
+        ground = border if self.ground is None else self.ground
+        odd = abs(border - ground) > _OTHER_GROUND
         if odd.any():
             warnings.warn(
                 f"{odd.sum()} of {len(odd)} {what} have a border of brightness {border[odd].mean():.2f} (black is 0, "
@@ -261,7 +272,7 @@ def load(run: str | Path, step: int | None = None) -> Trained:
     at, model, variables = restore(run, step)
 
     def kept(trained: Trained) -> Kept:
-        return styles.of_run(run, at, functools.partial(trained._encode, variables))
+        return styles.of_run(run, at, trained._encode)
 
     return Trained(model, variables, runlog.read_info(run), kept, at)
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -258,7 +257,7 @@ def test_colours_are_taken_as_they_are():
             image_shape = (32, 32, 3)
 
     blank = demo.Demo.__new__(demo.Demo)
-    blank.trained, blank.handwriting = Colours, False
+    blank.trained, blank.handwriting, blank.ground = Colours, False, 0.5
     picture = np.asarray(digit((32, 32), (8, 8, 20, 24), 3).convert("RGB"))
     np.testing.assert_array_equal(blank._prepared(as_bytes(Image.fromarray(picture)), True), picture)
 
@@ -285,12 +284,9 @@ def browser(server):
 
 
 def settled(browser):
-    """Waits until the tiles show what was asked for, and returns them."""
-    before = None
-    while (now := browser.run(TILES)) != before:
-        before = now
-        time.sleep(0.4)
-    return now
+    """Waits until all that was asked for is there, and returns what the tiles show."""
+    browser.wait("busy === 0")
+    return browser.run(TILES)
 
 
 def tile(data_url):
