@@ -5,6 +5,8 @@
     python benchmarks/speed.py loop      # the whole of `fit` against the bare step
     python benchmarks/speed.py start     # seconds from the command to the first training step, cold and warm
     python benchmarks/speed.py scaling   # a step with 20,000, 60,000 and 120,000 images
+    python benchmarks/speed.py use       # 1,000 transfers by what `infoae_jax.load` gives, against the bare networks
+    python benchmarks/speed.py demo --model=mnist   # milliseconds from a stroke to all classes in its style
     python benchmarks/speed.py table     # the tables of README.md from all of that
 
 Each appends JSON lines to --out. Absolute times are there to compute the ratios from, and mean little by themselves.
@@ -13,6 +15,7 @@ Each appends JSON lines to --out. Absolute times are there to compute the ratios
 
 import argparse
 import functools
+import io
 import json
 import os
 import statistics
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +33,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from PIL import Image, ImageDraw
 
 from configs import mnist, rendered, svhn
-from infoae_jax import batched, conv, process, runlog, step, stepper, train
+from infoae_jax import batched, conv, process, runlog, step, stepper, styles, train, transfer
 from infoae_jax.config import Config, parse
 from infoae_jax.model import build
 
@@ -270,6 +275,97 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {"images": counts, "ms_per_step": medians, "ratios": [m / medians[0] for m in medians]}
 
 
+# --- use --------------------------------------------------------------------------------------------------------------
+
+
+def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """`Trained.transfer` of 1,000 images against the bare jitted `encode` and `decode`, call by call in turn.
+
+    Both share the work among the same devices. The bare ones find their input on these and leave their output there.
+    """
+    count = 1000
+    process.set_up(count)
+    mesh = _data_mesh()
+    whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(stepper.AXIS))
+    for shape, (side, channels) in SHAPES.items():
+        config = parse((mnist if side == 28 else svhn).get_config())
+        model = build(config.model, (side, side, channels), 10)
+        variables = jax.device_put({"params": step.init_state(model, config.train, 0).params}, whole)
+        images, labels = _example(side, channels, count)
+        info = runlog.RunInfo(config, model.image_shape, tuple("0123456789"), count, count, "drawn at random")
+        trained = transfer.Trained(model, variables, info, styles.Kept(np.zeros((1, model.bottleneck)), labels[:1]))
+        encode, decode = (
+            jax.jit(functools.partial(model.apply, method=method), out_shardings=parts)
+            for method in ("encode", "decode")
+        )
+        there = jax.device_put((images, labels), parts)
+
+        def bare(encode=encode, decode=decode, variables=variables, there=there):
+            jax.block_until_ready(decode(variables, encode(variables, there[0]), there[1]))
+
+        functions: dict[str, Callable[[], Any]] = {
+            "transfer": functools.partial(trained.transfer, images, labels),
+            "bare": bare,
+        }
+        times: dict[str, list[float]] = {name: [] for name in functions}
+        for i in range(args.repeats + 3):
+            for name, function in functions.items():
+                begin = time.perf_counter()
+                function()
+                if i >= 3:
+                    times[name].append(1e3 * (time.perf_counter() - begin))
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        ratio = medians["transfer"] / medians["bare"]
+        yield {"shape": shape, "batch": count, "ratio": ratio, **{f"{name}_ms": ms for name, ms in medians.items()}}
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+def demo(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The server of `infoae demo`: seconds until it is there, and how long it takes to answer a drawing.
+
+    An answer is what the page asks for after a stroke: the latent of the drawing, then every class in that style.
+    """
+    command = [sys.executable, "-m", "infoae_jax", "demo", args.model, "--port=0"]
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            lines = iter(child.stdout or ())
+            url = next((line.split("http")[1].split()[0] for line in lines if "http" in line), None)
+            if url is None:
+                raise SystemExit("the page was not served")
+            start_s = time.perf_counter() - begin
+            times = [_answer_ms(f"http{url}", i) for i in range(args.repeats + 3)][3:]
+        finally:
+            child.terminate()
+    yield {
+        "model": args.model,
+        "start_s": start_s,
+        "answer_ms": statistics.median(times),
+        "slowest_ms": max(times),
+        "answers": len(times),
+    }
+
+
+def _answer_ms(url: str, number: int) -> float:
+    """Of a drawing of its own for each number."""
+    picture = Image.new("RGB", (280, 280))
+    end = (200, 60 + number % 100)
+    ImageDraw.Draw(picture).line([(90, 50), end, (100, 230)], fill="white", width=20)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    begin = time.perf_counter()
+    state = json.loads(_post(f"{url}api/style?drawing=1", buffer.getvalue(), "image/png"))
+    _post(f"{url}api/draw", json.dumps({"z": state["z"]}).encode(), "application/json")
+    return 1e3 * (time.perf_counter() - begin)
+
+
+def _post(url: str, body: bytes, kind: str) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": kind}), timeout=60) as answer:
+        return answer.read()
+
+
 # --- table ------------------------------------------------------------------------------------------------------------
 
 
@@ -277,23 +373,34 @@ def table(path: Path) -> str:
     """Markdown from the newest line of each measurement."""
     lines: dict[Any, dict[str, Any]] = {}
     for line in map(json.loads, path.read_text().splitlines()):
-        key = [line["command"], *(line.get(k) for k in ("task", "shape", "batch", "layer", "what", "config"))]
+        key = [line["command"], *(line.get(k) for k in ("task", "shape", "batch", "layer", "what", "config", "model"))]
         lines[tuple(key)] = line
     text = ["| what | " + " | ".join(SHAPES) + " |", "|---|---|---|"]
     names = {"train": "training step", "train_all": "training step, the rival doing all of it"}
     for task, batches in TASKS.items():
         for batch in batches:
-            row = [lines.get(("step", task, shape, batch, None, None, None)) for shape in SHAPES]
+            row = [lines.get(("step", task, shape, batch, None, None, None, None)) for shape in SHAPES]
             if any(row):
                 cells = " | ".join(f"{line['ratio']:.2f}" if line else "" for line in row)
                 text.append(f"| {names.get(task, f'`{task}`')}, batch {batch} | {cells} |")
     for key, line in lines.items():
         if key[0] == "loop":
             text += ["", f"Whole loop against the bare step: {line['ratio']:.2f}."]
+        elif key[0] == "use":
+            text += [
+                "",
+                f"{line['batch']:,} transfers against the bare networks, {line['shape']}: {line['ratio']:.2f}.",
+            ]
         elif key[0] == "start":
             text += [
                 "",
                 f"{line['config']}: first step after {line['cold_s']:.0f} s cold, {line['warm_s']:.0f} s warm.",
+            ]
+        elif key[0] == "demo":
+            text += [
+                "",
+                f"`infoae demo {line['model']}`: there after {line['start_s']:.0f} s; from a stroke to all classes "
+                f"{line['answer_ms']:.0f} ms, at most {line['slowest_ms']:.0f}.",
             ]
         elif key[0] == "scaling":
             found = ", ".join(f"{r:.2f}" for r in line["ratios"])
@@ -318,14 +425,19 @@ def main() -> None:
         "loop": loop,
         "start": start,
         "scaling": scaling,
+        "use": use,
+        "demo": demo,
     }
     parser.add_argument("command", choices=[*commands, "table"])
     parser.add_argument("--out", type=Path, default=HERE / "speed.jsonl", help="where the JSON lines go, or come from")
-    parser.add_argument("--repeats", type=int, default=20, help="steps (or epochs: loop) measured of each kind")
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="steps (or epochs: loop; calls: use) measured of each kind"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="step, start, scaling: how often all take their turn")
     parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
     parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")
     parser.add_argument("--data_dir", default="", help="start: where TFDS has prepared MNIST")
+    parser.add_argument("--model", default="mnist", help="demo: run folder, exported file, or name of a model")
     inner = parser.add_argument_group("of `ours`, which `step` calls")
     inner.add_argument("--task", choices=TASKS, default="train")
     for name, default in (("side", 28), ("channels", 1), ("batch", 256), ("steps", 20)):

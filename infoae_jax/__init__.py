@@ -1,7 +1,7 @@
 """Pulls the style and the content of labelled images apart: an Info-autoencoder in JAX.
 
-    model, variables = infoae_jax.load("runs/mnist")
-    images = model.apply(variables, style_images, labels, method="transfer")
+    trained = infoae_jax.load("runs/mnist")
+    swaps = trained.transfer(["a.png", "b.png"], content=7).images
 
 README.md has the rest.
 """
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from infoae_jax.errors import DivergedError, UserError
     from infoae_jax.runlog import RunInfo, read_info
     from infoae_jax.train import fit
-    from infoae_jax.transfer import load
+    from infoae_jax.transfer import Trained, load
 
-__all__ = ["DivergedError", "RunInfo", "UserError", "fit", "load", "read_info"]
+__all__ = ["DivergedError", "RunInfo", "Trained", "UserError", "fit", "load", "read_info"]
 
 # Imported on first use: Orbax and JAX take a second, and whoever only reads a run's files does not need them.
 _HOMES = {
     "DivergedError": "errors",
     "RunInfo": "runlog",
+    "Trained": "transfer",
     "UserError": "errors",
     "fit": "train",
     "load": "transfer",

@@ -1,10 +1,15 @@
 """The command line for finished runs: `infoae` or `python -m infoae_jax`. Training is `launch.py`.
 
+infoae transfer runs/mnist --style a.png --content 7 --out seven.png
+                                      a class in the style of your picture; or all, or that of another picture
+infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
+                                      a class in styles between two
 infoae evaluate runs/mnist            figures of a run, as a table and in its evaluation.json
 infoae report runs/mnist runs/wide    one HTML page of one or several runs
-
 infoae report --sweep runs/mnist      one HTML page of a sweep, and its figures as SVG and PNG
 infoae evaluate --sweep runs/mnist --best 3    figures, in full, of its three best settings
+infoae demo runs/mnist                a page to play with
+infoae export runs/mnist --to npz     the model as files for others
 """
 
 import argparse
@@ -15,6 +20,8 @@ from pathlib import Path
 
 from absl import logging
 
+from infoae_jax import sharing
+from infoae_jax.commands import add as add_drawing_commands
 from infoae_jax.errors import UserError, as_sentence
 
 _WITHIN = "of a sweep: how much larger than the lowest MSE that of a recommended setting may be; 10 by default"
@@ -35,16 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--step", type=int, help="which checkpoint; the newest by default")
     evaluate.add_argument("--data_dir", help="where the data set is, if not where the run found it")
     evaluate.add_argument("--cpu_devices", type=int, help="CPU only: how many devices; default: one for each core")
+    evaluate.set_defaults(run=_evaluate)
     report = commands.add_parser("report", help="make one HTML page of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     report.add_argument("--out", type=Path, help="file to write; default: report.html in the first run folder")
     report.add_argument("--sweep", action="store_true", help="RUN is a sweep: the page compares its trials")
     report.add_argument("--within", type=_percent, metavar="PERCENT", help=_WITHIN)
+    report.set_defaults(run=_report)
+    add_drawing_commands(commands)
+    sharing.add(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        (_evaluate if arguments.command == "evaluate" else _report)(arguments)
+        arguments.run(arguments)
     except (UserError, OSError) as error:
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return 2

@@ -76,7 +76,7 @@ class Couplings(nn.Module):
 
     def __call__(self, x: Codes, condition: OneHot) -> tuple[Codes, Float[Array, " b"]]:
         """The image of x, and the logarithm of the Jacobian's determinant."""
-        log_det = jnp.zeros(len(x), x.dtype)
+        log_det = jnp.zeros(x.shape[0], x.dtype)
         for layer, rotation in zip(self.layers, jax.lax.stop_gradient(self.rotations), strict=True):
             kept, moved = jnp.split(x @ rotation, [self.size // 2], axis=1)
             log_scale, shift = self._scale_and_shift(layer, kept, condition)

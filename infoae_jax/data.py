@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import subprocess
@@ -23,14 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from infoae_jax import rendered
+from infoae_jax import pictures, rendered
 from infoae_jax.config import DataConfig
 from infoae_jax.errors import UserError
 
 _CACHE_VERSION = 1
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +51,16 @@ class Splits(NamedTuple):
     fingerprint: str
 
 
-def load(config: DataConfig) -> Splits:
+def load(config: DataConfig, prepare: bool = True) -> Splits:
     """The train and test images that `config` names, from the cache if they are there.
+
+    prepare: let TFDS download and prepare a data set that is not.
 
     Raises:
       UserError: if the data are missing, broken, or of a kind that cannot be trained on.
     """
     kind = config.name if config.name in _SOURCES else "tfds"
-    key, decode = _SOURCES[kind](config)
+    key, decode = _SOURCES[kind](config, prepare)
     key |= {f: getattr(config, f) for f in ("image_size", "channels", "num_train", "num_test", "seed")}
     key |= {"kind": kind, "version": _CACHE_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -91,7 +90,7 @@ def load(config: DataConfig) -> Splits:
 _Source = tuple[dict[str, Any], Callable[[], tuple[Dataset, Dataset]]]
 
 
-def _rendered_source(config: DataConfig) -> _Source:
+def _rendered_source(config: DataConfig, _prepare: bool) -> _Source:
     def decode() -> tuple[Dataset, Dataset]:
         names = tuple(str(digit) for digit in range(10))
         splits = []
@@ -104,7 +103,7 @@ def _rendered_source(config: DataConfig) -> _Source:
     return {"drawing": hashlib.sha256(recipe.encode()).hexdigest()}, decode
 
 
-def _folder_source(config: DataConfig) -> _Source:
+def _folder_source(config: DataConfig, _prepare: bool) -> _Source:
     root = Path(config.dir).expanduser()
     if not root.is_dir():
         raise UserError(f"The image folder {str(root)!r} does not exist, or is not a folder. Check --config.data.dir.")
@@ -139,8 +138,8 @@ def _folder_source(config: DataConfig) -> _Source:
     return {"files": listing, "train": len(train)}, decode
 
 
-def _tfds_source(config: DataConfig) -> _Source:
-    builder = _tfds_builder(config)
+def _tfds_source(config: DataConfig, prepare: bool) -> _Source:
+    builder = _tfds_builder(config, prepare)
     image_key, label_key = _tfds_features(builder)
     names = tuple(builder.info.features[label_key].names)
     files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
@@ -171,7 +170,7 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     files: list[tuple[Path, int]] = []
     for label, folder in enumerate(classes):
         visible = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
-        images = [p for p in visible if p.suffix.lower() in _SUFFIXES]
+        images = [p for p in visible if p.suffix.lower() in pictures.SUFFIXES]
         if not images:
             raise UserError(f"The class folder {folder} has no PNG or JPEG image. Add some, or remove the folder.")
         if len(images) < len(visible):
@@ -206,7 +205,7 @@ def _decode_all(sources: Sequence[Any], config: DataConfig, read: Callable[[Any]
             encoded = read(source)
         except OSError as error:
             raise UserError(f"The image {source} cannot be read ({error.strerror}).") from error
-        return _decode_image(encoded, config, source)
+        return _decode(encoded, config, source)
 
     with ThreadPoolExecutor() as pool:
         try:
@@ -214,6 +213,11 @@ def _decode_all(sources: Sequence[Any], config: DataConfig, read: Callable[[Any]
         except BaseException:
             pool.shutdown(cancel_futures=True)  # do not decode all the others first
             raise
+
+
+def _decode(encoded: bytes, config: DataConfig, source: Any) -> np.ndarray:
+    side = config.image_size
+    return pictures.decode(encoded, source, config.channels, (side, side) if side else None)
 
 
 def _stack(images: Iterator[np.ndarray], count: int, name: Callable[[int], str]) -> np.ndarray:
@@ -234,31 +238,6 @@ def _stack(images: Iterator[np.ndarray], count: int, name: Callable[[int], str])
     return stacked
 
 
-def _decode_image(data: bytes, config: DataConfig, source: Any) -> np.ndarray:
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        if image.mode.startswith(("I", "F")):
-            raise UserError(f"The image {source} has more than 8 bits a channel, which is not supported. Convert it.")
-        if image.getexif():
-            image = ImageOps.exif_transpose(image)
-        if "A" in image.getbands() or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        if config.channels:
-            mode = "L" if config.channels == 1 else "RGB"
-        else:
-            mode = "L" if image.mode in ("1", "L") else "RGB"
-        image = image if image.mode == mode else image.convert(mode)
-        if config.image_size:
-            image = image.resize((config.image_size, config.image_size), Image.Resampling.LANCZOS)
-        array = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        what = "is empty (0 bytes)" if not data else f"cannot be decoded ({reason})"
-        raise UserError(f"The image {source} {what}. Replace or remove it.") from error
-    return array[..., None] if array.ndim == 2 else array
-
-
 # --- TFDS -------------------------------------------------------------------------------------------------------------
 
 _OFFLINE = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
@@ -270,7 +249,7 @@ tfds.builder(name, data_dir=folder or None, file_format="array_record").download
 """
 
 
-def _tfds_builder(config: DataConfig) -> Any:
+def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
     import tensorflow_datasets as tfds  # here, because it is slow to import and only this kind of data needs it
 
     folder = str(Path(config.dir).expanduser()) if config.dir else None
@@ -281,6 +260,8 @@ def _tfds_builder(config: DataConfig) -> Any:
         if not builder.info.splits:
             if builder.info.features is not None:
                 _tfds_features(builder)  # refuses what cannot be used before it is downloaded
+            if not prepare:
+                raise UserError(f"{config.name!r} is not prepared in {folder or 'the default folder of TFDS'}.")
             _prepare(config, folder)
             builder = tfds.builder(config.name, data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -386,7 +367,7 @@ def _tfds_split(
             for start in range(0, expected, step):
                 for i, record in enumerate(source.__getitems__(range(start, min(start + step, expected))), start):
                     labels[i] = record[label_key]
-                    yield _decode_image(record[image_key], config, f"{i} of {where}")
+                    yield _decode(record[image_key], config, f"{i} of {where}")
 
         return Dataset(_stack(images(), expected, lambda i: f"image {i}"), labels.astype(np.int32), names)
     except UserError:

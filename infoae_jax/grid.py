@@ -20,7 +20,9 @@ def to_pixels(images: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
 
 
 def swap_grid(
-    style_images: UInt8[np.ndarray, "r h w c"], swaps: Float[np.ndarray, "r k h w c"], gap: int = 2
+    style_images: UInt8[np.ndarray, "r h w c"],
+    swaps: Float[np.ndarray, "r k h w c"] | UInt8[np.ndarray, "r k h w c"],
+    gap: int = 2,
 ) -> UInt8[np.ndarray, "height width c"]:
     """The real style images in the first column, then `swaps[row, class]`; white lines of `gap` pixels between."""
     rows, columns, height, width, channels = swaps.shape

@@ -82,7 +82,7 @@ class StyleEncoder(nn.Module):
         h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
         h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
         # 2. Two fully connected layers.
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
 
 
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         h = jnp.concatenate([z, content], axis=1)
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype, kernel_init=_RELU_INIT)(h))
-        h = h.reshape(len(h), height // 8, width // 8, f3)
+        h = h.reshape(h.shape[0], height // 8, width // 8, f3)
         # 2. Three strided transposed convolutions, the encoder mirrored.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
         h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
@@ -140,7 +140,7 @@ class ContentClassifier(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
         h = nn.relu(Conv(self.filters[0], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
         h = nn.relu(Conv(self.filters[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(len(h), -1)))
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
 
 

@@ -6,6 +6,7 @@ Every table and picture made later is a pure reader of these files. A metrics li
 """
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import fcntl
@@ -149,26 +150,54 @@ def read_info(folder: str | Path) -> RunInfo:
       UserError: if it is missing or not one of ours.
     """
     path = Path(folder) / "config.json"
+    record = read_record(folder)
+    try:
+        return parse_record(record)
+    except UserError as error:
+        raise UserError(f"{str(path)!r} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """config.json as it is. `parse_record` makes sense of it.
+
+    Raises:
+      UserError: if it is missing or no JSON.
+    """
+    path = Path(folder) / "config.json"
     try:
         record = json.loads(path.read_text())
-        data = record["data"]
-        if record["format"] > _FORMAT:
-            raise UserError(f"{str(path)!r} was written by a newer version of this package. Use that one to read it.")
-        for number in range(record["format"] + 1, _FORMAT + 1):
-            for section, values in _BROUGHT.get(number, {}).items():
-                record["config"].setdefault(section, {}).update(values)
-        return RunInfo(
-            config=parse(record["config"]),
-            image_shape=tuple(data["image_shape"]),
-            class_names=tuple(data["class_names"]),
-            num_train=data["num_train"],
-            num_test=data["num_test"],
-            fingerprint=data["fingerprint"],
-        )
-    except FileNotFoundError as error:
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds {str(record)[:20]!r}")
+        return record
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no config.json.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
+
+
+def parse_record(record: dict[str, Any]) -> RunInfo:
+    """What a config.json, of this version or an older one, means.
+
+    Raises:
+      UserError: if it was written by a newer version, or a setting cannot be. KeyError, TypeError, ValueError: if it is
+        something else.
+    """
+    if record["format"] > _FORMAT:
+        raise UserError("it was written by a newer version of this package. Use that one to read it.")
+    config, data = copy.deepcopy(record["config"]), record["data"]
+    for number in range(record["format"] + 1, _FORMAT + 1):
+        for section, values in _BROUGHT.get(number, {}).items():
+            config.setdefault(section, {}).update(values)
+    return RunInfo(
+        config=parse(config),
+        image_shape=tuple(data["image_shape"]),
+        class_names=tuple(data["class_names"]),
+        num_train=data["num_train"],
+        num_test=data["num_test"],
+        fingerprint=data["fingerprint"],
+    )
 
 
 def append(folder: Path, kind: str, **values: Any) -> None:

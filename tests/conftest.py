@@ -1,6 +1,7 @@
 """Strict JAX, four fake devices, and shapes checked at run time."""
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
@@ -28,8 +29,11 @@ from hypothesis import settings
 from PIL import Image
 
 from configs import rendered
-from infoae_jax import stepper
+from infoae_jax import data, runlog, stepper
+from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import parse
+from infoae_jax.model import build
+from infoae_jax.step import init_state
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile(
@@ -73,6 +77,33 @@ def tiny(cache):
 @pytest.fixture
 def tiny_config(tiny):
     return parse(tiny)
+
+
+@pytest.fixture(scope="session")
+def untrained(cache, tmp_path_factory):
+    """A run folder of the embedded data set with checkpoints of random parameters, at steps 3 and 8; not to change."""
+    values = rendered.get_config("tiny")
+    values.data.cache_dir, values.model.couplings = str(cache), 2
+    config = parse(values)
+    splits = data.load(config.data)
+    info = runlog.RunInfo(config, (32, 32, 3), splits.train.class_names, 256, 64, splits.fingerprint)
+    folder = tmp_path_factory.mktemp("untrained") / "run"
+    folder.mkdir()
+    runlog.open_run(folder, info, "1 x cpu")
+    model = build(config.model, info.image_shape, 10)
+    shapes = jax.eval_shape(lambda: init_state(model, config.train, 0))  # nothing is compiled
+
+    def fill(path, leaf, rng):
+        if any(name in jax.tree_util.keystr(path) for name in ("matrix", "rotations")):  # to be inverted
+            return np.broadcast_to(np.eye(leaf.shape[-1], dtype=leaf.dtype), leaf.shape)
+        scale = np.prod(leaf.shape[:-1]) ** -0.5 if len(leaf.shape) > 1 else 0.05
+        return np.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
+
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step in (3, 8):
+            rng = np.random.default_rng(step)
+            checkpoints.save(step, jax.tree_util.tree_map_with_path(functools.partial(fill, rng=rng), shapes))
+    return folder
 
 
 @pytest.fixture

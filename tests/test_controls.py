@@ -51,7 +51,8 @@ def autoencoder(config, splits, mesh, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda _: data.Splits(*blind, "blind"))
         fit(parse(values), folder)
-    model, variables = load(folder)
+    trained = load(folder)
+    model, variables = trained.model, trained.variables
     encode = make_batched(lambda v, x: model.apply(v, x, method="encode"), mesh, 28 * 28)
     decode = make_batched(lambda v, z: model.apply(v, z, np.zeros(len(z), np.int32), method="decode"), mesh, 28 * 28)
     return evaluate.System(lambda images: encode(variables, images), lambda z, labels: decode(variables, z))

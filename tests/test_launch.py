@@ -46,7 +46,7 @@ def wait_for(condition, process, seconds=120):
 
 
 def parameters(folder):
-    return [np.asarray(x) for x in jax.tree.leaves(infoae_jax.load(folder)[1])]
+    return [np.asarray(x) for x in jax.tree.leaves(infoae_jax.load(folder).variables)]
 
 
 def steps(folder):

@@ -80,7 +80,7 @@ from infoae_jax import data, process, runlog, train
 from infoae_jax.config import parse
 from configs import svhn
 
-def source(config):
+def source(config, prepare):
     def decode():
         rng = np.random.default_rng(0)
         splits = []

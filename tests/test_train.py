@@ -178,7 +178,8 @@ def after_calls(monkeypatch, stepper, number, action):
 
 def test_aligned_model_takes_the_class_from_the_image_and_redraws_as_without(aligned, tmp_path):
     fit(aligned, tmp_path / "run")
-    model, variables = load(tmp_path / "run")
+    trained = load(tmp_path / "run")
+    model, variables = trained.model, trained.variables
     test = data.load(aligned.data).test
 
     def call(method, *args):

@@ -1,0 +1,31 @@
+"""Models that come with the package, by name; each with a card, `boxed/NAME.md`, that says what it is."""
+
+import os
+from pathlib import Path
+
+from infoae_jax.errors import UserError
+
+FOLDER = Path(__file__).parent / "boxed"
+
+
+def names() -> tuple[str, ...]:
+    """What `infoae_jax.load` takes for a name."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.npz")))
+
+
+def find(run: str | os.PathLike[str]) -> Path:
+    """Where what somebody calls `run` is: a run folder, an exported .npz file, or the file of a model by its name.
+
+    A file or run folder of that name comes first; a folder of something else, for instance of data, does not.
+
+    Raises:
+      UserError: if there is none of these.
+    """
+    path = Path(run)
+    boxed = FOLDER / f"{run}.npz" if str(run) in names() else None
+    if boxed and not (path.is_file() or (path / "config.json").exists()):
+        return boxed
+    if path.exists():
+        return path
+    known = f", nor a model that comes with the package ({', '.join(names())})" if names() else ""
+    raise UserError(f"{str(run)!r} is not a run folder, nor an exported .npz file{known}: nothing has that name.")

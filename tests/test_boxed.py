@@ -1,0 +1,132 @@
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import infoae_jax
+from infoae_jax import boxed, export, rendered, runlog, sharing
+from infoae_jax.errors import UserError
+
+MOST_BYTES = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def box():
+    """benchmarks/box.py, which makes them."""
+    spec = importlib.util.spec_from_file_location("box", Path(__file__).parents[1] / "benchmarks" / "box.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", boxed.names())
+def test_a_boxed_model_is_small_and_has_a_card(name):
+    path = boxed.FOLDER / f"{name}.npz"
+    assert path.stat().st_size <= MOST_BYTES
+    card = path.with_suffix(".md").read_text()
+    figures = export.read_npz(path).description["figures"]
+    assert f"{figures['boxed']['mse']:.5f}" in card
+    assert f"{figures['evaluation']['leakage']['accuracy']:.1%}" in card
+    assert "launch.py --config=configs/" in card
+
+
+@pytest.mark.parametrize("name", boxed.names())
+def test_a_boxed_model_draws_and_reads_its_examples(name):
+    trained = infoae_jax.load(name)
+    extras = export.read_npz(boxed.FOLDER / f"{name}.npz").extras
+    images, labels = extras["examples/images"], extras["examples/labels"]
+    assert len(images) == 40
+    assert (trained.read(images).labels == labels).mean() >= 0.85
+    swaps = trained.grid(images[:8])
+    asked = np.tile(np.arange(10), 8)
+    assert (trained.read(swaps.reshape(80, *images.shape[1:])).labels == asked).mean() > 0.85
+    assert trained.sample(3).shape == (3, trained.model.bottleneck)
+
+
+@pytest.mark.skipif("rendered" not in boxed.names(), reason="there is no boxed model of rendered digits yet")
+def test_the_figures_on_the_card_hold_on_fresh_images():
+    trained = infoae_jax.load("rendered")
+    card = export.read_npz(boxed.FOLDER / "rendered.npz").description["figures"]["boxed"]
+    images, labels, _ = rendered.draw(500, 20_000, 1)
+    error = (trained.draw(trained.style_of(images), labels) - images.astype(np.float32) / 255) ** 2
+    assert error.mean() == pytest.approx(card["mse"], rel=0.1)
+    assert (trained.read(images).labels == labels).mean() == pytest.approx(card["content_accuracy"], abs=0.03)
+
+
+def test_names_paths_and_what_is_neither(tmp_path, monkeypatch):
+    monkeypatch.setattr(boxed, "FOLDER", tmp_path / "boxed")
+    monkeypatch.chdir(tmp_path)
+    boxed.FOLDER.mkdir()
+    (boxed.FOLDER / "mnist.npz").touch()
+    assert boxed.names() == ("mnist",)
+    assert boxed.find("mnist") == boxed.FOLDER / "mnist.npz"
+    (tmp_path / "mnist").mkdir()  # somebody's data
+    assert boxed.find("mnist") == boxed.FOLDER / "mnist.npz"
+    (tmp_path / "mnist" / "config.json").touch()  # somebody's run
+    assert boxed.find("mnist") == Path("mnist")
+    with pytest.raises(UserError, match=r"'mnost' is not a run folder.*comes with the package \(mnist\)"):
+        infoae_jax.load("mnost")
+
+
+@pytest.fixture(scope="module")
+def trained(untrained):
+    return infoae_jax.load(untrained)
+
+
+@pytest.fixture
+def made(box, untrained, trained, tmp_path, monkeypatch):
+    """A folder with a box of that run, and the images it was measured on."""
+    monkeypatch.setattr(box, "_check", lambda *_: None)  # random numbers suffer more from rounding
+    evaluation = {
+        "data": {"test": 64},
+        "untrusted": ["transfer"],
+        "figures": {
+            "leakage": {"accuracy": 0.4321, "chance": 0.1},
+            "transfer": {"accuracy": 0.9},
+            "style": {"r": {"background_l": 0.91, "width": None}},
+        },
+    }
+    monkeypatch.setattr(boxed, "FOLDER", tmp_path)
+    test = sharing.run_data(trained.info, None).test
+    box.make("rendered", trained, runlog.read_record(untrained), evaluation, test, tmp_path)
+    return tmp_path, test
+
+
+@pytest.mark.filterwarnings("ignore:.*border of brightness")  # of a model that has not learnt how pictures look
+def test_a_box_is_made_of_a_run_with_figures_measured_on_it(made, trained):
+    folder, test = made
+    assert sorted(p.name for p in folder.iterdir()) == ["rendered.md", "rendered.npz"]
+    found = infoae_jax.load("rendered")
+    error = (found.draw(found.style_of(test.images), test.labels) - test.images.astype(np.float32) / 255) ** 2
+    saved = export.read_npz(folder / "rendered.npz")
+    assert saved.description["figures"]["boxed"]["mse"] == pytest.approx(float(error.mean()), rel=1e-5)
+    assert saved.description["figures"]["run"]["mse"] != saved.description["figures"]["boxed"]["mse"]
+    assert saved.extras["examples/labels"].tolist()[:10] == list(range(10))
+    np.testing.assert_allclose(found.styles, trained.styles, atol=2e-3)
+    assert found.step == 8
+    card = (folder / "rendered.md").read_text()
+    for words in (
+        "leakage (best of four probes) | 43.2%, chance 10.0%",
+        "90.0%, but the judges are not trusted",
+        "background l 0.91 |",
+        f"{saved.description['figures']['boxed']['mse']:.5f}",
+        "--config.train.batch_size=64",
+        f"step 8, 1 x cpu, JAX {jax.__version__}, code ",
+    ):
+        assert words in card, words
+
+
+def test_a_box_that_rounding_has_spoilt_is_refused(box, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"x")
+    good = {"mse": 0.01, "content_accuracy": 0.99}
+    box._check(path, {"run": good, "boxed": good})
+    with pytest.raises(UserError, match="Rounding raises the reconstruction error from 0.01000 to 0.01100"):
+        box._check(path, {"run": good, "boxed": {**good, "mse": 0.011}})
+    with pytest.raises(UserError, match="Rounding lowers"):
+        box._check(path, {"run": good, "boxed": {**good, "content_accuracy": 0.98}})
+    path.write_bytes(bytes(MOST_BYTES + 1))
+    with pytest.raises(UserError, match="2000001 bytes"):
+        box._check(path, {"run": good, "boxed": good})
