@@ -68,11 +68,14 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int | None = None):
         """`keep`: how many of the newest to keep; None opens for reading, which leaves a running training alone."""
         self._run = Path(run).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, read_only=keep is None, create=keep is not None, cleanup_tmp_directories=keep is not None
-        )
         self._writes = keep is not None
         with _quiet():
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                read_only=not self._writes,
+                create=self._writes,
+                cleanup_tmp_directories=self._writes,
+            )
             self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
 
     def save(self, step: int, state: Any) -> None:
