@@ -30,7 +30,7 @@ A page to play with, in your browser: draw or upload a picture, see every class 
 Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise."""
 
 _EXPORT = """\
-Writes a model to files that need no run folder, and from which no code is run.
+Writes a model to files that need no run folder.
 
   infoae export runs/mnist --to npz                  plain arrays; infoae_jax.load reads them, and so does NumPy
   infoae export runs/mnist --to npz --dtype float16  half as large

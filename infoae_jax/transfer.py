@@ -22,7 +22,7 @@ from infoae_jax.step import init_state
 from infoae_jax.stepper import AXIS
 from infoae_jax.styles import Kept, Nearest
 
-_STANDS_OUT = 0.05  # least difference of brightness between what a model draws and its border
+_STANDS_OUT = 0.25  # least difference of brightness between what a model draws and its border
 _OTHER_GROUND = 0.6  # difference of border brightness beyond which a picture must be a negative of what the model knows
 
 
@@ -193,7 +193,7 @@ class Trained:
         labels = np.arange(len(self.classes), dtype=np.int32)
         drawn = self.draw(np.zeros((len(labels), self.model.bottleneck), np.float32), labels)
         border = float(_border(drawn).mean())
-        return border if abs(float(drawn.mean()) - border) > _STANDS_OUT else None
+        return border if float(abs(drawn - border).max()) > _STANDS_OUT else None
 
     def _content(self, content: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels, and the confidence with which they were read, if content is pictures."""

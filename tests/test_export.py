@@ -234,6 +234,15 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_runs(members, tmp_path, c
     assert "model.npz" in str(error.value)
 
 
+def test_parameters_of_another_model_are_refused(trained, tmp_path):
+    model, variables, record = trained
+    other = json.loads(json.dumps(record))
+    other["config"]["model"]["bottleneck"] = 7
+    export.write_npz(tmp_path / "model.npz", model, variables, other)
+    with pytest.raises(UserError, match=r"is damaged.*bias is \(6,\), but must be \(8,\)"):
+        export.read_npz(tmp_path / "model.npz")
+
+
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
 def test_a_file_that_is_cut_off_is_named(trained, tmp_path, share):
     path = tmp_path / "model.npz"

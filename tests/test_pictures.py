@@ -153,6 +153,12 @@ def test_broken_files_are_named(tmp_path, content):
         pictures.as_images(path, GREY)
 
 
+def test_what_runs_programs_is_not_opened(tmp_path):
+    Image.new("L", (28, 28)).save(tmp_path / "a.eps")
+    with pytest.raises(UserError, match=r"a\.eps cannot be decoded \(not an image\)"):
+        pictures.as_images(tmp_path / "a.eps", GREY)
+
+
 def test_cut_off_and_noisy_files_never_lead_to_a_traceback(tmp_path, rng):
     whole = file(tmp_path, rng.integers(0, 256, (28, 28, 3), np.uint8)).read_bytes()
     path = tmp_path / "b.png"
