@@ -48,8 +48,8 @@ class Trained:
         trained.transfer("a.png", 7).images          # the style of a.png with the content 7
         trained.transfer(["a.png", "b.png"], "c.png")  # ... with the content of c.png, as the classifier reads it
 
-    A class is given by its name or its number. Results are NumPy arrays, always with an axis for several pictures;
-    those in the result are float32 in [0, 1]. All local devices share the work, and each function is compiled once for
+    A class is given by its name or its number. Results are NumPy arrays, always with an axis for several pictures, and
+    drawn pictures are float32 in [0, 1]. All local devices share the work, and each function is compiled once for
     each power of two of pictures. Inside your own `jit`, `vmap` or `grad`, use `model.apply(variables, ...)`.
 
     Attributes:
@@ -172,7 +172,10 @@ class Trained:
 
     def read(self, images: Any) -> Read:
         """The class of each picture as the content classifier reads it, and how sure it is."""
-        logits = self._classify(self._pictures(images, "content"))
+        return self._read(self._pictures(images, "images"))
+
+    def _read(self, images: np.ndarray) -> Read:
+        logits = self._classify(images)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return Read(logits.argmax(axis=1).astype(np.int32), 1 / odds.sum(axis=1))
 
@@ -198,7 +201,7 @@ class Trained:
     def _content(self, content: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels, and the confidence with which they were read, if content is pictures."""
         labels = as_labels(content, self.classes, "content")
-        return (labels, None) if labels is not None else self.read(content)
+        return (labels, None) if labels is not None else self._read(self._pictures(content, "content"))
 
     def _pictures(self, images: Any, what: str) -> np.ndarray:
         found = pictures.as_images(images, self.model.image_shape, what)
