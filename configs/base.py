@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     train.dtype = "float32"  # of the computation, 'float32' or 'bfloat16' (for accelerators); parameters are float32
 
     config.alignment = alignment = ConfigDict()  # the training of the couplings, on frozen latents
-    alignment.epochs = 40
+    alignment.epochs = 80
     alignment.batch_size = 1024
     alignment.learning_rate = 2e-3  # Adam, cosine to 0
     alignment.style_weight = 0.1  # of the difference between the look of a swap and that of its source

@@ -50,10 +50,14 @@ PROTOCOLS = {protocol.name: protocol for protocol in (FULL, QUICK)}
 
 
 class System(NamedTuple):
-    """What is measured: two functions on arrays of any length. `encode` receives pictures and nothing else."""
+    """What is measured: functions on arrays of any length. `encode` receives pictures and nothing else.
+
+    classify: the logits of each picture's class, if the system reads it.
+    """
 
     encode: Callable[[Pictures], Latents]
     decode: Callable[[Latents, Labels], Float[np.ndarray, "n h w c"]]
+    classify: Callable[[Pictures], Float[np.ndarray, "n k"]] | None = None
 
     def draw(self, z: Latents, labels: Labels) -> Pictures:
         return to_pixels(self.decode(z, labels))
@@ -109,6 +113,13 @@ def reconstruction(s: _Subject) -> dict[str, float]:
         **_picture_quality(to_pixels(s.reconstruction), target),
         "z_used_gap": float(gap),
     }
+
+
+def content(s: _Subject) -> dict[str, float]:
+    """accuracy: share of the test images whose class the system's own content classifier reads (Eq. 2)."""
+    if s.system.classify is None:
+        raise LeftOut("this system does not read the class of a picture")
+    return {"accuracy": float((s.system.classify(s.test.images).argmax(axis=1) == s.test.labels).mean())}
 
 
 def transfer_accuracy(s: _Subject) -> dict[str, Any]:
@@ -249,6 +260,7 @@ def realism(s: _Subject) -> dict[str, float]:
 FIGURES: dict[str, Callable[[_Subject], dict[str, Any]]] = {
     "leakage": leakage,
     "reconstruction": reconstruction,
+    "content": content,
     "transfer": transfer_accuracy,
     "style": style,
     "counterfactual": counterfactual,
@@ -334,7 +346,7 @@ def evaluate(
         batched = make_batched(lambda variables, *rows: model.apply(variables, *rows, method=name), mesh, pixels)
         return lambda *rows: batched(variables, *rows)
 
-    system = System(method("encode"), method("decode"))
+    system = System(method("encode"), method("decode"), method("classify"))
     judges = load_judges(config, splits, mesh, say)
     prepared = time.perf_counter()
     measured = measure(system, splits, judges, protocol)

@@ -132,6 +132,7 @@ def test_figures_that_make_no_sense_are_left_out_with_the_reason(splits, all_kno
     result = evaluate.measure(copying(grey), grey, all_knowing, SMALL, ("style", "counterfactual", "realism"))
     assert result["figures"] == {}
     assert "dark border" in result["left_out"]["style"]
+    assert "does not read" in result["left_out"]["content"]
     assert "embedded" in result["left_out"]["counterfactual"]
     assert "200" in result["left_out"]["realism"]
 
