@@ -119,7 +119,9 @@ def rows(record: dict[str, Any]) -> list[Row]:
         add(group, "PSNR, SSIM", f"{found['psnr']:.2f} dB, {found['ssim']:.4f}", better="higher")
         add(group, "MSE more with another latent of the class", f"{found['z_used_gap']:.5f}", better="higher")
     if found := figures.get("content"):
-        add("content", "class read from an image by the model's classifier", f"{found['accuracy']:.2%}", better="higher")
+        add(
+            "content", "class read from an image by the model's classifier", f"{found['accuracy']:.2%}", better="higher"
+        )
     if found := figures.get("transfer"):
         group = "transfer" + (" (untrusted: judges below their bar)" if "transfer" in untrusted else "")
         add(group, "swaps read as the class asked for", f"{found['accuracy']:.2%}", "transfer", "higher")

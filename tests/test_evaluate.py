@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from infoae_jax import data, evaluate, judges, process, rendered
+from infoae_jax import data, evaluate, judges, process, rendered, runlog
 from infoae_jax.__main__ import main
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
@@ -121,7 +121,7 @@ def test_class_mean_has_no_style(splits, all_knowing):
     assert found["reconstruction"]["z_used_gap"] == pytest.approx(0, abs=1e-9)
     assert all(np.isnan(r) or abs(r) < 0.3 for r in found["style"]["r"].values())
     assert np.isnan(found["reversibility"]["r2"])  # a constant latent has no variance to explain
-    assert not result["left_out"].keys() - {"realism"}
+    assert not result["left_out"].keys() - {"realism", "content"}
 
 
 def test_figures_that_make_no_sense_are_left_out_with_the_reason(splits, all_knowing):
@@ -129,7 +129,9 @@ def test_figures_that_make_no_sense_are_left_out_with_the_reason(splits, all_kno
         return data.Dataset(255 - split.images[..., :1] // 4, split.labels, split.class_names)
 
     grey = data.Splits(bright_and_grey(splits.train), bright_and_grey(splits.test), "")
-    result = evaluate.measure(copying(grey), grey, all_knowing, SMALL, ("style", "counterfactual", "realism"))
+    result = evaluate.measure(
+        copying(grey), grey, all_knowing, SMALL, ("content", "style", "counterfactual", "realism")
+    )
     assert result["figures"] == {}
     assert "dark border" in result["left_out"]["style"]
     assert "does not read" in result["left_out"]["content"]
@@ -186,7 +188,11 @@ def test_same_run_gives_the_same_file_but_for_its_cost(run, all_knowing, monkeyp
     printed = capsys.readouterr().out
     for word in ("leakage", "untrusted", "counterfactual", "left out", "images/s"):
         assert word in printed
-    assert evaluate.read(run)["protocol"]["name"] == "quick"
+    read = evaluate.read(run)
+    assert read["protocol"]["name"] == "quick"
+    assert read["figures"]["content"]["accuracy"] == pytest.approx(
+        runlog.read(run, "test")[-1]["content_accuracy"], abs=1e-6
+    )
 
 
 def test_run_on_other_images_is_refused(run, tmp_path, capsys):
