@@ -16,9 +16,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
     config = base.get_config()
     config.data.name = "rendered"
-    config.data.num_train, config.data.num_test = 20_000, 4_000
+    config.data.num_train, config.data.num_test = 40_000, 4_000
     config.model.bottleneck = 32
-    config.train.epochs = 25
+    config.train.epochs = 7
+    config.refine.epochs = 1
     config.train.batch_size = 128
     return base.with_variants(config, arg)
 
