@@ -280,11 +280,16 @@ def test_killed_and_started_again_repeats_one_checkpoint_interval_of_one_trial_a
     def started(until):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(command(tmp_path, cache, *args), cwd=ROOT, env=environment, **pipes)
-        end = time.monotonic() + 300
-        while not until():
-            assert time.monotonic() < end
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        try:
+            end = time.monotonic() + 900  # the judges of this data set may be trained first
+            while not until():
+                assert time.monotonic() < end
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
         return process
 
     def steps(trial):
