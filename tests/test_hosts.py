@@ -32,7 +32,9 @@ def start(cache, folder, *args, processes=2):
     command += [f"--cpu_devices={4 // processes}", f"--workdir={folder}", *settings, *args]
     if processes > 1:
         command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    # A host may wait for the other as long as a busy machine needs to compile.
+    patient = "--xla_cpu_collective_timeout_seconds=280 --xla_cpu_collective_call_terminate_timeout_seconds=280"
+    environment = {**os.environ, "XLA_FLAGS": patient}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
