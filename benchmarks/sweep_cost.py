@@ -23,7 +23,7 @@ def launch(folder: Path, arguments: list[str], *more: str) -> float:
     """Seconds that the command takes."""
     begin = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled")}
-    command = [sys.executable, str(ROOT / "launch.py"), *SHORT, *arguments, f"--workdir={folder}", *more]
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments, f"--workdir={folder}", *more]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return time.perf_counter() - begin
 
@@ -44,7 +44,7 @@ def main() -> None:
             f"from configs import {Path(file).stem} as base\n\nget_config = base.get_config\n\n\n"
             f"def sweep(add):\n    for lam in {LAMBDAS}:\n        add(**{{'train.lambda_adv': lam}})\n"
         )
-        arguments.append(f"--config={own}" + (f":{variant}" if variant else ""))
+        arguments = [f"--config={own}" + (f":{variant}" if variant else ""), *SHORT, *arguments]
         launch(Path(temporary) / "before", arguments)
         alone = sum(
             launch(Path(temporary) / f"alone-{lam}", arguments, f"--config.train.lambda_adv={lam}") for lam in LAMBDAS

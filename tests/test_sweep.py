@@ -203,7 +203,7 @@ def test_full_and_quick_figures_are_not_averaged():
 def test_really_trained_and_summed_up_again_from_the_folders(tiny, tmp_path, monkeypatch):
     tiny.log.sample_epochs = ()
     folder = tmp_path / "sweep"
-    trials = plan.trials(parse(tiny), lambda add: [add(**{"train.lambda_adv": lam}) for lam in (0.0, 0.01)], folder)
+    trials = plan.trials(parse(tiny), lambda add: add(**{"train.lambda_adv": 0.01}), folder)
     monkeypatch.setattr(evaluate, "evaluate", measure)
     assert sweep.run(trials) == sweep.Report()
     written = (folder / "sweep.jsonl").read_bytes()
@@ -214,8 +214,7 @@ def test_really_trained_and_summed_up_again_from_the_folders(tiny, tmp_path, mon
     summary.write(folder, summary.summarise(folder))
     assert (folder / "sweep.jsonl").read_bytes() == written
     lines = [json.loads(text) for text in written.splitlines()]
-    assert [line["values"]["train.lambda_adv"] for line in lines] == [0.0, 0.01]
-    assert [line["step"] for line in lines] == [8, 8]
+    assert [(line["values"], line["step"]) for line in lines] == [({"train.lambda_adv": 0.01}, 8)]
     # The workdir itself may become a run, beside its sweep.
     runlog.open_run(tmp_path, runlog.read_info(trials[0].folder), "cpu")
 
@@ -280,11 +279,16 @@ def test_killed_and_started_again_repeats_one_checkpoint_interval_of_one_trial_a
     def started(until):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(command(tmp_path, cache, *args), cwd=ROOT, env=environment, **pipes)
-        end = time.monotonic() + 300
-        while not until():
-            assert time.monotonic() < end
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
+        try:
+            end = time.monotonic() + 900  # the judges of this data set may be trained first
+            while not until():
+                assert time.monotonic() < end
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
         return process
 
     def steps(trial):
