@@ -70,8 +70,7 @@ class Observer:
         self._swap = make_batched(method(run.model, "transfer"), run.near, pixels)
 
     def __call__(self, state: step.TrainState, epoch: int, at: int) -> None:
-        if not self._run.writes:
-            return
+        # On every host, so that none waits long for another: collectives have a time limit.
         params = hosts.local(state.params)
         figures = self.figures(params)
         self._run.log("test", at, epoch=epoch, **figures)
@@ -81,6 +80,8 @@ class Observer:
         styles = np.repeat(sources, columns, axis=0)
         swaps = self._swap({"params": params}, styles, np.tile(self._classes, rows))
         swaps = swaps.reshape(rows, columns, *swaps.shape[1:])
+        if not self._run.writes:
+            return
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
         picture = swap_grid(sources, swaps)

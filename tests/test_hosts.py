@@ -32,7 +32,9 @@ def start(cache, folder, *args, processes=2):
     command += [f"--cpu_devices={4 // processes}", f"--workdir={folder}", *settings, *args]
     if processes > 1:
         command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    # A host may wait for the other as long as a busy machine needs to compile.
+    patient = "--xla_cpu_collective_timeout_seconds=280 --xla_cpu_collective_call_terminate_timeout_seconds=280"
+    environment = {**os.environ, "XLA_FLAGS": patient}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
@@ -57,7 +59,7 @@ def changed(tiny):
     return parse(tiny)
 
 
-def assert_alike(folder, other, kinds):
+def assert_alike(folder, other, kinds, tolerance):
     """gloo adds up in another order than threads do."""
     for kind in kinds:
         mine, theirs = runlog.read(folder, kind), runlog.read(other, kind)
@@ -65,7 +67,7 @@ def assert_alike(folder, other, kinds):
             line.pop("images_per_s", None)
         assert mine
         for line, its in zip(mine, theirs, strict=True):
-            assert line == pytest.approx(its, rel=2e-3, abs=1e-4)
+            assert line == pytest.approx(its, rel=tolerance, abs=tolerance / 10)
 
 
 def test_two_processes_train_as_one_with_as_many_devices(cache, tiny, tmp_path):
@@ -73,7 +75,7 @@ def test_two_processes_train_as_one_with_as_many_devices(cache, tiny, tmp_path):
     tiny.train.epochs = 1
     fit(changed(tiny), tmp_path / "one")
     assert runlog.read(tmp_path / "two", "start")[0]["device"] == "4 x cpu"
-    assert_alike(tmp_path / "two", tmp_path / "one", ("step", "epoch", "test"))
+    assert_alike(tmp_path / "two", tmp_path / "one", ("step", "epoch", "test"), 1e-4)
     assert "Finished" in said[0][0]
     assert "Finished" not in said[1][0]  # the first one speaks and writes for both
     assert len(runlog.read(tmp_path / "two", "end")) == 1
@@ -95,7 +97,7 @@ def test_all_stop_at_the_same_step_and_go_on(cache, tmp_path):
     assert runlog.read(tmp_path / "run")[-1]["kind"] == "stop"
     finish(start(cache, tmp_path / "run", *longer))
     finish(start(cache, tmp_path / "whole", *longer, processes=1))
-    assert_alike(tmp_path / "run", tmp_path / "whole", ("step", "epoch", "align", "refine", "test"))
+    assert_alike(tmp_path / "run", tmp_path / "whole", ("step", "epoch", "align", "refine", "test"), 5e-3)
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def test_64_trials_of_mnist_lower_for_cuda():
     assert "all_reduce" not in exported.mlir_module()  # runs have nothing to say to each other
 
 
-def test_memory_estimate_is_near_what_xla_takes(configs, group, tmp_path):
+def test_memory_estimate_is_near_what_xla_takes(configs, tmp_path):
     """Of the very program that trained the group."""
     trials = [plan.Trial(str(i), configs[0], tmp_path / str(i)) for i in range(4)]
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
