@@ -22,19 +22,24 @@ ROOT = Path(__file__).parents[1]
 SMALL = {"model.filters": (2, 2, 2), "model.hidden": 8, "train.batch_size": 32, "log.every_steps": 1}
 
 
-def start(cache, folder, *args, processes=2):
-    """The real command, in as many processes, each with its share of four devices."""
+# A host may wait for the other as long as a busy machine needs to compile.
+PATIENT = "--xla_cpu_collective_timeout_seconds=280 --xla_cpu_collective_call_terminate_timeout_seconds=280"
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(cache, folder, *args, processes=2):
+    """The real command, in as many processes, each with its share of four devices."""
     settings = [f"--config.{name}={value}" for name, value in SMALL.items()]
     command = [sys.executable, "launch.py", "--config=configs/rendered.py:tiny", f"--config.data.cache_dir={cache}"]
     command += [f"--cpu_devices={4 // processes}", f"--workdir={folder}", *settings, *args]
     if processes > 1:
-        command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
-    # A host may wait for the other as long as a busy machine needs to compile.
-    patient = "--xla_cpu_collective_timeout_seconds=280 --xla_cpu_collective_call_terminate_timeout_seconds=280"
-    environment = {**os.environ, "XLA_FLAGS": patient}
+        command += [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
+    environment = {**os.environ, "XLA_FLAGS": PATIENT}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
         subprocess.Popen(
@@ -70,6 +75,39 @@ def assert_alike(folder, other, kinds, tolerance):
             assert line == pytest.approx(its, rel=tolerance, abs=tolerance / 10)
 
 
+TALK = """
+import sys
+import jax, numpy as np
+from infoae_jax import hosts
+from infoae_jax.errors import UserError
+jax.config.update("jax_num_cpu_devices", 1)
+hosts.connect(sys.argv[1], 2, int(sys.argv[2]))
+first = jax.process_index() == 0
+assert hosts.is_first() == first
+assert hosts.from_first(lambda: np.arange(3), np.zeros(3, int)).tolist() == [0, 1, 2]
+assert hosts.any_of(not first)
+assert not hosts.any_of(False)
+hosts.check_same("settings", "alike")
+fail = lambda: exec("raise UserError(1)")
+for wrong in (lambda: hosts.check_same("images", str(first)), lambda: hosts.on_first(fail)):
+    try:
+        wrong()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_processes_agree():
+    address = f"127.0.0.1:{free_port()}"
+    environment = {**os.environ, "XLA_FLAGS": PATIENT, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", TALK, address]
+    for out, _ in finish([subprocess.Popen([*command, str(i)], cwd=ROOT, env=environment, **pipes) for i in range(2)]):
+        assert "Process 1 has other images than process 0" in out
+        assert out.splitlines()[-1] == "1"
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_as_many_devices(cache, tiny, tmp_path):
     said = finish(start(cache, tmp_path / "two", "--config.train.epochs=1"))
     tiny.train.epochs = 1
