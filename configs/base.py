@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
     log.tensorboard = False  # also write TensorBoard events (needs the extra 'tensorboard')
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 500  # and at the end of every epoch; 0 = only there
+    checkpoint.every_steps = 500  # and at the end of every epoch of the autoencoder; 0 = at the end of every epoch only
     checkpoint.keep = 2  # the newest ones that are kept; 2 or more, so that a damaged one can be done without
 
     config.evaluate = evaluate = ConfigDict()

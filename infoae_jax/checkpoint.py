@@ -85,12 +85,6 @@ class Checkpoints:
             else ocp.options.MultiprocessingOptions(),
         )
         with _quiet():
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                read_only=not self._writes,
-                create=self._writes,
-                cleanup_tmp_directories=self._writes,
-            )
             self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
 
     def save(self, step: int, state: Any) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, UInt8
 
 from infoae_jax import data, morphology, probes, rendered, runlog, transfer
 from infoae_jax.batched import make_batched
+from infoae_jax.batched import method as model_method
 from infoae_jax.errors import UserError
 from infoae_jax.grid import to_pixels
 from infoae_jax.judges import Judges, load_judges
@@ -343,7 +344,7 @@ def evaluate(
     pixels = model.image_shape[0] * model.image_shape[1]
 
     def method(name: str) -> Callable[..., np.ndarray]:
-        batched = make_batched(lambda variables, *rows: model.apply(variables, *rows, method=name), mesh, pixels)
+        batched = make_batched(model_method(model, name), mesh, pixels)
         return lambda *rows: batched(variables, *rows)
 
     system = System(method("encode"), method("decode"), method("classify"))

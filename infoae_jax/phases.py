@@ -166,7 +166,7 @@ def _take_epochs(
         before = metrics
         at += 1
         stopped, every, ends = run.stop(at), run.config.checkpoint.every_steps, within + 1 == steps_per_epoch
-        save = at == span.total or stopped or (every and at % every == 0)
+        save = at == span.total or stopped or (at % every == 0 if every else ends)
         if save or ends:
             values = {name: float(value) for name, value in jax.device_get(own(metrics)).items()}
             if not all(map(math.isfinite, values.values())):

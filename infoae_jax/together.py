@@ -21,7 +21,6 @@ from jax.sharding import PartitionSpec as P
 
 from infoae_jax import data, plan, runlog, step, stepper, train
 from infoae_jax.config import Config, TrainConfig
-from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.model import InfoAutoencoder
 from infoae_jax.run import Phase, Share, Take, own, say
 from infoae_jax.stepper import AXIS
@@ -58,8 +57,8 @@ def fit_group(
             _run(config, Path(folder), splits, mesh, stop, shared, speaks=i == 0)
             for i, (config, folder) in enumerate(zip(configs, folders, strict=True))
         ]
-        group = _Group(configs, runs, splits, mesh, stop)
         try:
+            group = _Group(configs, runs, splits, mesh, stop)
             while group.asks:
                 group.take_steps()
         finally:
@@ -153,7 +152,7 @@ class _Group:
             self.asks[i] = self._runs[i].send(answer)
         except StopIteration as end:
             self.outcomes[i] = end.value
-        except (UserError, DivergedError) as error:
+        except Exception as error:  # whatever it is, the other runs can go on
             self.outcomes[i] = error
 
     def take_steps(self) -> None:

@@ -93,7 +93,7 @@ def test_a_run_in_a_group_is_as_alone(group, configs, tmp_path):
 
 def test_its_folder_is_a_run_like_any_other(group, configs):
     folders, results = group
-    _model, variables = infoae_jax.load(folders[1])
+    variables = infoae_jax.load(folders[1]).variables
     for mine, theirs in zip(
         jax.tree.leaves(variables["params"]), jax.tree.leaves(results[1].state.params), strict=True
     ):
