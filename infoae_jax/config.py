@@ -44,6 +44,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
+    unfold: bool
     bottleneck: int = _range(1, 4096)
     latent: str = _choice("unbounded", "sphere", "ball")
     hidden: int = _range(1, 65536)
@@ -52,7 +53,6 @@ class ModelConfig:
     adversary_hidden: int = _range(1, 65536)
     couplings: int = _range(0, 1000)
     coupling_hidden: int = _range(1, 65536)
-    unfold: bool
 
 
 @dataclasses.dataclass(frozen=True)

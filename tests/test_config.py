@@ -93,7 +93,7 @@ def test_bottleneck_one_on_the_sphere():
 
 def test_unknown_missing_and_misplaced_keys():
     values = base.get_config().to_dict()
-    with pytest.raises(UserError, match=r"config.model.botleneck does not exist. Known here: bottleneck"):
+    with pytest.raises(UserError, match=r"config.model.botleneck does not exist. Known here: .*bottleneck, "):
         parse({**values, "model": {**values["model"], "botleneck": 1}})
     with pytest.raises(UserError, match=r"config.model.hidden is missing"):
         parse({**values, "model": {k: v for k, v in values["model"].items() if k != "hidden"}})
