@@ -122,6 +122,36 @@ def test_a_failed_evaluation_is_recorded_too(grid, calls, monkeypatch):
     assert summary.read(grid[0].folder).state == "finished"
 
 
+@pytest.fixture
+def groups(calls, monkeypatch):
+    """Trials that were trained together, in order; as if there were accelerators."""
+    done = []
+
+    def fit_group(configs, folders):
+        done.append([folder.name for folder in folders])
+        return [sweep.train(plan.Trial(f.name, c, f)) for c, f in zip(configs, folders, strict=True)]
+
+    monkeypatch.setattr(sweep, "_on_accelerators", lambda: True)
+    monkeypatch.setattr(sweep.together, "fit_group", fit_group)
+    return done
+
+
+def test_trained_trials_are_evaluated_anew_and_the_others_trained_in_their_groups(grid, calls, groups):
+    sweep.run(grid[:1])
+    assert sweep.run(grid, evaluate.FULL) == sweep.Report()
+    assert all((trial.folder / "evaluation.json").exists() for trial in grid)
+    of_size = [[t.name for t in group] for group in plan.groups(grid[1:])]
+    assert sorted(map(sorted, groups)) == sorted(map(sorted, of_size))
+
+
+def test_what_goes_wrong_in_a_group_is_recorded_even_if_a_signal_ends_the_sweep(grid, calls, groups, monkeypatch):
+    a, b, c, *_ = names(plan.groups(grid)[0])
+    stopped = Result(DONE.state, False, stopped=True)
+    failing(monkeypatch, {a: stopped, b: DivergedError("lambda too large"), c: BusyError("someone")})
+    assert sweep.run(grid) == sweep.Report(stopped=True, failed=[b])
+    assert states(grid[0].folder.parent)[b] == "diverged"
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_signal_ends_the_sweep_even_in_the_last_step_of_a_trial(grid, calls, monkeypatch, finished):
     failing(monkeypatch, {grid[1].name: Result(DONE.state, finished, stopped=True)})
@@ -132,9 +162,9 @@ def test_a_signal_ends_the_sweep_even_in_the_last_step_of_a_trial(grid, calls, m
 def test_a_trial_that_another_process_trains_is_left_to_it(grid, tmp_path):
     with runlog.lock(grid[0].folder):
         assert sweep.run(grid[:1]).busy == [grid[0].name]
-        assert summary.is_busy(grid[0].folder)
+        assert runlog.is_locked(grid[0].folder)
         assert "busy" in summary.listing(grid)
-    assert not summary.is_busy(grid[0].folder)
+    assert not runlog.is_locked(grid[0].folder)
 
 
 def test_folder_of_another_sweep_is_refused_before_anything_is_trained(grid, calls):
@@ -194,9 +224,32 @@ def test_recommended_is_the_lowest_leakage_among_those_near_the_best_error():
     assert summary.ranked([]) == []
 
 
-def test_full_and_quick_figures_are_not_averaged():
-    found = summary.settings([line(0.0, 0, 0.5, 0.01, "full"), line(0.0, 1, 0.7, 0.01)])
-    assert found[0].mean("leakage") == 0.5
+def evaluated(folder, leakage, protocol):
+    figures = {"leakage": {"accuracy": leakage, "chance": 0.1}, "reconstruction": {"mse": 0.01}}
+    record = {**RECORD, "figures": figures, "protocol": dataclasses.asdict(protocol), "cost": {"evaluation_s": 1.0}}
+    (folder / evaluate.file_name(protocol)).write_text(json.dumps(record))
+
+
+def test_figures_of_one_protocol_are_compared_whatever_else_was_measured(grid, calls, tmp_path):
+    sweep.run(grid[:3])
+    for trial, leakage in zip(grid[:3], (0.5, 0.6, 0.7), strict=True):
+        evaluated(trial.folder, leakage, evaluate.QUICK)
+    evaluated(grid[2].folder, 0.1, evaluate.FULL)
+    lines = {line.name: line for line in summary.summarise(tmp_path / "sweep")}
+    assert [lines[trial.name].figures["leakage"] for trial in grid[:3]] == [0.5, 0.6, 0.7]
+    assert [lines[trial.name].full.get("leakage") for trial in grid[:3]] == [None, None, 0.1]
+    best = summary.ranked(summary.settings(list(lines.values())))[0]
+    assert (best.lines[0].name, best.full("leakage")) == (grid[0].name, None)
+    assert summary.read(grid[2].folder).figures["leakage"] == 0.1
+    for trial in grid[:2]:
+        evaluated(trial.folder, 0.2, evaluate.FULL)
+    lines = summary.summarise(tmp_path / "sweep")
+    assert {(line.protocol, line.full == {}) for line in lines} == {("full", True)}
+    (grid[0].folder / "evaluation.json").unlink()
+    (grid[2].folder / "evaluation_quick.json").unlink()
+    lines = summary.summarise(tmp_path / "sweep")  # two of each
+    assert sum(line.compared for line in lines) == 2
+    assert {line.state for line in lines} == {"finished"}
 
 
 @pytest.mark.usefixtures("one_device")
