@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from configs import base
-from infoae_jax import evaluate, plan, runlog, summary, sweep
+from infoae_jax import data, evaluate, plan, runlog, summary, sweep, sweep_command
 from infoae_jax.config import parse
 from infoae_jax.errors import BusyError, DivergedError, UserError
 from infoae_jax.step import TrainState
 from infoae_jax.train import Result
 from tests.test_report import RECORD
 
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
 ROOT = Path(__file__).parents[1]
 DONE = Result(TrainState(np.int32(8), {}, {}, {}), finished=True)
 
@@ -285,7 +290,9 @@ def command(tmp_path, cache, *args):
         (["--sweep_list", "--sweep_filter=seed=0,bottleneck=16|64"], 0, "8 trials in 2 groups"),
         (["--sweep", "--sweep_filter=bottleneck=17"], 2, "bottleneck is one of: 16, 32, 64"),
         (["--sweep", "--config.train.lambda_adv=0.1"], 2, "Choose among these with --sweep_filter=lambda_adv=..."),
-        (["--sweep_filter=seed=5"], 2, "seed is one of: 0, 1, 2"),
+        (["--sweep_list", "--sweep_filter=seed=5"], 2, "seed is one of: 0, 1, 2"),
+        (["--sweep_cluster=slurm"], 2, "--sweep_cluster is of a sweep: add --sweep"),
+        (["--sweep_list", "--coordinator=auto"], 2, "does not run over several hosts"),
     ],
 )
 def test_command_line(tmp_path, cache, args, code, says):
@@ -293,6 +300,30 @@ def test_command_line(tmp_path, cache, args, code, says):
     assert done.returncode == code, done.stderr
     assert says in done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_listing_says_how_much_memory_groups_need_where_the_images_are_at_hand(tiny_config, grid, tmp_path):
+    data.load(tiny_config.data)
+    assert re.findall(r"group (.): about [\d.]+ GiB", sweep_command._memory(grid)) == ["1", "2"]
+    elsewhere = [dataclasses.replace(tiny_config.data, cache_dir=str(tmp_path / "none"))]
+    elsewhere += [dataclasses.replace(tiny_config.data, name="folder", dir=str(tmp_path / "none"))]
+    for changed in elsewhere:
+        trial = dataclasses.replace(grid[0], config=dataclasses.replace(tiny_config, data=changed))
+        assert "once a training has put the images in the cache" in sweep_command._memory([trial])
+
+
+def test_options_of_a_sweep_do_nothing_without_one():
+    with flagsaver.flagsaver(sweep_filter="seed=0"), pytest.raises(UserError, match="--sweep_filter is of a sweep"):
+        sweep_command.is_asked()
+    with flagsaver.flagsaver(sweep_only=["seed=0"]), pytest.raises(UserError, match="--sweep_only is of a sweep"):
+        sweep_command.is_asked()
+
+
+def test_trials_that_are_measured_in_different_ways_are_refused(tiny_config, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def sweep(add):\n    for end in ('quick', 'full'):\n        add(**{'evaluate.at_end': end})\n")
+    with pytest.raises(UserError, match="sets evaluate.at_end to 'quick' and 'full'"):
+        sweep_command.main(tiny_config, own, tmp_path / "run", [], lambda _: None)
 
 
 def test_configuration_file_without_a_sweep(tmp_path, cache):

@@ -176,6 +176,14 @@ def test_before_anything_is_finished(make, tmp_path, capsys):
     assert main(["evaluate", "--sweep", "--best=1", str(folder)]) == 2
     assert main(["report", "--sweep", str(tmp_path)]) == 2
     assert "holds no trials of a sweep" in capsys.readouterr().err
+    assert main(["report", str(folder.parent)]) == 2
+    assert f"infoae report --sweep {folder.parent}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["report"], ["evaluate"], ["evaluate", "--sweep"]])
+def test_a_rule_without_anything_to_choose_is_refused(tmp_path, capsys, arguments):
+    assert main([*arguments, str(tmp_path), "--within=5"]) == 2
+    assert "--within is of" in capsys.readouterr().err
 
 
 def test_points_within_the_frame_and_systems_beyond_it(make):
