@@ -71,6 +71,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from infoae_jax.runlog import read_info
     from infoae_jax.table import as_text
 
+    if arguments.within is not None and not arguments.best:
+        raise UserError("--within is of the choice of the best settings of a sweep: add --best N.")
     runs = _trials(arguments) if arguments.sweep or arguments.best else arguments.runs
     for run in runs:
         read_info(run)  # all of them, before hours go into the first
@@ -126,8 +128,13 @@ def _report(arguments: argparse.Namespace) -> None:
         for run in arguments.runs:
             print(sweep_report.write(run, arguments.out, within))
         return
+    if arguments.within is not None:
+        raise UserError("--within is of a sweep: add --sweep, or leave it away.")
     from infoae_jax.report import write
 
+    for run in arguments.runs:
+        if (run / "sweep").is_dir() and not (run / "config.json").exists():
+            raise UserError(f"{str(run)!r} holds a sweep only. Its page: infoae report --sweep {run}")
     out = arguments.out or arguments.runs[0] / "report.html"
     write(arguments.runs, out)
     print(out)

@@ -59,12 +59,7 @@ def load(config: DataConfig, prepare: bool = True) -> Splits:
     Raises:
       UserError: if the data are missing, broken, or of a kind that cannot be trained on.
     """
-    kind = config.name if config.name in _SOURCES else "tfds"
-    key, decode = _SOURCES[kind](config, prepare)
-    key |= {f: getattr(config, f) for f in ("image_size", "channels", "num_train", "num_test", "seed")}
-    key |= {"kind": kind, "version": _CACHE_VERSION}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz"
+    path, key, decode = _place(config, prepare)
     splits = _read_cache(path)
     if splits is None:
         train, test = decode()
@@ -79,10 +74,28 @@ def load(config: DataConfig, prepare: bool = True) -> Splits:
                 f"--config.data.channels=3."
             )
         # A drawing may differ in its last bit between processors; it is still the same data set.
-        fingerprint = key["drawing"] if kind == "rendered" else _content_hash(train, test)
+        fingerprint = key["drawing"] if "drawing" in key else _content_hash(train, test)
         splits = Splits(train, test, fingerprint)
         _write_cache(path, splits)
     return splits
+
+
+def is_cached(config: DataConfig) -> bool:
+    """Whether `load` needs to decode nothing. False as well where it would fail."""
+    try:
+        return _place(config, prepare=False)[0].exists()
+    except UserError:
+        return False
+
+
+def _place(config: DataConfig, prepare: bool) -> tuple[Path, dict[str, Any], Callable[[], tuple[Dataset, Dataset]]]:
+    """Where the cache has these images, and their source's key and decoder."""
+    kind = config.name if config.name in _SOURCES else "tfds"
+    key, decode = _SOURCES[kind](config, prepare)
+    key |= {f: getattr(config, f) for f in ("image_size", "channels", "num_train", "num_test", "seed")}
+    key |= {"kind": kind, "version": _CACHE_VERSION}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz", key, decode
 
 
 # --- Sources: each gives a key that identifies the data, and a function that decodes them. ----------------------------

@@ -380,10 +380,10 @@ def file_name(protocol: Protocol) -> str:
     return "evaluation.json" if protocol.name == "full" else f"evaluation_{protocol.name}.json"
 
 
-def read(run: str | Path) -> dict[str, Any] | None:
-    """The run's full evaluation, or else its quick one, or None."""
-    for protocol in PROTOCOLS.values():
-        path = Path(run) / file_name(protocol)
+def read(run: str | Path, protocol: Protocol | None = None) -> dict[str, Any] | None:
+    """The run's evaluation by `protocol`, or None. By default the full one, or else the quick one."""
+    for wanted in (protocol,) if protocol else PROTOCOLS.values():
+        path = Path(run) / file_name(wanted)
         if path.exists():
             try:
                 return json.loads(path.read_text())

@@ -126,9 +126,9 @@ def groups(trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def program_of(config: Config) -> tuple[Any, ...]:
-    """Whatever decides the compiled programs and the loop around them."""
+    """Whatever decides the compiled programs, the loop around them, and the images."""
     flat = flatten(to_dict(config))
-    elsewhere = (*TRACED, "data.dir", "data.cache_dir")
+    elsewhere = (*TRACED, "data.cache_dir")
     return tuple(flat[name] for name in flat if name not in elsewhere and not name.startswith("evaluate."))
 
 
@@ -136,7 +136,7 @@ def chosen(trials: Sequence[Trial], conditions: str) -> list[Trial]:
     """The trials that meet all of `conditions`, which are joined by commas: 'bottleneck=16|32,lambda_adv<=0.01,seed=0'.
 
     A condition is a field (as in the trials' names, or in full), one of = != < <= > >=, and a value; = and != take
-    several values, joined by '|'.
+    several values, joined by '|'. Trials that leave a field as it is have the configuration's value.
 
     Raises:
       UserError: if a condition cannot be read, names a field that is not swept, or no trial is left.
@@ -155,9 +155,10 @@ def chosen(trials: Sequence[Trial], conditions: str) -> list[Trial]:
         if not fields:
             known = ", ".join(map(short, swept))
             raise UserError(f"--sweep_filter: {name!r} is not swept. The trials differ in: {known}.")
-        left = [trial for trial in left if _meets(trial.values.get(fields[0]), sign, value)]
+        values = {trial.name: flatten(to_dict(trial.config))[fields[0]] for trial in trials}
+        left = [trial for trial in left if _meets(values[trial.name], sign, value)]
         if not left:
-            there = dict.fromkeys(written(t.values[fields[0]]) for t in trials if fields[0] in t.values)
+            there = dict.fromkeys(map(written, values.values()))
             raise UserError(f"--sweep_filter: no trial is left by {text!r}. {name} is one of: {', '.join(there)}.")
     return left
 
@@ -175,8 +176,6 @@ def named(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
 
 
 def _meets(value: Any, sign: str, wanted: str) -> bool:
-    if value is None:  # the trial leaves the field as it is
-        return False
     if sign in ("=", "!="):
         equal = any(_same(value, alternative.strip()) for alternative in wanted.split("|"))
         return equal == (sign == "=")

@@ -2,7 +2,7 @@
 
 Every table and picture made later is a pure reader of these files. A metrics line is one JSON object with a 'kind':
 'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means over an epoch),
-'test' (figures on the test split), 'align' (means over an epoch of the alignment), 'stop', 'diverged', 'end'.
+'test' (figures on the test split), 'align' and 'refine' (means over an epoch of these), 'stop', 'diverged', 'end'.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from infoae_jax.config import Config, differences, parse, to_dict
 from infoae_jax.errors import BusyError, UserError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
+
+_REPEATED = ("step", "epoch", "test", "align", "refine")  # kinds of lines that a run which was killed writes again
+_ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 
 _FORMAT = 6
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
@@ -76,31 +80,54 @@ def lock(folder: Path) -> Iterator[None]:
     """Makes `folder` and keeps other trainings out of it; the system frees the lock even after `kill -9`.
 
     Raises:
-      UserError: if the folder cannot be written, or (BusyError) another process trains in it.
+      UserError: if the folder cannot be written or locked, or (BusyError) another process trains in it.
     """
     created = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a")  # noqa: SIM115 (held open while the lock is)
-    except OSError as error:
-        raise UserError(
-            f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir."
-        ) from error
-    with file:
+    path = folder / ".lock"
+    for attempt in range(1, _ATTEMPTS + 1):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a")  # noqa: SIM115 (held open while the lock is)
         except OSError as error:
-            raise BusyError(
-                f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
+            raise UserError(
+                f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir."
             ) from error
-        try:
-            yield
-        finally:
-            if not (folder / "config.json").exists():  # refused before it became a run: leave no trace
-                (folder / ".lock").unlink(missing_ok=True)
-                if created:
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                taken = False
+            except OSError as error:
+                raise UserError(
+                    f"The folder {str(folder)!r} cannot be locked against a second training ({error}): its file system "
+                    f"may have no locks. Choose a --workdir on another one."
+                ) from error
+            if taken:
+                try:
+                    yield
+                finally:
+                    if not (folder / "config.json").exists():  # refused before it became a run: leave no trace
+                        path.unlink(missing_ok=True)
+                        if created:
+                            with contextlib.suppress(OSError):
+                                folder.rmdir()
+                return
+        if attempt < _ATTEMPTS:  # somebody only asked (`is_locked`), or removed the file just now
+            time.sleep(_PAUSE)
+    raise BusyError(f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir.")
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains or evaluates in `folder` now. Changes nothing there."""
+    try:
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # does not stop others who ask; freed by closing
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such file, or there are no locks
+        return False
+    return False
 
 
 def open_run(folder: Path, info: RunInfo, device: str) -> None:
@@ -225,7 +252,7 @@ def read(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             continue
-        key = (line["kind"], line["step"]) if line["kind"] in ("step", "epoch", "test", "align") else i
+        key = (line["kind"], line["step"]) if line["kind"] in _REPEATED else i
         lines[key] = line
     return [line for line in lines.values() if kind in (None, line["kind"])]
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from infoae_jax import evaluate, plan, runlog, table
-from infoae_jax.config import Config
-from infoae_jax.errors import BusyError, UserError
+from infoae_jax.config import Config, differences
+from infoae_jax.errors import UserError
 
+TRAINED = ("trained", "finished")  # states
 FAILED = "failed.json"  # in a trial's folder: why it ended before its time
 WITHIN = 0.10  # share by which the MSE of a recommended setting may exceed the best one
 
@@ -25,7 +26,8 @@ class Line:
     """What a trial's folder says.
 
     state: 'new', 'interrupted', 'trained' (not evaluated), 'finished', 'diverged', 'failed'. reason: of the last two.
-    values: what it changes, by field. figures: chief figures by name (see `table.CHIEF`), of `protocol`.
+    values: what it changes, by field. figures: chief figures by name (see `table.CHIEF`), of `protocol`; full: those of
+    the full evaluation, where there is one beside it.
     training_s: wall time, None where a part of it is unknown; evaluation_s without that of training the judges.
     """
 
@@ -38,6 +40,7 @@ class Line:
     bottleneck: int = 0
     protocol: str = ""
     figures: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    full: dict[str, float | None] = dataclasses.field(default_factory=dict)
     chance: float | None = None
     untrusted: tuple[str, ...] = ()
     training_s: float | None = None
@@ -49,8 +52,8 @@ class Line:
         return self.figures.get("leakage") is not None and self.figures.get("mse") is not None
 
 
-def read(folder: Path) -> Line:
-    """The line of a trial's folder, which need not exist."""
+def read(folder: Path, protocol: evaluate.Protocol | None = None) -> Line:
+    """The line of a trial's folder, which need not exist; with the figures of `protocol`, or else of the best one."""
     failed: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         failed = json.loads((folder / FAILED).read_text())
@@ -59,11 +62,12 @@ def read(folder: Path) -> Line:
         return Line(folder.name, state, failed.get("values", {}), reason=reason)
     info = runlog.read_info(folder)
     lines = runlog.read(folder)
-    record = evaluate.read(folder)
+    best = evaluate.read(folder)
+    record = best if protocol is None else evaluate.read(folder, protocol)
     if not failed:
         state = "interrupted"
         if any(line["kind"] == "end" for line in lines):
-            state = "trained" if record is None else "finished"
+            state = "trained" if best is None else "finished"
     line = Line(
         folder.name,
         state,
@@ -74,33 +78,36 @@ def read(folder: Path) -> Line:
         info.config.model.bottleneck,
         training_s=_training_seconds(lines),
     )
-    if record is None or state != "finished":
+    if best is None or state != "finished":
+        return line
+    name = best["protocol"]["name"]
+    if name == evaluate.FULL.name and (record is None or record["protocol"]["name"] != name):
+        line = dataclasses.replace(line, full=_chief(best))
+    if record is None:
         return line
     return dataclasses.replace(
         line,
         protocol=record["protocol"]["name"],
-        figures={figure.name: figure.of(record) for figure in table.CHIEF},
+        figures=_chief(record),
         chance=record["figures"].get("leakage", {}).get("chance"),
         untrusted=tuple(record["untrusted"]),
         evaluation_s=record["cost"]["evaluation_s"],
     )
 
 
-def is_busy(folder: Path) -> bool:
-    """Whether another process trains or evaluates there now."""
-    if (folder / ".lock").exists():
-        try:
-            with runlog.lock(folder):
-                pass
-        except BusyError:
-            return True
-    return False
+def _chief(record: dict[str, Any]) -> dict[str, float | None]:
+    return {figure.name: figure.of(record) for figure in table.CHIEF}
 
 
 def summarise(folder: Path) -> list[Line]:
-    """The lines of all trials that have begun in `folder`, sorted by what they change."""
-    found = {path.parent for name in ("config.json", FAILED) for path in folder.glob(f"*/{name}")}
-    lines = [read(path) for path in found]
+    """The lines of all trials that have begun in `folder`, sorted by what they change.
+
+    Their figures are of one protocol, so that they can be compared: that by which most trials were evaluated, the
+    better one if there are two.
+    """
+    paths = {path.parent for name in ("config.json", FAILED) for path in folder.glob(f"*/{name}")}
+    count = {p: sum((path / evaluate.file_name(p)).exists() for path in paths) for p in evaluate.PROTOCOLS.values()}
+    lines = [read(path, max(count, key=lambda p: count[p])) for path in paths]
     return sorted(lines, key=lambda line: ([(f, _sortable(v)) for f, v in line.values.items()], line.name))
 
 
@@ -144,6 +151,11 @@ class Setting:
         values = self._values(figure)
         return statistics.fmean(values) if values else None
 
+    def full(self, figure: str) -> float | None:
+        """The mean of the full evaluations, if all its trials have one beside the figures that are compared."""
+        values = [value for line in self.lines if (value := line.full.get(figure)) is not None]
+        return statistics.fmean(values) if len(values) == len(self.lines) else None
+
     def spread(self, figure: str) -> float:
         """Standard deviation over the seeds; 0 for one."""
         values = self._values(figure)
@@ -155,18 +167,11 @@ class Setting:
 
 
 def settings(lines: Sequence[Line]) -> list[Setting]:
-    """The settings that have leakage and MSE, in the order of `lines`; figures of one protocol are averaged.
-
-    Where a setting was evaluated in full for some seeds and quickly for others, the full ones count.
-    """
+    """The settings that have leakage and MSE, in the order of `lines`, whose figures are of one protocol."""
     found: dict[Any, list[Line]] = {}
     for line in filter(lambda line: line.compared, lines):
         found.setdefault(tuple((f, v) for f, v in line.values.items() if f != plan.SEED), []).append(line)
-    result = []
-    for key, members in found.items():
-        full = [line for line in members if line.protocol == "full"]
-        result.append(Setting(dict(key), tuple(full or members)))
-    return result
+    return [Setting(dict(key), tuple(members)) for key, members in found.items()]
 
 
 def ranked(found: Sequence[Setting], within: float = WITHIN) -> list[Setting]:
@@ -195,7 +200,7 @@ def check(trials: Sequence[plan.Trial]) -> None:
     """Raises `UserError` if the folder of a trial holds another experiment, for instance of a former sweep."""
     for trial in trials:
         if (trial.folder / "config.json").exists():
-            found = runlog.differences(runlog.read_info(trial.folder).config, trial.config)
+            found = differences(runlog.read_info(trial.folder).config, trial.config)
             if found:
                 raise UserError(
                     f"The folder {str(trial.folder)!r} belongs to another sweep. Different (there -> asked for):\n  "
@@ -207,7 +212,7 @@ def check(trials: Sequence[plan.Trial]) -> None:
 def listing(trials: Sequence[plan.Trial]) -> str:
     """The trials with their state, by groups that share their programs, and how long those left will take."""
     lines = {trial.name: read(trial.folder) for trial in trials}
-    states = {n: "busy" if is_busy(t.folder) else lines[n].state for n, t in ((t.name, t) for t in trials)}
+    states = {n: "busy" if runlog.is_locked(t.folder) else lines[n].state for n, t in ((t.name, t) for t in trials)}
     groups = plan.groups(trials)
     text = [f"{trials[0].folder.parent}: {_count(len(trials), 'trial')} in {_count(len(groups), 'group')}"]
     width = max(map(len, lines))
@@ -221,6 +226,7 @@ def listing(trials: Sequence[plan.Trial]) -> str:
             if line.compared:
                 named = [figure for figure in table.CHIEF if figure.name in ("leakage", "mse")]
                 about = ", ".join(f"{figure.title} {figure.write(line.figures[figure.name])}" for figure in named)
+                about += f" ({line.protocol})"
             text.append(f"  {state:<11}  {trial.name:<{width}}  {about}".rstrip())
     counts = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
     left = [trial for trial in trials if states[trial.name] in ("new", "interrupted", "trained", "failed")]
@@ -257,7 +263,7 @@ def _measured(folder: Path) -> tuple[dict[Any, list[float]], dict[Any, list[floa
     for path in (*folder.glob("*/config.json"), *folder.parent.parent.glob("*/config.json")):
         with contextlib.suppress(UserError):  # a stranger's folder
             line, config = read(path.parent), runlog.read_info(path.parent).config
-            if line.training_s is not None and line.state in ("trained", "finished"):
+            if line.training_s is not None and line.state in TRAINED:
                 seconds = line.training_s + (line.evaluation_s or 0)
                 same.setdefault(plan.program_of(config), []).append(seconds)
                 like.setdefault(_work(config), []).append(seconds)

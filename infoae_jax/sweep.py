@@ -51,30 +51,42 @@ def run(
     report = Report()
     trained: dict[str, Outcome] = {}
     for number, trial in enumerate(trials, 1):
+        if trial.name in report.failed:  # together with one before
+            continue
         line = summary.read(trial.folder)
         if line.state == "diverged":
             report.failed.append(trial.name)
-        if line.state == "diverged" or (line.state == "finished" and _is_evaluated(trial.folder, protocol)):
+        if not _is_left(trial, protocol):
             continue
-        left = [t for t in trials[number - 1 :] if summary.read(t.folder).state not in ("finished", "diverged")]
+        left = [t for t in trials[number - 1 :] if _is_left(t, protocol)]
         say(f"\n[{number}/{len(trials)}] {trial.name}. {summary.remaining(left)}")
         if trial.name not in trained:
-            alike = [t for t in left if plan.program_of(t.config) == plan.program_of(trial.config)]
-            trained |= train_group(alike) if len(alike) > 1 and _on_accelerators() else {trial.name: train(trial)}
+            alike = [trial]
+            if line.state not in summary.TRAINED and _on_accelerators():
+                program = plan.program_of(trial.config)
+                untrained = [t for t in left if summary.read(t.folder).state not in summary.TRAINED]
+                alike = [t for t in untrained if plan.program_of(t.config) == program]
+            found = train_group(alike) if len(alike) > 1 else {trial.name: train(trial)}
+            for t in alike:  # at once: a signal may end the sweep before it is their turn
+                _record(t, found.get(t.name), report, say)
+            trained |= found
         outcome = trained.pop(trial.name)
         if isinstance(outcome, Result) and outcome.finished:
             outcome = _evaluate(trial, protocol, outcome, say)
+            _record(trial, outcome, report, say)
         if isinstance(outcome, BusyError):
             say(f"{trial.name} is busy: another process is at it. Skipped.")
             report.busy.append(trial.name)
-        elif isinstance(outcome, Exception):
-            _record_failure(trial, outcome, say)
-            report.failed.append(trial.name)
         _summarise(folder)
         if isinstance(outcome, Result) and (outcome.stopped or not outcome.finished):
             report.stopped = True
             break
     return report
+
+
+def _is_left(trial: plan.Trial, protocol: evaluate.Protocol) -> bool:
+    state = summary.read(trial.folder).state
+    return state != "diverged" and (state != "finished" or not _is_evaluated(trial.folder, protocol))
 
 
 def train(trial: plan.Trial) -> Outcome:
@@ -111,7 +123,7 @@ def _evaluate(trial: plan.Trial, protocol: evaluate.Protocol, result: Result, sa
             evaluate.evaluate(trial.folder, protocol, say=say)
     except Exception as error:
         return error
-    line = summary.read(trial.folder)
+    line = summary.read(trial.folder, protocol)
     found = [(figure, line.figures.get(figure.name)) for figure in table.CHIEF]
     say(", ".join(f"{figure.title} {figure.write(value)}" for figure, value in found if value is not None))
     return result
@@ -122,7 +134,11 @@ def _is_evaluated(folder: Path, protocol: evaluate.Protocol) -> bool:
     return any((folder / evaluate.file_name(p)).exists() for p in (evaluate.FULL, protocol))
 
 
-def _record_failure(trial: plan.Trial, error: Exception, say: Callable[[str], None]) -> None:
+def _record(trial: plan.Trial, error: Outcome | None, report: Report, say: Callable[[str], None]) -> None:
+    """In the trial's folder and in `report`, if it is a failure."""
+    if not isinstance(error, Exception) or isinstance(error, BusyError):
+        return
+    report.failed.append(trial.name)
     state = "diverged" if isinstance(error, DivergedError) else "failed"
     known = isinstance(error, UserError | DivergedError)
     reason = as_sentence(error) if known else f"{type(error).__name__}: {error}".strip()

@@ -78,10 +78,18 @@ def _header(name: str, folder: Path, lines: Sequence[Line], best: Setting | None
         f"Recommended by this rule: the lowest leakage among the settings whose MSE is at most {within:.0%} above the "
         f"lowest one, both as means over seeds."
     )
+    full = [f"{f.title} {f.write(value)}" for f in table.CHIEF[:4] if (value := best.full(f.name)) is not None]
+    last = f"Measured in full: {escape(', '.join(full))}."
+    if not full and best.lines[0].protocol != "full":
+        last = (
+            "To measure it in full, for publication: "
+            f"<code>infoae evaluate --sweep {escape(str(folder))} --best 1</code>"
+        )
+    elif not full:
+        last = "These are figures of the full evaluation."
     return (
         f'{head}<section class="card best"><h2>{_breaking(best.name)}</h2><p>{rule}</p><div class="tiles">{tiles}</div>'
-        "<p>To measure it in full, for publication: "
-        f"<code>infoae evaluate --sweep {escape(str(folder))} --best 1</code></p></section>"
+        f"<p>{last}</p></section>"
     )
 
 
@@ -179,7 +187,9 @@ def _table(lines: Sequence[Line], found: list[Setting], numbers: dict[str, int],
     figures = [f for f in table.CHIEF if any(line.figures.get(f.name) is not None for line in lines)]
     heads = [plan.short(field) for field in fields] + ["state"]
     arrows = {"lower": "\u00a0↓", "higher": "\u00a0↑"}
-    heads += [f.title + arrows[f.better] for f in figures] + ["protocol", "training"]
+    in_full = [f for f in table.CHIEF[:2] if any(line.full.get(f.name) is not None for line in lines)]
+    heads += [f.title + arrows[f.better] for f in figures] + ["protocol"]
+    heads += [f"{f.title} in full" for f in in_full] + ["training"]
     head = "".join(f'<th scope="col"><button>{escape(text)}</button></th>' for text in heads)
     number_of = {line.name: numbers[setting.name] for setting in found for line in setting.lines}
     recommended = {line.name for line in best.lines} if best else set()
@@ -191,14 +201,17 @@ def _table(lines: Sequence[Line], found: list[Setting], numbers: dict[str, int],
         cells += [_cell(line.figures.get(f.name), f.write(line.figures.get(f.name))) for f in figures]
         seconds = line.training_s
         cells += [_cell(line.protocol, line.protocol)]
+        cells += [_cell(line.full.get(f.name), f.write(line.full.get(f.name))) for f in in_full]
         cells += [_cell(seconds, "" if seconds is None else summary.duration(seconds))]
         number = number_of.get(line.name)
         data = "" if number is None else f' data-trial="{escape(line.name)}" data-setting="{number}" tabindex="0"'
         rows.append(f"<tr{data}>{''.join(cells)}</tr>")
-    protocols = {line.protocol for line in lines if line.protocol}
     note = "★ recommended. A click on a heading sorts, one on a row shows its swaps."
-    if len(protocols) > 1:
-        note += " Figures of different protocols are not comparable; where a setting has full ones, only these count."
+    if in_full:
+        note += " Figures in full stand beside those that are compared, which are all of one protocol."
+    if any(line.state == "finished" and not line.protocol for line in lines):
+        protocol = next((line.protocol for line in lines if line.protocol), "")
+        note += f" Trials without an evaluation by the {protocol} protocol, which most have, are not compared."
     if any(line.untrusted for line in lines):
         names = dict.fromkeys(name for line in lines for name in line.untrusted)
         note += f" Judges below their bar: {', '.join(names)} not to be trusted."

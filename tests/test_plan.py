@@ -82,6 +82,11 @@ def test_groups_differ_in_traced_fields_only(grid, make):
     assert len(plan.groups(make({"train.seed": 1}, {"data.seed": 1}, {"train.epochs": 1}, {"train.seed": 2}))) == 3
 
 
+def test_trials_with_images_of_their_own_are_not_trained_together(make):
+    assert len(plan.groups(make({"data.dir": "a"}, {"data.dir": "b"}))) == 2
+    assert len(plan.groups(make({"data.cache_dir": "a"}, {"data.cache_dir": "b"}))) == 1
+
+
 def test_traced_fields_exist(tiny_config):
     assert set(plan.TRACED) <= set(flatten(to_dict(tiny_config)))
 
@@ -122,5 +127,8 @@ def test_filters_that_cannot_be(grid, conditions, says):
 
 def test_filter_on_texts_and_on_fields_that_only_some_trials_change(make):
     trials = make({"model.latent": "ball"}, {"model.latent": "sphere"}, {"train.seed": 3})
-    assert names(plan.chosen(trials, "latent=ball")) == ["latent=ball"]
+    assert names(plan.chosen(trials, "latent=ball")) == ["latent=ball", "seed=3"]  # as the configuration has it
     assert names(plan.chosen(trials, "latent!=ball")) == ["latent=sphere"]
+    assert names(plan.chosen(trials, "seed=0")) == ["latent=ball", "latent=sphere"]
+    with pytest.raises(UserError, match="seed is one of: 0, 3"):
+        plan.chosen(trials, "seed=7")

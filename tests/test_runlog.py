@@ -1,13 +1,16 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import multiprocessing
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from infoae_jax import runlog
-from infoae_jax.errors import UserError
+from infoae_jax.errors import BusyError, UserError
 
 
 @pytest.fixture
@@ -80,16 +83,18 @@ def test_lines_are_appended_and_read_back_once(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"kind": "epoch", "st')  # killed here
     runlog.append(tmp_path, "epoch", step=2, loss=0.5)
-    runlog.append(tmp_path, "stop", step=2)
-    runlog.append(tmp_path, "stop", step=2)
+    for kind in ("stop", "refine"):
+        for _ in range(2):
+            runlog.append(tmp_path, kind, step=2)
     assert runlog.read(tmp_path, "epoch") == [
         {"kind": "epoch", "step": 1, "loss": 1.5},
         {"kind": "epoch", "step": 2, "loss": 0.5},
     ]
-    assert len(runlog.read(tmp_path)) == 4
+    assert len(runlog.read(tmp_path)) == 5
+    assert len(runlog.read(tmp_path, "refine")) == 1
     assert runlog.read(tmp_path / "nowhere") == []
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert json.loads(lines[1])["loss"] == "nan"
 
 
@@ -111,6 +116,47 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
         process.join()
     _try_lock(tmp_path, results)
     assert results.get(timeout=60) == "locked"
+
+
+def test_who_asks_whether_a_folder_is_locked_stops_no_training_and_leaves_no_trace(tmp_path, info):
+    assert not runlog.is_locked(tmp_path / "nowhere")
+    assert not runlog.is_locked(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with runlog.lock(tmp_path):
+        assert runlog.is_locked(tmp_path)
+        runlog.open_run(tmp_path, info, "cpu")
+    assert not runlog.is_locked(tmp_path)
+    with open(tmp_path / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # somebody asks just now
+        threading.Timer(0.03, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        with runlog.lock(tmp_path):
+            pass
+
+
+def test_a_lock_file_that_was_removed_before_it_was_locked_is_not_held(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def after_the_other_has_gone(file, how):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr(runlog.fcntl, "flock", after_the_other_has_gone)
+    with runlog.lock(tmp_path):
+        assert len(calls) == 2
+        assert runlog.is_locked(tmp_path)
+
+
+def test_file_systems_without_locks_are_not_called_busy(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runlog.fcntl, "flock", flock)
+    says = r"cannot be locked .*No locks available.*another one"
+    with pytest.raises(UserError, match=says) as caught, runlog.lock(tmp_path):
+        pass
+    assert not isinstance(caught.value, BusyError)
 
 
 def test_unwritable_folder(tmp_path):

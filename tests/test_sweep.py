@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from configs import base
-from infoae_jax import evaluate, plan, runlog, summary, sweep
+from infoae_jax import data, evaluate, plan, runlog, summary, sweep, sweep_command
 from infoae_jax.config import parse
 from infoae_jax.errors import BusyError, DivergedError, UserError
 from infoae_jax.step import TrainState
 from infoae_jax.train import Result
 from tests.test_report import RECORD
 
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
 ROOT = Path(__file__).parents[1]
 DONE = Result(TrainState(np.int32(8), {}, {}, {}), finished=True)
 
@@ -122,6 +127,36 @@ def test_a_failed_evaluation_is_recorded_too(grid, calls, monkeypatch):
     assert summary.read(grid[0].folder).state == "finished"
 
 
+@pytest.fixture
+def groups(calls, monkeypatch):
+    """Trials that were trained together, in order; as if there were accelerators."""
+    done = []
+
+    def fit_group(configs, folders):
+        done.append([folder.name for folder in folders])
+        return [sweep.train(plan.Trial(f.name, c, f)) for c, f in zip(configs, folders, strict=True)]
+
+    monkeypatch.setattr(sweep, "_on_accelerators", lambda: True)
+    monkeypatch.setattr(sweep.together, "fit_group", fit_group)
+    return done
+
+
+def test_trained_trials_are_evaluated_anew_and_the_others_trained_in_their_groups(grid, calls, groups):
+    sweep.run(grid[:1])
+    assert sweep.run(grid, evaluate.FULL) == sweep.Report()
+    assert all((trial.folder / "evaluation.json").exists() for trial in grid)
+    of_size = [[t.name for t in group] for group in plan.groups(grid[1:])]
+    assert sorted(map(sorted, groups)) == sorted(map(sorted, of_size))
+
+
+def test_what_goes_wrong_in_a_group_is_recorded_even_if_a_signal_ends_the_sweep(grid, calls, groups, monkeypatch):
+    a, b, c, *_ = names(plan.groups(grid)[0])
+    stopped = Result(DONE.state, False, stopped=True)
+    failing(monkeypatch, {a: stopped, b: DivergedError("lambda too large"), c: BusyError("someone")})
+    assert sweep.run(grid) == sweep.Report(stopped=True, failed=[b])
+    assert states(grid[0].folder.parent)[b] == "diverged"
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_signal_ends_the_sweep_even_in_the_last_step_of_a_trial(grid, calls, monkeypatch, finished):
     failing(monkeypatch, {grid[1].name: Result(DONE.state, finished, stopped=True)})
@@ -132,9 +167,9 @@ def test_a_signal_ends_the_sweep_even_in_the_last_step_of_a_trial(grid, calls, m
 def test_a_trial_that_another_process_trains_is_left_to_it(grid, tmp_path):
     with runlog.lock(grid[0].folder):
         assert sweep.run(grid[:1]).busy == [grid[0].name]
-        assert summary.is_busy(grid[0].folder)
+        assert runlog.is_locked(grid[0].folder)
         assert "busy" in summary.listing(grid)
-    assert not summary.is_busy(grid[0].folder)
+    assert not runlog.is_locked(grid[0].folder)
 
 
 def test_folder_of_another_sweep_is_refused_before_anything_is_trained(grid, calls):
@@ -194,9 +229,32 @@ def test_recommended_is_the_lowest_leakage_among_those_near_the_best_error():
     assert summary.ranked([]) == []
 
 
-def test_full_and_quick_figures_are_not_averaged():
-    found = summary.settings([line(0.0, 0, 0.5, 0.01, "full"), line(0.0, 1, 0.7, 0.01)])
-    assert found[0].mean("leakage") == 0.5
+def evaluated(folder, leakage, protocol):
+    figures = {"leakage": {"accuracy": leakage, "chance": 0.1}, "reconstruction": {"mse": 0.01}}
+    record = {**RECORD, "figures": figures, "protocol": dataclasses.asdict(protocol), "cost": {"evaluation_s": 1.0}}
+    (folder / evaluate.file_name(protocol)).write_text(json.dumps(record))
+
+
+def test_figures_of_one_protocol_are_compared_whatever_else_was_measured(grid, calls, tmp_path):
+    sweep.run(grid[:3])
+    for trial, leakage in zip(grid[:3], (0.5, 0.6, 0.7), strict=True):
+        evaluated(trial.folder, leakage, evaluate.QUICK)
+    evaluated(grid[2].folder, 0.1, evaluate.FULL)
+    lines = {line.name: line for line in summary.summarise(tmp_path / "sweep")}
+    assert [lines[trial.name].figures["leakage"] for trial in grid[:3]] == [0.5, 0.6, 0.7]
+    assert [lines[trial.name].full.get("leakage") for trial in grid[:3]] == [None, None, 0.1]
+    best = summary.ranked(summary.settings(list(lines.values())))[0]
+    assert (best.lines[0].name, best.full("leakage")) == (grid[0].name, None)
+    assert summary.read(grid[2].folder).figures["leakage"] == 0.1
+    for trial in grid[:2]:
+        evaluated(trial.folder, 0.2, evaluate.FULL)
+    lines = summary.summarise(tmp_path / "sweep")
+    assert {(line.protocol, line.full == {}) for line in lines} == {("full", True)}
+    (grid[0].folder / "evaluation.json").unlink()
+    (grid[2].folder / "evaluation_quick.json").unlink()
+    lines = summary.summarise(tmp_path / "sweep")  # two of each
+    assert sum(line.compared for line in lines) == 2
+    assert {line.state for line in lines} == {"finished"}
 
 
 @pytest.mark.usefixtures("one_device")
@@ -232,7 +290,9 @@ def command(tmp_path, cache, *args):
         (["--sweep_list", "--sweep_filter=seed=0,bottleneck=16|64"], 0, "8 trials in 2 groups"),
         (["--sweep", "--sweep_filter=bottleneck=17"], 2, "bottleneck is one of: 16, 32, 64"),
         (["--sweep", "--config.train.lambda_adv=0.1"], 2, "Choose among these with --sweep_filter=lambda_adv=..."),
-        (["--sweep_filter=seed=5"], 2, "seed is one of: 0, 1, 2"),
+        (["--sweep_list", "--sweep_filter=seed=5"], 2, "seed is one of: 0, 1, 2"),
+        (["--sweep_cluster=slurm"], 2, "--sweep_cluster is of a sweep: add --sweep"),
+        (["--sweep_list", "--coordinator=auto"], 2, "does not run over several hosts"),
     ],
 )
 def test_command_line(tmp_path, cache, args, code, says):
@@ -240,6 +300,30 @@ def test_command_line(tmp_path, cache, args, code, says):
     assert done.returncode == code, done.stderr
     assert says in done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_listing_says_how_much_memory_groups_need_where_the_images_are_at_hand(tiny_config, grid, tmp_path):
+    data.load(tiny_config.data)
+    assert re.findall(r"group (.): about [\d.]+ GiB", sweep_command._memory(grid)) == ["1", "2"]
+    elsewhere = [dataclasses.replace(tiny_config.data, cache_dir=str(tmp_path / "none"))]
+    elsewhere += [dataclasses.replace(tiny_config.data, name="folder", dir=str(tmp_path / "none"))]
+    for changed in elsewhere:
+        trial = dataclasses.replace(grid[0], config=dataclasses.replace(tiny_config, data=changed))
+        assert "once a training has put the images in the cache" in sweep_command._memory([trial])
+
+
+def test_options_of_a_sweep_do_nothing_without_one():
+    with flagsaver.flagsaver(sweep_filter="seed=0"), pytest.raises(UserError, match="--sweep_filter is of a sweep"):
+        sweep_command.is_asked()
+    with flagsaver.flagsaver(sweep_only=["seed=0"]), pytest.raises(UserError, match="--sweep_only is of a sweep"):
+        sweep_command.is_asked()
+
+
+def test_trials_that_are_measured_in_different_ways_are_refused(tiny_config, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def sweep(add):\n    for end in ('quick', 'full'):\n        add(**{'evaluate.at_end': end})\n")
+    with pytest.raises(UserError, match="sets evaluate.at_end to 'quick' and 'full'"):
+        sweep_command.main(tiny_config, own, tmp_path / "run", [], lambda _: None)
 
 
 def test_configuration_file_without_a_sweep(tmp_path, cache):

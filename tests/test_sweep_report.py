@@ -42,6 +42,19 @@ def build(folder, config, *trials):
     return folder
 
 
+def test_full_figures_stand_beside_those_that_are_compared(make):
+    folder = make(*grid(seeds=(0,)))
+    record = json.loads((folder / "bottleneck=16,lambda_adv=0.01,seed=0" / "evaluation_quick.json").read_text())
+    record["protocol"] = {"name": "full"}
+    record["figures"]["leakage"]["accuracy"] = 0.9876
+    (folder / "bottleneck=16,lambda_adv=0.01,seed=0" / "evaluation.json").write_text(json.dumps(record))
+    page = Page(sweep_report.render(*summary.find(folder)))
+    assert "bottleneck=16,lambda_adv=0.01" in page.text.partition("Trade-off")[0]
+    assert "Measured in full: leakage 98.8%, MSE 0.0105." in page.text
+    assert "leakage in full" in page.text
+    assert page.text.count("98.8%") == 2
+
+
 @pytest.fixture
 def make(tmp_path, config):
     return lambda *trials: build(tmp_path / "mine" / "sweep", config, *trials)
@@ -163,6 +176,14 @@ def test_before_anything_is_finished(make, tmp_path, capsys):
     assert main(["evaluate", "--sweep", "--best=1", str(folder)]) == 2
     assert main(["report", "--sweep", str(tmp_path)]) == 2
     assert "holds no trials of a sweep" in capsys.readouterr().err
+    assert main(["report", str(folder.parent)]) == 2
+    assert f"infoae report --sweep {folder.parent}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["report"], ["evaluate"], ["evaluate", "--sweep"]])
+def test_a_rule_without_anything_to_choose_is_refused(tmp_path, capsys, arguments):
+    assert main([*arguments, str(tmp_path), "--within=5"]) == 2
+    assert "--within is of" in capsys.readouterr().err
 
 
 def test_points_within_the_frame_and_systems_beyond_it(make):
