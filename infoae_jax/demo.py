@@ -40,7 +40,7 @@ from infoae_jax.transfer import Trained
 
 COLUMNS = 10  # of the pictures that hold several
 MOST_BYTES = 12 << 20  # of an upload: a phone's photograph
-MOST_PIXELS = 25_000_000  # up to 16 bytes for each while it is read
+MOST_PIXELS = 25_000_000  # each takes up to 12 bytes of memory while it is read
 _DRAIN = 4 * MOST_BYTES  # of what is too long, this much is read, so that the browser gets the answer
 _SIDE = 1024  # a JPEG is decoded at about this size
 _HEADERS = {

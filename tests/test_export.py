@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 
@@ -13,7 +14,7 @@ from jax import export as jax_export
 
 import infoae_jax
 from configs import rendered
-from infoae_jax import export, process, runlog, styles, transfer
+from infoae_jax import data, export, process, runlog, styles, transfer
 from infoae_jax.__main__ import main
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
@@ -363,6 +364,18 @@ def test_a_run_is_exported_with_styles_and_examples_and_loads_again(untrained, c
     assert (tmp_path / "half.npz").read_bytes() != before
     with pytest.raises(UserError, match="holds one model only"):
         infoae_jax.load("mine.npz", step=3)
+
+
+def test_the_command_looks_for_data_where_it_is_told_to(untrained, command, tmp_path, monkeypatch):
+    copy = shutil.copytree(untrained, tmp_path / "copy", ignore=shutil.ignore_patterns(styles.FILE))
+
+    def lost(config, prepare=True):
+        raise UserError(f"Nothing in {config.dir!r} (prepare: {prepare}).")
+
+    monkeypatch.setattr(data, "load", lost)
+    code, printed = command(copy, "--to=npz", "--data_dir=moved")
+    assert code == 0
+    assert re.search(r"Without styles to sample from: .*Nothing in 'moved' \(prepare: False\)", printed)
 
 
 def _leaves(trained):
