@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from configs import mnist, rendered
-from infoae_jax import boxed, data, evaluate, export, process, runlog, sharing, transfer
+from infoae_jax import boxed, data, evaluate, export, process, runlog, styles, transfer
 from infoae_jax.config import differences, parse
 from infoae_jax.errors import UserError
 from infoae_jax.transfer import Trained
@@ -56,10 +56,10 @@ def make(
     Raises:
       UserError: if the file is too large, or worse than the run.
     """
-    images, labels = sharing.example_images(trained.info, sharing.EXAMPLES, test)
+    images, labels = styles.example_images(trained.info, styles.EXAMPLES, test)
     extras = {
-        "styles/z": trained.kept.z[: sharing.STYLES],
-        "styles/labels": trained.kept.labels[: sharing.STYLES],
+        "styles/z": trained.kept.z[: styles.EXPORTED],
+        "styles/labels": trained.kept.labels[: styles.EXPORTED],
         "examples/images": images,
         "examples/labels": labels,
     }
@@ -165,11 +165,11 @@ def main() -> None:
         evaluation = evaluate.read(args.run)
         if evaluation is None or evaluation["protocol"]["name"] != "full":
             raise UserError(f"{str(args.run)!r} has no full evaluation. First: infoae evaluate {args.run}")
-        opened = sharing.open_model(str(args.run), evaluation["step"])
+        opened = transfer.open_model(args.run, evaluation["step"], args.data_dir)
         info = opened.trained.info
         if info.config.data.name != args.name:
             raise UserError(f"{str(args.run)!r} was trained on {info.config.data.name!r}, not {args.name!r}.")
-        test = sharing.run_data(info, args.data_dir).test
+        test = styles.run_data(info, args.data_dir).test
         description = make(args.name, opened.trained, opened.record, evaluation, test, boxed.FOLDER)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from absl import logging
 
-from infoae_jax import sharing
-from infoae_jax.commands import add as add_drawing_commands
+from infoae_jax import commands_drawing, commands_sharing
 from infoae_jax.errors import UserError, as_sentence
 
 _WITHIN = "of a sweep: how much larger than the lowest MSE that of a recommended setting may be; 10 by default"
@@ -49,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.add_argument("--sweep", action="store_true", help="RUN is a sweep: the page compares its trials")
     report.add_argument("--within", type=_percent, metavar="PERCENT", help=_WITHIN)
     report.set_defaults(run=_report)
-    add_drawing_commands(commands)
-    sharing.add(commands)
+    commands_drawing.add(commands)
+    commands_sharing.add(commands)
     arguments = parser.parse_args(argv)
     logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted. Nothing was written.", file=sys.stderr)
+        print("Interrupted. What was finished before is kept.", file=sys.stderr)
         return 130
     return 0
 

@@ -13,6 +13,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.npz")))
 
 
+def what() -> str:
+    """What `find` takes, for --help."""
+    known = f", or one of the package's own models: {', '.join(names())}" if names() else ""
+    return f"run folder, exported .npz file{known}"
+
+
 def find(run: str | os.PathLike[str]) -> Path:
     """Where what somebody calls `run` is: a run folder, an exported .npz file, or the file of a model by its name.
 

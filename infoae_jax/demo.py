@@ -35,12 +35,12 @@ from PIL import Image
 from infoae_jax import pictures
 from infoae_jax.errors import UserError
 from infoae_jax.grid import png, to_pixels
-from infoae_jax.handwriting import centred, inverted
+from infoae_jax.handwriting import inverted
 from infoae_jax.transfer import Trained
 
 COLUMNS = 10  # of the pictures that hold several
 MOST_BYTES = 12 << 20  # of an upload: a phone's photograph
-MOST_PIXELS = 64_000_000
+MOST_PIXELS = 25_000_000  # each takes up to 12 bytes of memory while it is read
 _DRAIN = 4 * MOST_BYTES  # of what is too long, this much is read, so that the browser gets the answer
 _SIDE = 1024  # a JPEG is decoded at about this size
 _HEADERS = {
@@ -48,6 +48,7 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -81,8 +82,8 @@ class Demo:
         self.name, self.trained, self.examples = name, trained, examples
         self.ground = trained.ground or 0.0  # None: it draws nothing yet
         self.handwriting = trained.info.config.data.name == "mnist" and trained.model.image_shape == (28, 28, 1)
-        # One at a time: several programs on several devices at once can wait for each other forever, and memory for
-        # one large upload is enough.
+        # One at a time: each request has a thread, but memory for one large upload is enough, and each computation
+        # uses the whole machine.
         self._lock = threading.Lock()
         self._page = (files("infoae_jax") / "demo.html").read_bytes()
 
@@ -170,10 +171,11 @@ class Demo:
             pixels = pictures.convert(image, "you sent", channels, (height, width))
             odd = channels == 1 and not is_drawing and inverted(pixels[..., 0]) != (self.ground > 0.5)
             return 255 - pixels if odd else pixels
-        pixels = pictures.convert(image, "you sent", 1)
-        if pixels.shape == (height, width, 1) and not inverted(pixels[..., 0]):
-            return pixels  # MNIST's own
-        found = centred(pixels[..., 0])
+        if image.size == (width, height):
+            pixels = pictures.convert(image, "you sent", 1)
+            if not inverted(pixels[..., 0]):
+                return pixels  # MNIST's own
+        found = pictures.strokes(image, "you sent", (height, width))
         if found is None:
             raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, "Nothing is drawn there.")
         return found[..., None]
@@ -294,10 +296,12 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if not self.server.knows(self.headers["Host"]):
                 raise RequestError(HTTPStatus.FORBIDDEN, f"This is {self.server.url}; open it by that address.")
-            origin = self.headers["Origin"]
-            if origin and urllib.parse.urlsplit(origin).netloc != self.headers["Host"]:
-                raise RequestError(HTTPStatus.FORBIDDEN, "Pages from elsewhere may not use this one.")
             url = urllib.parse.urlsplit(self.path)
+            origin, site = self.headers["Origin"], self.headers["Sec-Fetch-Site"]
+            foreign = bool(origin) and urllib.parse.urlsplit(origin).netloc != self.headers["Host"]
+            # Images and the like are asked for without an origin. A link to the page itself may be anywhere.
+            if foreign or (url.path.startswith("/api/") and site not in (None, "same-origin", "none")):
+                raise RequestError(HTTPStatus.FORBIDDEN, "Pages from elsewhere may not use this one.")
             kind, body = answer(url.path, dict(urllib.parse.parse_qsl(url.query)))
         except (RequestError, UserError, ValueError) as error:
             status = error.status if isinstance(error, RequestError) else HTTPStatus.BAD_REQUEST

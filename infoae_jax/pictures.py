@@ -29,6 +29,7 @@ from infoae_jax.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of what is taken from a folder
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not, for instance, EPS, which runs programs
+_SKETCH = 512  # pixels: a photo has more noise than its strokes have detail
 _ROUNDING = 1e-4  # how far outside [0, 1] floats may lie that somebody's arithmetic brought there
 
 Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
@@ -88,13 +89,22 @@ def drawings(
     prepared = []
     for item, name in _opened(pictures, image_shape, what):
         for image, which in _as_pil(item, name):
-            grey = Image.fromarray(convert(image, which, 1)[..., 0])
-            grey.thumbnail((512, 512))  # of a photo, which has more noise than strokes have detail
-            canvas = handwriting.centred(np.asarray(grey), (height, width))
+            canvas = strokes(image, which, (height, width))
             if canvas is None:
                 raise UserError(f"{which} shows no strokes: nothing in it stands out from its border.")
             prepared.append(255 - canvas if ground > 0.5 else canvas)
     return np.repeat(np.stack(prepared)[..., None], channels, axis=3)
+
+
+def strokes(image: Image.Image, source: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"] | None:
+    """The strokes in a picture, bright on black, at `size`; None if there are none. See `handwriting` and `convert`."""
+    if max(image.size) > _SKETCH and not image.mode.startswith(("I", "F")):  # what follows takes memory for each pixel
+        with _named(source):
+            if image.mode in ("1", "P", "PA") or "transparency" in image.info:  # not to be averaged as they are
+                image = image.convert("RGBA")
+            width, height = (max(round(side * _SKETCH / max(image.size)), 1) for side in image.size)
+            image = image.resize((width, height), reducing_gap=2)
+    return handwriting.centred(convert(image, source, 1)[..., 0], size)
 
 
 def as_floats(images: Images) -> Float[np.ndarray, "n h w c"]:

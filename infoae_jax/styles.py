@@ -1,8 +1,9 @@
-"""Style latents of training images, kept with a run: what styles there are, to draw new ones from and to compare with.
+"""Images of the data set of a finished run, and styles of them: what styles there are, to draw new ones and compare.
 
-They lie in the run folder's `styles.npz`, which is made when first asked for and belongs to one checkpoint.
+Style latents lie in the run folder's `styles.npz`, which is made when first asked for and belongs to one checkpoint.
 """
 
+import dataclasses
 import io
 import warnings
 import zipfile
@@ -13,10 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from infoae_jax import data, runlog
+from infoae_jax import data, rendered, runlog
 from infoae_jax.errors import UserError
 
 FILE = "styles.npz"
+EXAMPLES = 40  # test images to pick from on the page of `infoae demo`
+EXPORTED = 1024  # styles that go along with an exported model
 _MOST = 4096  # training images whose styles are kept
 _NEIGHBOURS = 5
 
@@ -35,11 +38,50 @@ class Nearest(NamedTuple):
     distances: Float[np.ndarray, "n k"]
 
 
-def of_run(run: Path, step: int, encode: Callable[..., np.ndarray]) -> Kept:
+def run_data(info: runlog.RunInfo, data_dir: str | None = None) -> data.Splits:
+    """The data set of a run, if it is at hand; nothing is downloaded.
+
+    data_dir: where it is, if not where the run found it.
+
+    Raises:
+      UserError: if it is not there, or is another one now.
+    """
+    config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
+    splits = data.load(config, prepare=False)
+    if splits.fingerprint != info.fingerprint:
+        raise UserError(f"The images of {config.name!r} that are there now are not those that it was trained on.")
+    return splits
+
+
+def example_images(
+    info: runlog.RunInfo, count: int, test: data.Dataset | None = None, data_dir: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Test images of all classes in turn, and their labels, as many as there are up to `count`.
+
+    Raises:
+      UserError: if they are not given as `test`, and the run's data set is not at hand.
+    """
+    if test is not None:
+        images, labels = test.images, test.labels
+    elif info.config.data.name == "rendered":  # without drawing all the others
+        images, labels, _ = rendered.draw(10 * count, info.config.data.seed, 1)
+    else:
+        found = run_data(info, data_dir).test
+        images, labels = found.images, found.labels
+    turn = np.zeros(len(labels), np.int64)  # how many of the class came before each
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = np.arange(len(members))
+    rows = np.lexsort((labels, turn))[:count]
+    return images[rows], labels[rows].astype(np.int32)
+
+
+def of_run(run: Path, step: int, encode: Callable[..., np.ndarray], data_dir: str | None = None) -> Kept:
     """Reads `styles.npz`, or makes it if it is missing, damaged, or of another checkpoint than that of `step`.
 
     Args:
       encode: (images, labels) -> latents.
+      data_dir: as in `run_data`.
 
     Raises:
       UserError: if they must be made, but the run's data set is not at hand.
@@ -49,17 +91,12 @@ def of_run(run: Path, step: int, encode: Callable[..., np.ndarray]) -> Kept:
         return kept
     info = runlog.read_info(run)
     try:
-        splits = data.load(info.config.data)
+        splits = run_data(info, data_dir)
     except UserError as error:
         raise UserError(
             f"The styles of training images are not yet kept with {str(run)!r}, and its data set is not at hand to "
             f"make them: {error}"
         ) from error
-    if splits.fingerprint != info.fingerprint:
-        raise UserError(
-            f"The styles of training images are not yet kept with {str(run)!r}, and the images of "
-            f"{info.config.data.name!r} are not those that it was trained on."
-        )
     rows = np.random.default_rng(0).permutation(len(splits.train))[:_MOST]
     labels = splits.train.labels[rows].astype(np.int32)
     kept = Kept(encode(splits.train.images[rows], labels), labels)
@@ -106,7 +143,12 @@ def resample(z: Float[np.ndarray, "m z"], count: int, seed: int = 0) -> Float[np
     """New styles like those of `z`: from a random one, a random share of the way to one of its 5 nearest neighbours.
 
     That is how SMOTE makes examples (Chawla et al. 2002). Unlike noise on each dimension, it stays where styles are.
+
+    Raises:
+      UserError: if `count` is less than 1.
     """
+    if count < 1:
+        raise UserError(f"count is {count}, but must be 1 or more.")
     rng = np.random.default_rng(seed)
     start = rng.integers(0, len(z), count)
     k = min(_NEIGHBOURS + 1, len(z))

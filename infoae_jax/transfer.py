@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,8 +164,9 @@ class Trained:
         """Pictures in [0, 1] of style latents, as `style_of` and `sample` give them, with classes, one or as many."""
         found = np.asarray(styles, np.float32)
         known = as_labels(labels, self.classes, "labels")
-        if found.ndim != 2 or found.shape[1] != self.model.bottleneck:
-            raise UserError(f"styles have the shape {list(found.shape)}, but must be [N, {self.model.bottleneck}].")
+        size = self.model.bottleneck
+        if found.ndim != 2 or found.shape[1] != size or not len(found):
+            raise UserError(f"styles have the shape {list(found.shape)}, but must be [N, {size}], with N 1 or more.")
         if known is None or len(known) not in (1, len(found)):
             raise UserError(f"labels must be one class for each of the {len(found)} styles, or one for all.")
         return self._draw(found, np.resize(known, len(found)))
@@ -254,7 +255,7 @@ def as_labels(content: Any, classes: tuple[str, ...], what: str) -> np.ndarray |
     return None
 
 
-def load(run: str | Path, step: int | None = None) -> Trained:
+def load(run: str | Path, step: int | None = None, data_dir: str | None = None) -> Trained:
     """The trained model of a run folder, finished or still running; of an exported file; or one that comes with this.
 
         trained = infoae_jax.load("runs/mnist")
@@ -263,31 +264,61 @@ def load(run: str | Path, step: int | None = None) -> Trained:
     Args:
       run: the run folder, an .npz file of `infoae export`, or the name of a model in the package (see `boxed`).
       step: which checkpoint of the run; the newest one by default.
+      data_dir: where the run's data set is, if not where the run found it. Only styles that are not yet kept need it.
 
     Raises:
       UserError: if there is no such model, it has no (sound) checkpoint, or its file is damaged.
     """
-    run = boxed.find(run)
-    if run.is_file():
+    return open_model(run, step, data_dir).trained
+
+
+class Opened(NamedTuple):
+    """A model, the record of its run (config.json), and what else its file holds and says, if it is one."""
+
+    trained: Trained
+    record: dict[str, Any]
+    extras: Mapping[str, np.ndarray] | None
+    about: Mapping[str, Any]
+
+
+def open_model(run: str | Path, step: int | None = None, data_dir: str | None = None) -> Opened:
+    """As `load`, with what goes into another file of the model."""
+    path = boxed.find(run)
+    if path.is_file():
         if step is not None:
-            raise UserError(f"step is {step}, but {str(run)!r} is a file and holds one model only. Leave it out.")
-        return of_saved(export.read_npz(run))
-    at, model, variables = restore(run, step)
+            raise UserError(f"step is {step}, but {str(path)!r} is a file and holds one model only. Leave it out.")
+        saved = export.read_npz(path)
+        about = {name: saved.description[name] for name in ("figures",) if name in saved.description}
+        return Opened(of_saved(saved), saved.description["run"], saved.extras, about)
+    at, model, variables = restore(path, step)
 
     def kept(trained: Trained) -> Kept:
-        return styles.of_run(run, at, trained._encode)
+        return styles.of_run(path, at, trained._encode, data_dir)
 
-    return Trained(model, variables, runlog.read_info(run), kept, at)
+    return Opened(Trained(model, variables, runlog.read_info(path), kept, at), runlog.read_record(path), None, {})
 
 
 def of_saved(saved: export.Saved) -> Trained:
-    """The model of an exported file. Its styles are those that were exported with it."""
+    """The model of an exported file. Its styles are those that were exported with it.
+
+    Raises:
+      UserError: if these are no styles of this model.
+    """
 
     def none(_: Trained) -> Kept:
         raise UserError("No styles of training images were exported with this model.")
 
     z, labels = saved.extras.get("styles/z"), saved.extras.get("styles/labels")
-    kept = none if z is None or labels is None else Kept(z.astype(np.float32), labels.astype(np.int32))
+    kept: Kept | Callable[[Trained], Kept] = none
+    if z is not None and labels is not None:
+        good = z.ndim == 2 and z.shape[0] > 0 and z.shape[1] == saved.model.bottleneck and np.isfinite(z).all()
+        good = good and labels.shape == z.shape[:1] and labels.dtype.kind in "iu"
+        if not good or labels.min() < 0 or labels.max() >= len(saved.info.class_names):
+            raise UserError(
+                f"The styles in the file are {z.dtype}{list(z.shape)} with classes {labels.dtype}{list(labels.shape)}, "
+                f"which are none of its model. Export it again."
+            )
+        kept = Kept(z.astype(np.float32), labels.astype(np.int32))
     return Trained(saved.model, saved.variables, saved.info, kept, saved.description.get("step"))
 
 

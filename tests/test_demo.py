@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image, ImageDraw
 
 from configs import mnist
-from infoae_jax import demo, runlog, sharing
+from infoae_jax import demo, runlog, styles
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
 from infoae_jax.handwriting import centred
@@ -153,7 +153,7 @@ def test_examples_are_served_and_picked(server, page):
         ("POST", "/api/style", as_bytes(digit())[:300], "image/png", 400, "cannot be decoded"),
         ("POST", "/api/style", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png", 400, "not an image"),
         ("POST", "/api/style", as_bytes(Image.new("L", (99, 99), 7)), "image/png", 422, "Nothing is drawn"),
-        ("POST", "/api/style", as_bytes(Image.new("1", (9000, 9000))), "image/png", 413, "64 million"),
+        ("POST", "/api/style", as_bytes(Image.new("1", (5001, 5000))), "image/png", 413, "25 million"),
         ("POST", "/api/style?label=x", as_bytes(digit()), "image/png", 400, "no number"),
         ("POST", "/api/style", b'{"example": 12}', "application/json", 400, "no example 12"),
         ("POST", "/api/style", b'{"example": "1"}', "application/json", 400, "must be a number"),
@@ -206,6 +206,12 @@ def test_only_pages_of_its_own_are_let_in(server):
     assert ask(server, "/api/style", body, Content_Type="image/png", Origin=own)[0] == 200
     assert ask(server, "/api/style", body, Content_Type="image/png", Origin=foreign)[0] == 403
     assert ask(server, "/api/style", body, Content_Type="image/png", Origin="null")[0] == 403
+    # An <img> on a page from elsewhere asks without an origin.
+    assert status(Sec_Fetch_Site="cross-site") == status(Sec_Fetch_Site="same-site") == 403
+    assert status(Sec_Fetch_Site="same-origin") == status(Sec_Fetch_Site="none") == 200
+    assert ask(server, "/", Sec_Fetch_Site="cross-site")[0] == 200  # a link to the page
+    with urllib.request.urlopen(f"{server.url}api/examples.png", timeout=60) as answer:
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
 def test_many_at_once_get_the_answers_to_their_own_questions(server):
@@ -411,6 +417,6 @@ def test_the_command_serves_a_page_and_ends_cleanly(page, tmp_path):
 
 def test_examples_of_a_run_are_of_all_classes(tiny_config):
     info = runlog.RunInfo(tiny_config, (32, 32, 3), tuple("0123456789"), 256, 64, "x")
-    images, labels = sharing.example_images(info, 20)
+    images, labels = styles.example_images(info, 20)
     assert images.shape == (20, 32, 32, 3)
     assert labels.tolist() == list(range(10)) * 2

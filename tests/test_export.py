@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import pickle
+import re
 import shutil
 import zipfile
 
@@ -13,7 +14,7 @@ from jax import export as jax_export
 
 import infoae_jax
 from configs import rendered
-from infoae_jax import export, process, runlog, sharing
+from infoae_jax import data, export, process, runlog, styles, transfer
 from infoae_jax.__main__ import main
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
@@ -113,6 +114,18 @@ def test_a_damaged_program_is_named(programs, tmp_path):
     (broken / "decode.stablehlo").unlink()
     with pytest.raises(UserError, match=r"damaged, or not a folder.*decode\.stablehlo"):
         export.read_stablehlo(broken)
+
+
+@pytest.mark.parametrize("start", [b"", b"\x08\0\0\0", b"\xff" * 8])
+def test_a_program_that_is_none_is_named_whatever_its_checksum(programs, tmp_path, start):
+    changed = shutil.copytree(programs, tmp_path / "changed")
+    program = start + (changed / "encode.stablehlo").read_bytes()[len(start) : 500]
+    (changed / "encode.stablehlo").write_bytes(program)
+    description = json.loads((changed / "description.json").read_text())
+    description["functions"]["encode"]["sha256"] = export.hashlib.sha256(program).hexdigest()
+    (changed / "description.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="damaged, or not a folder"):
+        export.read_stablehlo(changed)
 
 
 def test_a_program_that_calls_into_the_process_is_not_run(programs, tmp_path):
@@ -234,6 +247,24 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_runs(members, tmp_path, c
     assert "model.npz" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("z", "labels"),
+    [
+        (np.zeros((2, 5), np.float32), np.zeros(2, np.int32)),
+        (np.zeros((0, 6), np.float32), np.zeros(0, np.int32)),
+        (np.full((2, 6), np.nan, np.float32), np.zeros(2, np.int32)),
+        (np.zeros((2, 6), np.float32), np.zeros(3, np.int32)),
+        (np.zeros((2, 6), np.float32), np.full(2, 3, np.int32)),
+    ],
+)
+def test_styles_of_another_model_are_refused(trained, z, labels):
+    model, variables, record = trained
+    extras = {"styles/z": z, "styles/labels": labels}
+    saved = export.Saved(model, variables, runlog.parse_record(record), extras, {})
+    with pytest.raises(UserError, match=r"The styles in the file are .* Export it again"):
+        transfer.of_saved(saved)
+
+
 def test_parameters_of_another_model_are_refused(trained, tmp_path):
     model, variables, record = trained
     other = json.loads(json.dumps(record))
@@ -319,7 +350,7 @@ def test_a_run_is_exported_with_styles_and_examples_and_loads_again(untrained, c
     assert theirs.step == mine.step == 8
     for a, b in zip(jax.tree.leaves(theirs.variables["params"]["style_encoder"]), _leaves(mine), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(theirs.styles, mine.styles[: sharing.STYLES])
+    np.testing.assert_array_equal(theirs.styles, mine.styles[: styles.EXPORTED])
     assert theirs.classes == mine.classes
     # An export can be exported again, and is not overwritten by the way.
     assert command("mine.npz", "--to=npz", "--dtype=float16", "--out=half.npz")[0] == 0
@@ -333,6 +364,18 @@ def test_a_run_is_exported_with_styles_and_examples_and_loads_again(untrained, c
     assert (tmp_path / "half.npz").read_bytes() != before
     with pytest.raises(UserError, match="holds one model only"):
         infoae_jax.load("mine.npz", step=3)
+
+
+def test_the_command_looks_for_data_where_it_is_told_to(untrained, command, tmp_path, monkeypatch):
+    copy = shutil.copytree(untrained, tmp_path / "copy", ignore=shutil.ignore_patterns(styles.FILE))
+
+    def lost(config, prepare=True):
+        raise UserError(f"Nothing in {config.dir!r} (prepare: {prepare}).")
+
+    monkeypatch.setattr(data, "load", lost)
+    code, printed = command(copy, "--to=npz", "--data_dir=moved")
+    assert code == 0
+    assert re.search(r"Without styles to sample from: .*Nothing in 'moved' \(prepare: False\)", printed)
 
 
 def _leaves(trained):
@@ -350,6 +393,9 @@ def _leaves(trained):
         (["a.npz", "--to=stablehlo", "--out=x", "--step=3"], "holds one model only"),
         (["a.npz", "--to=npz", "--out=x.npz", "--examples=-1"], "--examples is -1"),
         (["a.npz", "--to=npz", "--out=x.npz"], "'a.npz' is damaged"),
+        (["a.npz", "--to=npz", "--out=x.npz", "--examples=3"], "--examples is for run folders"),
+        (["a.npz", "--to=stablehlo", "--out=x", "--examples=3"], "for --to npz"),
+        (["a.npz", "--to=stablehlo", "--out=x", "--dtype=float32"], "for --to npz"),
     ],
 )
 def test_what_cannot_work_is_said_and_leaves_nothing(command, tmp_path, words, sentence):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from infoae_jax import commands, process, transfer
+from infoae_jax import commands_drawing, process, transfer
 from infoae_jax.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +140,7 @@ def test_mistakes_are_answered_with_a_sentence(command, words, says, capsys, tmp
 
 
 def test_too_many_pictures_for_one_file(command, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "_MOST_CELLS", 9)
+    monkeypatch.setattr(commands_drawing, "_MOST_CELLS", 9)
     assert command("transfer", "RUN", "--style", "a.png", "--content", "all", "--out=x.png") == 2
     assert "1 x 10 pictures are too many" in capsys.readouterr().err
 
@@ -164,10 +164,19 @@ def test_help_has_an_example_that_is_understood(name, capsys, monkeypatch, untra
     examples = [line.split() for line in text.splitlines() if line.startswith(f"  infoae {name} ")]
     assert examples
     called = []
-    monkeypatch.setattr(commands, name, called.append)
+    monkeypatch.setattr(commands_drawing, name, called.append)
     for words in examples:
         assert main(words[1:]) == 0
     assert len(called) == len(examples)
+
+
+def test_ctrl_c_ends_with_130(command, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands_drawing, "transfer", interrupted)
+    assert command("transfer", "RUN", "--style", "a.png", "--content", "7", "--out=x.png") == 130
+    assert capsys.readouterr().err == "Interrupted. What was finished before is kept.\n"
 
 
 @pytest.mark.parametrize("words", [[], ["transfer"], ["transfer", "RUN", "--style"], ["dance"]])

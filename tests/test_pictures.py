@@ -207,6 +207,26 @@ def test_drawing_does_not_depend_on_where_it_is_nor_on_its_polarity():
     assert np.median(pictures.drawings(pen_drawing(), RGB, ground=1.0)) == 255
 
 
+def test_a_large_drawing_is_made_small_first_whatever_its_kind(monkeypatch):
+    seen, centred = [], pictures.handwriting.centred
+    monkeypatch.setattr(pictures.handwriting, "centred", lambda *a: seen.append(a[0].shape) or centred(*a))
+    page = np.full((1500, 1000), 255, np.uint8)
+    page[200:800, 300:340] = page[760:800, 300:600] = 0
+    grey = Image.fromarray(page)
+    clear = Image.merge("LA", [Image.new("L", grey.size), Image.fromarray(255 - page)])  # black ink on nothing
+    keyed = grey.copy()
+    keyed.info["transparency"] = 255
+    kinds = [grey, keyed, clear, clear.convert("RGBA"), *(grey.convert(mode) for mode in ("1", "P", "RGB", "CMYK"))]
+    found = pictures.drawings(kinds, GREY).astype(int)
+    assert {max(shape) for shape in seen} == {512}
+    assert abs(found - found[0]).max() < 8
+    assert found[0].max() == 255
+    assert grey.size == (1000, 1500)  # somebody's own
+    assert pictures.strokes(Image.new("L", (3000, 1)), "a", (28, 28)) is None
+    with pytest.raises(UserError, match="more than 8 bits"):
+        pictures.strokes(Image.new("I;16", (600, 600)), "a", (28, 28))
+
+
 def test_drawing_of_nothing():
     with pytest.raises(UserError, match="no strokes"):
         pictures.drawings(np.full((40, 40), 0.9), GREY)

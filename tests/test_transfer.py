@@ -194,6 +194,9 @@ BAD = {
     "truth": (lambda t, x: t.transfer(x, True), "content is True"),
     "a class as style": (lambda t, x: t.transfer(7, 7), r"style_images is 7 \(int\)"),
     "styles of another length": (lambda t, x: t.draw(np.zeros((1, 3)), 1), r"\[1, 3\], but must be \[N, 32\]"),
+    "no styles": (lambda t, x: t.draw(np.zeros((0, 32)), 1), r"\[0, 32\], but must be \[N, 32\], with N 1 or more"),
+    "none to sample": (lambda t, x: t.sample(0), "count is 0, but must be 1 or more"),
+    "fewer than none": (lambda t, x: t.sample(-2), "count is -2"),
     "labels that are too few": (lambda t, x: t.draw(np.zeros((3, 32)), [1, 2]), "each of the 3 styles"),
     "style labels that are too few": (lambda t, x: t.style_of(x, [1, 2]), "each of the 3 style images"),
     "two to start from": (lambda t, x: t.interpolate(x[:2], x[2], 1), "style_a are 2"),
@@ -281,7 +284,7 @@ def test_styles_of_training_images_are_kept_with_the_run(copy, cache, monkeypatc
     close(first.z[:5], trained.style_of(splits.train.images[order[:5]], splits.train.labels[order[:5]]))
     np.testing.assert_array_equal(first.labels, splits.train.labels[order])
 
-    def lost(_):
+    def lost(*_, **__):
         raise UserError("There are no data any more.")
 
     monkeypatch.setattr(infoae_jax.data, "load", lost)
@@ -291,6 +294,19 @@ def test_styles_of_training_images_are_kept_with_the_run(copy, cache, monkeypatc
     (copy / styles.FILE).write_bytes((copy / styles.FILE).read_bytes()[:-100])
     with pytest.raises(UserError, match=r"not yet kept with .*no data any more"):
         infoae_jax.load(copy).kept  # noqa: B018
+
+
+def test_styles_are_made_of_data_where_they_are_now_and_never_of_a_download(copy, monkeypatch):
+    asked = []
+
+    def lost(config, prepare=True):
+        asked.append((config.dir, prepare))
+        raise UserError("There are no data any more.")
+
+    monkeypatch.setattr(infoae_jax.data, "load", lost)
+    with pytest.raises(UserError, match="no data any more"):
+        infoae_jax.load(copy, data_dir="moved").kept  # noqa: B018
+    assert asked == [("moved", False)]
 
 
 def test_styles_of_other_images_are_not_made(copy, monkeypatch):

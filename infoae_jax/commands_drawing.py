@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infoae_jax import pictures, runlog
+from infoae_jax import boxed, pictures, runlog
 from infoae_jax.errors import UserError
 from infoae_jax.grid import png, swap_grid, to_pixels
 
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     """Adds both to the subparsers of `infoae`."""
     form = argparse.RawDescriptionHelpFormatter
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("model", metavar="RUN", help="run folder")
+    shared.add_argument("model", metavar="RUN", help=boxed.what())
     shared.add_argument(
         "--content", nargs="+", required=True, metavar="CLASS", help="names of classes, 'all', or pictures"
     )

@@ -1,25 +1,18 @@
 """`infoae demo` and `infoae export`: a trained model for others, as a page or as files."""
 
 import argparse
-import dataclasses
 import signal
 import webbrowser
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infoae_jax import boxed, runlog
+from infoae_jax import boxed
 from infoae_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from infoae_jax.data import Dataset, Splits
     from infoae_jax.demo import Demo
-    from infoae_jax.transfer import Trained
-
-EXAMPLES = 40  # test images to pick from on the page
-STYLES = 1024  # of training images, kept with an exported model
 
 _DEMO = """\
 A page to play with, in your browser: draw or upload a picture, see every class in its style, mix two pictures.
@@ -39,11 +32,9 @@ Writes a model to files that need no run folder.
 
 def add(commands: Any) -> None:
     """Adds both to the subparsers of `infoae`."""
-    names = ", ".join(boxed.names())
-    what = "run folder, exported .npz file" + (f", or one of the package's own models: {names}" if names else "")
     form = argparse.RawDescriptionHelpFormatter
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("model", metavar="RUN", help=what)
+    shared.add_argument("model", metavar="RUN", help=boxed.what())
     shared.add_argument("--step", type=int, help="which checkpoint; the newest by default")
     shared.add_argument("--data_dir", help="where the run's data set is, if not where the run found it")
     parents: dict[str, Any] = {"parents": [shared], "formatter_class": form}
@@ -60,38 +51,13 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),
-        default="float32",
-        help="npz: of the parameters; int8: large kernels only, with a scale for each output channel, the rest float16",
+        help="npz: of the parameters; default: float32; int8: large kernels only, scaled by channel, the rest float16",
     )
     command.add_argument(
         "--examples", type=int, default=0, metavar="N", help="npz: N test images go along, for the page; default: none"
     )
     command.add_argument("--force", action="store_true", help="replace what was exported before")
     command.set_defaults(run=export)
-
-
-class Opened(NamedTuple):
-    """A model, the record of its run (config.json), and what else its file holds and says, if it is one."""
-
-    trained: "Trained"
-    record: dict[str, Any]
-    extras: Mapping[str, np.ndarray] | None
-    about: Mapping[str, Any]
-
-
-def open_model(run: str, step: int | None = None) -> Opened:
-    """As `infoae_jax.load`, which says what `run` may be."""
-    from infoae_jax import transfer
-    from infoae_jax.export import read_npz
-
-    path = boxed.find(run)
-    if path.is_file():
-        if step is not None:
-            raise UserError(f"--step is {step}, but {str(path)!r} is a file and holds one model only. Leave it out.")
-        saved = read_npz(path)
-        about = {name: saved.description[name] for name in ("figures",) if name in saved.description}
-        return Opened(transfer.of_saved(saved), saved.description["run"], saved.extras, about)
-    return Opened(transfer.load(path, step), runlog.read_record(path), None, {})
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -125,9 +91,10 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def make_demo(run: str, step: int | None = None, data_dir: str | None = None) -> "Demo":
     """What the page shows of a model, with test images if there are any at hand."""
+    from infoae_jax import styles, transfer
     from infoae_jax.demo import Demo, Examples
 
-    opened = open_model(run, step)
+    opened = transfer.open_model(run, step, data_dir)
     trained = opened.trained
     empty = Examples(np.zeros((0, *trained.model.image_shape), np.uint8), np.zeros(0, np.int32))
     if opened.extras is not None:
@@ -138,51 +105,11 @@ def make_demo(run: str, step: int | None = None, data_dir: str | None = None) ->
             raise UserError(f"The examples in {run!r} are no images of this model. Export it again.")
     else:
         try:
-            examples = Examples(*example_images(trained.info, EXAMPLES, data_dir=data_dir))
+            examples = Examples(*styles.example_images(trained.info, styles.EXAMPLES, data_dir=data_dir))
         except UserError as error:
             print(f"Without test images to pick from: {error}")
             examples = empty
     return Demo(Path(run).resolve().name if opened.extras is None else Path(run).stem, trained, examples)
-
-
-def run_data(info: runlog.RunInfo, data_dir: str | None) -> "Splits":
-    """The data set of a run, if it is at hand; nothing is downloaded.
-
-    Raises:
-      UserError: if it is not, or is another one now.
-    """
-    from infoae_jax import data
-
-    config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
-    splits = data.load(config, prepare=False)
-    if splits.fingerprint != info.fingerprint:
-        raise UserError(f"The images of {config.name!r} that are there now are not those that this was trained on.")
-    return splits
-
-
-def example_images(
-    info: runlog.RunInfo, count: int, test: "Dataset | None" = None, data_dir: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Test images of all classes in turn, and their labels, as many as there are up to `count`.
-
-    Raises:
-      UserError: if they are not given as `test`, and the run's data set is not at hand.
-    """
-    from infoae_jax import rendered
-
-    if test is not None:
-        images, labels = test.images, test.labels
-    elif info.config.data.name == "rendered":  # without drawing all the others
-        images, labels, _ = rendered.draw(10 * count, info.config.data.seed, 1)
-    else:
-        found = run_data(info, data_dir).test
-        images, labels = found.images, found.labels
-    turn = np.zeros(len(labels), np.int64)  # how many of the class came before each
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    rows = np.lexsort((labels, turn))[:count]
-    return images[rows], labels[rows].astype(np.int32)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -200,11 +127,18 @@ def export(arguments: argparse.Namespace) -> None:
         raise UserError(f"{str(out)!r} is a folder. Choose another --out.")
     if not 0 <= arguments.examples <= 10_000:
         raise UserError(f"--examples is {arguments.examples}, but must be from 0 to 10000.")
+    if arguments.to == "stablehlo" and (arguments.dtype or arguments.examples):
+        raise UserError(
+            "--dtype and --examples are for --to npz: programs are float32 and hold no images. Leave it out."
+        )
+    if arguments.examples and path.is_file():
+        raise UserError(f"--examples is for run folders: what {str(path)!r} has goes along anyway. Leave it out.")
     from infoae_jax import export as files
+    from infoae_jax import styles, transfer
     from infoae_jax.process import set_up
 
     set_up(None)
-    opened = open_model(arguments.model, arguments.step)
+    opened = transfer.open_model(arguments.model, arguments.step, arguments.data_dir)
     trained = opened.trained
     if arguments.to == "stablehlo":
         files.write_stablehlo(out, trained.model, trained.variables, opened.record, arguments.force)
@@ -213,12 +147,13 @@ def export(arguments: argparse.Namespace) -> None:
     extras = dict(opened.extras) if opened.extras is not None else {}
     if opened.extras is None:
         try:
-            extras |= {"styles/z": trained.kept.z[:STYLES], "styles/labels": trained.kept.labels[:STYLES]}
+            z, labels = (rows[: styles.EXPORTED] for rows in trained.kept)
+            extras |= {"styles/z": z, "styles/labels": labels}
         except UserError as error:
             print(f"Without styles to sample from: {error}")
         if arguments.examples:
-            images, labels = example_images(trained.info, arguments.examples, data_dir=arguments.data_dir)
+            images, labels = styles.example_images(trained.info, arguments.examples, data_dir=arguments.data_dir)
             extras |= {"examples/images": images, "examples/labels": labels}
     about = {"step": trained.step, **opened.about}
-    files.write_npz(out, trained.model, trained.variables, opened.record, arguments.dtype, extras, about)
+    files.write_npz(out, trained.model, trained.variables, opened.record, arguments.dtype or "float32", extras, about)
     print(f"{out}  ({out.stat().st_size / 1e6:.2f} MB)")
