@@ -18,7 +18,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "rendered"
     config.data.num_train, config.data.num_test = 40_000, 4_000
     config.model.bottleneck = 32
-    config.train.epochs = 7
+    config.train.epochs = 10
+    config.train.cycle_weight = 0.003
+    config.alignment.epochs = 60
     config.refine.epochs = 1
     config.train.batch_size = 128
     return base.with_variants(config, arg)
