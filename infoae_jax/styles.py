@@ -19,7 +19,7 @@ from infoae_jax.errors import UserError
 
 FILE = "styles.npz"
 EXAMPLES = 40  # test images to pick from on the page of `infoae demo`
-EXPORTED = 1024  # styles that go along with an exported model
+EXPORTED = 512  # styles that go along with an exported model
 _MOST = 4096  # training images whose styles are kept
 _NEIGHBOURS = 5
 
