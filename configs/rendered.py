@@ -2,7 +2,8 @@
 
     python launch.py --config=configs/rendered.py
 
-Some ten minutes on two cores. Before the refinement of the decoder, seed 0 ends at a test MSE of 0.0080.
+About a quarter of an hour on two cores. Seed 0, by `infoae evaluate`: reconstruction error (MSE) 0.0087, the class read
+from the latent in 22.4 % of the cases (chance 10.3 %), 89.2 % of the swaps read as the class asked for.
 """
 
 from collections.abc import Callable

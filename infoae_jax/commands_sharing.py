@@ -117,7 +117,9 @@ def export(arguments: argparse.Namespace) -> None:
     path = boxed.find(arguments.model)
     default = {"npz": "model.npz", "stablehlo": "stablehlo"}[arguments.to]
     if arguments.out is None and path.is_file():
-        raise UserError(f"{str(path)!r} is no run folder to write into. Say where to write with --out.")
+        raise UserError(
+            f"{arguments.model!r} is a file, not a run folder to write into. Say where to write with --out."
+        )
     out = arguments.out or path / default
     if arguments.to == "npz" and out.suffix != ".npz":
         raise UserError(f"--out is {str(out)!r}, but must end in .npz.")

@@ -81,7 +81,7 @@ def _header(runs: list[_Run], title: str) -> str:
             for label, value, note in _headline(run)
         )
         if not tiles:
-            tiles = f"<p>Not evaluated yet: <code>infoae evaluate {escape(run.name)}</code></p>"
+            tiles = f"<p>Not evaluated yet: <code>infoae evaluate {escape(str(run))}</code></p>"
         head = f'<h2><i class="dot s{i % _COLOURS}"></i>{escape(run.name)}</h2><p>{escape(about)}</p>'
         cards.append(f'<section class="card">{head}<div class="tiles">{tiles}</div></section>')
     lead = "Style and content, apart: each image's style with the content of every class."
