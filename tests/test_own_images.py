@@ -24,6 +24,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_swaps(here, one_device, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.S)
     assert "ABCDEFGH" in code

@@ -253,6 +253,7 @@ def test_the_step_is_traced_once(tiny_config, tmp_path, monkeypatch, new_program
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_differs_in_traced_values_compiles_nothing(tiny, tmp_path):
     """Neither a step of any phase, nor the start, the latents, the test figures and the pictures."""
     tiny.model.couplings, tiny.refine.epochs = 2, 1
