@@ -108,7 +108,8 @@ def ours(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     process.set_up(args.batch)
     values = mnist.get_config() if args.side == 28 else svhn.get_config()
     values.train.batch_size, values.model.bottleneck = args.batch, 16
-    values.model.couplings = 0  # the rival has no alignment
+    # The rival has no alignment, and encodes no pictures again.
+    values.model.couplings, values.train.cycle_weight = 0, 0.0
     config = parse(values)
     model = build(config.model, (args.side, args.side, args.channels), 10)
     mesh = _data_mesh()

@@ -1,5 +1,6 @@
 """What the phases of a training share, and what they ask of whoever takes their steps."""
 
+import abc
 import dataclasses
 import sys
 from collections.abc import Callable, Generator
@@ -109,11 +110,12 @@ class Take(NamedTuple):
 Phase = Generator[Take, Any, T]
 
 
-class Share:
+class Share(abc.ABC):
     """One run's part of what a group holds."""
 
+    @abc.abstractmethod
     def own(self) -> Any:
-        raise NotImplementedError
+        """The part itself, on the host."""
 
 
 def own(value: Any) -> Any:
