@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import logging
 
-from infoae_jax import commands_drawing, commands_sharing
+from infoae_jax import boxed, commands_drawing, commands_sharing
 from infoae_jax.errors import UserError, as_sentence
 
 _WITHIN = "of a sweep: how much larger than the lowest MSE that of a recommended setting may be; 10 by default"
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="infoae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     evaluate = commands.add_parser("evaluate", help="measure what a run leaks, transfers and keeps")
     evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     evaluate.add_argument("--sweep", action="store_true", help="RUN is a sweep: evaluate its trials")
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands_drawing.add(commands)
     commands_sharing.add(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
     logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -74,6 +77,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise UserError("--within is of the choice of the best settings of a sweep: add --best N.")
     runs = _trials(arguments) if arguments.sweep or arguments.best else arguments.runs
     for run in runs:
+        if str(run) in boxed.names() and not run.exists():
+            raise UserError(
+                f"{str(run)!r} comes with the package without its checkpoint; what was measured of it is in its card, "
+                f"{boxed.FOLDER / run.with_suffix('.md').name}."
+            )
         read_info(run)  # all of them, before hours go into the first
     set_up(None, arguments.cpu_devices)
     protocol = evaluate.QUICK if arguments.quick else evaluate.FULL
@@ -132,8 +140,9 @@ def _report(arguments: argparse.Namespace) -> None:
     from infoae_jax.report import write
 
     for run in arguments.runs:
-        if (run / "sweep").is_dir() and not (run / "config.json").exists():
-            raise UserError(f"{str(run)!r} holds a sweep only. Its page: infoae report --sweep {run}")
+        trials = run if run.name == "sweep" else run / "sweep"
+        if trials.is_dir() and not (run / "config.json").exists():
+            raise UserError(f"{str(run)!r} holds a sweep only. Its page: infoae report --sweep {trials.parent}")
     out = arguments.out or arguments.runs[0] / "report.html"
     write(arguments.runs, out)
     print(out)

@@ -65,9 +65,15 @@ def _same_sums(check: dict[str, Any], leaves: dict[str, Any], whole: bool) -> bo
 class Checkpoints:
     """The folder `checkpoints/` of a run, to be used in a `with`. Saving goes on in the background until its end."""
 
-    def __init__(self, run: Path, keep: int | None = None):
-        """`keep`: how many of the newest to keep; None opens for reading, which leaves a running training alone."""
-        self._run = Path(run).absolute()
+    def __init__(self, run: Path, keep: int | None = None, wait: bool = False):
+        """Opens the folder.
+
+        Args:
+          keep: how many of the newest to keep; None opens for reading, which leaves a running training alone.
+          wait: `save` returns when the checkpoint is on the disk. On a CPU nothing is lost by it, as the writing takes
+            time of the cores that compute, and a process that is killed then never loses more than one interval.
+        """
+        self._run, self._wait = Path(run).absolute(), wait
         self._writes = keep is not None
         several = jax.process_count() > 1
         if several and self._writes:
@@ -104,6 +110,8 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=args)
+            if self._wait:
+                self._manager.wait_until_finished()
         except Exception as error:  # tensorstore and the file system report a full disk in many ways
             raise self._failure(error) from error
 

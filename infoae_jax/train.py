@@ -101,8 +101,9 @@ def open_run(
     hosts.on_first(lambda: runlog.open_run(folder, info, device))
     run = Run(config, folder, splits, model, mesh, near, None, stop)
     if hosts.is_first():
+        wait = mesh.devices.flat[0].platform == "cpu"
         run.tensorboard = stack.enter_context(_tensorboard(folder)) if config.log.tensorboard else None
-        run.checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint.keep))
+        run.checkpoints = stack.enter_context(Checkpoints(folder, config.checkpoint.keep, wait))
     else:
         run.writes, run.say, run.bar = False, lambda text: None, False
     return run

@@ -179,7 +179,7 @@ def test_ctrl_c_ends_with_130(command, monkeypatch, capsys):
     assert capsys.readouterr().err == "Interrupted. What was finished before is kept.\n"
 
 
-@pytest.mark.parametrize("words", [[], ["transfer"], ["transfer", "RUN", "--style"], ["dance"]])
+@pytest.mark.parametrize("words", [["transfer"], ["transfer", "RUN", "--style"], ["dance"]])
 def test_what_is_no_command_ends_with_2(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -193,3 +193,14 @@ def test_as_a_program_of_its_own(untrained, tmp_path):
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert answer.stderr == "error: There is no file or folder 'nothing.png'.\n"
+
+
+def test_alone_says_which_commands_there_are(capsys):
+    assert main([]) == 2
+    assert "infoae transfer runs/mnist" in capsys.readouterr().err
+
+
+def test_a_model_of_the_package_cannot_be_evaluated(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "mnist"]) == 2
+    assert "comes with the package without its checkpoint" in capsys.readouterr().err

@@ -176,8 +176,9 @@ def test_before_anything_is_finished(make, tmp_path, capsys):
     assert main(["evaluate", "--sweep", "--best=1", str(folder)]) == 2
     assert main(["report", "--sweep", str(tmp_path)]) == 2
     assert "holds no trials of a sweep" in capsys.readouterr().err
-    assert main(["report", str(folder.parent)]) == 2
-    assert f"infoae report --sweep {folder.parent}" in capsys.readouterr().err
+    for named in (folder.parent, folder):
+        assert main(["report", str(named)]) == 2
+        assert f"infoae report --sweep {folder.parent}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["report"], ["evaluate"], ["evaluate", "--sweep"]])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import rendered
 from infoae_jax import data, runlog, step, stepper, train
 from infoae_jax.config import parse
 from infoae_jax.errors import DivergedError, UserError
@@ -44,9 +45,20 @@ def after_step(monkeypatch, number, action):
     monkeypatch.setattr(train, "make_stepper", make_stepper)
 
 
+@pytest.fixture(scope="module")
+def trained_once(cache, tmp_path_factory):
+    values = rendered.get_config("tiny")
+    values.data.cache_dir = str(cache)
+    folder = tmp_path_factory.mktemp("trained_once") / "run"
+    return fit(parse(values), folder), folder
+
+
 @pytest.fixture
-def whole(tiny_config, tmp_path):
-    return fit(tiny_config, tmp_path / "whole")
+def whole(trained_once, tmp_path):
+    """What the training of `tiny_config` gives, and its run folder as `tmp_path / "whole"`."""
+    result, folder = trained_once
+    shutil.copytree(folder, tmp_path / "whole")
+    return result
 
 
 def test_a_run_leaves_what_it_promises(tiny_config, tmp_path, capsys):
@@ -76,15 +88,14 @@ def test_a_run_leaves_what_it_promises(tiny_config, tmp_path, capsys):
     assert "images/s" in printed
 
 
-def test_sample_pictures_show_the_trained_models_swaps(tiny_config, tmp_path):
-    result = fit(tiny_config, tmp_path / "run")
+def test_sample_pictures_show_the_trained_models_swaps(whole, tiny_config, tmp_path):
     test = data.load(tiny_config.data).test
-    info = runlog.read_info(tmp_path / "run")
+    info = runlog.read_info(tmp_path / "whole")
     model = train.build(tiny_config.model, info.image_shape, 10)
     row = np.flatnonzero(test.labels == 4)[0]
     source = np.repeat(test.images[row : row + 1], 10, axis=0)
-    swaps = np.asarray(model.apply({"params": result.state.params}, source, np.arange(10), method="transfer"))
-    with Image.open(tmp_path / "run" / "samples" / "epoch_0002.png") as picture:
+    swaps = np.asarray(model.apply({"params": whole.state.params}, source, np.arange(10), method="transfer"))
+    with Image.open(tmp_path / "whole" / "samples" / "epoch_0002.png") as picture:
         shown = np.asarray(picture)[::2, ::2]
     line = shown[4 * 34 : 4 * 34 + 32]
     np.testing.assert_array_equal(line[:, :32], test.images[row])
@@ -92,14 +103,13 @@ def test_sample_pictures_show_the_trained_models_swaps(tiny_config, tmp_path):
     np.testing.assert_allclose(line[:, 8 * 34 + 8 : 8 * 34 + 40], expected, atol=1)
 
 
-def test_test_figures_are_means_over_the_whole_split(tiny_config, tmp_path):
-    result = fit(tiny_config, tmp_path / "run")
+def test_test_figures_are_means_over_the_whole_split(whole, tiny_config, tmp_path):
     test = data.load(tiny_config.data).test
     model = train.build(tiny_config.model, (32, 32, 3), 10)
-    variables = {"params": result.state.params}
+    variables = {"params": whole.state.params}
     z = model.apply(variables, test.images, method="encode")
     redrawn = np.asarray(model.apply(variables, z, test.labels, method="decode"))
-    line = runlog.read(tmp_path / "run", "test")[-1]
+    line = runlog.read(tmp_path / "whole", "test")[-1]
     assert line["reconstruction"] == pytest.approx(np.mean((redrawn - test.images / 255.0) ** 2), rel=1e-4)
     read = np.asarray(model.apply(variables, test.images, method="classify")).argmax(axis=1)
     assert line["content_accuracy"] == pytest.approx(np.mean(read == test.labels))
