@@ -1,6 +1,6 @@
 """What a sweep costs beside its trainings: 8 trials of one bottleneck as a sweep, and as 8 runs of their own.
 
-    python benchmarks/sweep_cost.py [--config=configs/mnist.py] [--config.data.dir=...]      # some 15 minutes alone
+    python benchmarks/sweep_cost.py --config.data.dir=path/to/tfds --config.data.num_train=20000     # 25 minutes alone
 
 Both have their programs from a former run, so that none compiles; the time of the trials' evaluation is taken off the
 sweep's. Prints the ratio of wall times, each from the start of the first process to the end of the last.
