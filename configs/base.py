@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     model.unfold = True  # ball: align the latent as it was before it was scaled into the ball
 
     config.train = train = ConfigDict()
-    train.epochs = 10
+    train.epochs = 15
     train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
     train.learning_rate_schedule = "cosine"  # 'cosine' (to 0 at the end) or 'constant'
@@ -63,8 +63,9 @@ def get_config() -> ConfigDict:
     config.refine = refine = ConfigDict()  # last, of the decoder alone; in train's batches
     refine.epochs = 3  # 0 = off
     refine.learning_rate = 1e-3  # Adam, cosine to 0
-    refine.style_weight = 0.003  # of the difference between a latent and that of its swap, encoded again
-    refine.content_weight = 0.001  # of the classifier's cross-entropy on swaps
+    refine.style_weight = 0.01  # of the difference between a latent and that of its swap, encoded again
+    refine.cycle_weight = 2.0  # of the error of the image, drawn from a picture or swap that was encoded again
+    refine.content_weight = 0.002  # of the classifier's cross-entropy on swaps
 
     config.log = log = ConfigDict()
     log.every_steps = 50  # how often losses are read from the device and written to metrics.jsonl

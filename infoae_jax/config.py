@@ -88,6 +88,7 @@ class RefineConfig:
     epochs: int = _range(0, 1_000_000)
     learning_rate: float = _range(0, 1, above=True)
     style_weight: float = _range(0, 1e6)
+    cycle_weight: float = _range(0, 1e6)
     content_weight: float = _range(0, 1e6)
 
 

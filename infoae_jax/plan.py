@@ -30,6 +30,7 @@ TRACED = (
     "alignment.lambda_adv",
     "refine.learning_rate",
     "refine.style_weight",
+    "refine.cycle_weight",
     "refine.content_weight",
 )
 SEED = "train.seed"  # repeats of one setting differ in it

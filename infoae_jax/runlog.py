@@ -31,7 +31,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 _REPEATED = ("step", "epoch", "test", "align", "refine")  # kinds of lines that a run which was killed writes again
 _ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 
-_FORMAT = 6
+_FORMAT = 7
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
@@ -45,6 +45,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
         "refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0},
     },
     6: {"model": {"unfold": False}, "train": {"cycle_weight": 0.0}},
+    7: {"refine": {"cycle_weight": 0.0}},
 }
 
 

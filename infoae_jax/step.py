@@ -245,9 +245,12 @@ def refine_step(
     """One Adam step of the decoder alone, on pictures and on swaps; all else is frozen, the latents stay as they are.
 
     Reconstruction only ever shows the decoder a latent with its own class. Here pictures and swaps are encoded again,
-    as in Y-AE (Patacchiola et al. 2019), and must give the style they were drawn with, and swaps their content:
+    and must give the style they were drawn with (as in Y-AE, Patacchiola et al. 2019), and with it the image (as in
+    Cycle-VAE, Jha et al. 2018); and swaps must give their content:
 
-        mse + style_weight * mean((encode(picture or swap) - z)^2) + content_weight * cross-entropy(classify(swap))
+        mse + style_weight * mean((encode(picture or swap) - z)^2)
+            + cycle_weight * mean((decode(encode(picture or swap), class of the image) - image)^2)
+            + content_weight * cross-entropy(classify(swap))
 
     Args:
       config: of its weights and rate, which may be traced.
@@ -262,16 +265,19 @@ def refine_step(
         both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])
         pictures = _apply(model, params, "decode", both, classes)
         redrawn, swaps = jnp.split(pictures, 2)
-        style = jnp.mean((_apply(model, params, "encode", jnp.clip(pictures, 0, 1), classes) - both) ** 2)
+        pixels = to_unit_interval(images)
+        again = _apply(model, params, "encode", jnp.clip(pictures, 0, 1), classes)
+        back = _apply(model, params, "decode", again, jnp.concatenate([labels, labels]))
         content, content_accuracy = _cross_entropy(_apply(model, params, "classify", jnp.clip(swaps, 0, 1)), targets)
-        reconstruction = jnp.mean((redrawn - to_unit_interval(images)) ** 2)
         metrics = {
-            "reconstruction": reconstruction,
-            "style": style,
+            "reconstruction": jnp.mean((redrawn - pixels) ** 2),
+            "style": jnp.mean((again - both) ** 2),
+            "cycle": jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2),
             "content": content,
             "content_accuracy": content_accuracy,
         }
-        return reconstruction + config.style_weight * style + config.content_weight * content, metrics
+        weights = {name: getattr(config, f"{name}_weight") for name in ("style", "cycle", "content")}
+        return metrics["reconstruction"] + sum(weight * metrics[name] for name, weight in weights.items()), metrics
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params["image_decoder"])
     if axis is not None:

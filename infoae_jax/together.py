@@ -311,7 +311,7 @@ def memory_estimate(trials: Sequence[plan.Trial], devices: int = 1) -> int:
 
     activations = _bytes(jax.eval_shape(backward, state.params, batch, classes)) - _bytes(state.params)
     if config.refine.epochs:
-        activations = activations * 3 // 2  # it draws twice as many pictures, and redraws none
+        activations = activations * 2  # it draws four times as many pictures, and encodes twice as many
     each = _bytes(state) + _bytes(state.params) + activations + 4 * len(labels)
     return images.nbytes + labels.nbytes + -(-len(trials) // devices) * each
 

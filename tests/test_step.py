@@ -141,7 +141,8 @@ def refine(model, train, mesh, steps=1, **changes):
     images, labels = (rows[:BATCH] for rows in make()[2:])
     begin = init(model, train)
     z = np.asarray(model.apply({"params": begin.params}, images, method="encode"))
-    config = RefineConfig(**{"epochs": 1, "learning_rate": 1e-3, "style_weight": 0.1, "content_weight": 0.1} | changes)
+    weights = {"style_weight": 0.1, "cycle_weight": 1.0, "content_weight": 0.1}
+    config = RefineConfig(**{"epochs": 1, "learning_rate": 1e-3} | weights | changes)
     take = make_refine_stepper(model, train, config, mesh)
     state, history = jax.tree.map(jnp.copy, begin), []
     for _ in range(steps):
@@ -169,7 +170,7 @@ def test_refinement_moves_the_decoder_alone():
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize(("wanted", "other"), [("style", "content"), ("content", "style")])
+@pytest.mark.parametrize(("wanted", "other"), [("style", "content"), ("content", "style"), ("cycle", "style")])
 def test_refinement_descends_what_it_is_asked_to(wanted, other):
     model, train, _, _ = make(couplings=2)
     weights = {f"{wanted}_weight": 10.0, f"{other}_weight": 0.0, "learning_rate": 5e-3}
@@ -179,7 +180,8 @@ def test_refinement_descends_what_it_is_asked_to(wanted, other):
 
 def test_refinement_without_weights_is_gradient_descent_of_the_reconstruction():
     model, train, images, labels = make(couplings=2)
-    begin, state, _ = refine(model, train, one_device_mesh(), style_weight=0.0, content_weight=0.0)
+    weights = dict.fromkeys(("style_weight", "cycle_weight", "content_weight"), 0.0)
+    begin, state, _ = refine(model, train, one_device_mesh(), **weights)
     pixels, z = images[:BATCH] / 255.0, model.apply({"params": begin.params}, images[:BATCH], method="encode")
 
     def error(decoder):
