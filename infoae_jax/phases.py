@@ -116,6 +116,9 @@ def train_decoder(run: Run, state: step.TrainState) -> Phase[tuple[step.TrainSta
     at = int(state.step)
     if at >= total:
         return state, True
+    if at == first:  # Adam's moments are of other gradients, most of them far smaller
+        fresh = jax.tree.map(lambda x: x * 0, state.opt_state["autoencoder"])
+        state = dataclasses.replace(state, opt_state=state.opt_state | {"autoencoder": fresh})
     tables = train.images, run.latents(state, "encode"), train.labels
     advice = "refine.learning_rate, refine.style_weight or refine.content_weight, or without: --config.refine.epochs=0"
     before = run.config.train.epochs + (run.config.alignment.epochs if run.model.couplings else 0)

@@ -145,6 +145,7 @@ def test_later_phases_follow_and_are_the_same_when_stopped_in_them(aligned, tmp_
     whole = fit(aligned, tmp_path / "whole")
     assert whole.finished
     assert int(whole.state.step) == 20
+    assert int(whole.state.opt_state["autoencoder"][0].count) == 4  # begun anew
     assert [line["epoch"] for line in runlog.read(tmp_path / "whole", "align")] == [1, 2]
     assert [line["epoch"] for line in runlog.read(tmp_path / "whole", "refine")] == [1]
     assert runlog.read(tmp_path / "whole")[-1]["kind"] == "end"
