@@ -283,7 +283,7 @@ def refine_step(
     if axis is not None:
         gradient, metrics = jax.lax.pmean((gradient, metrics), axis)
     rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    # What the moments of the autoencoder's training would do to the encoder is not done.
+    # One optimiser has both halves of the autoencoder; the encoder is given zeros, and stays.
     network = _networks(state.params)["autoencoder"]
     gradients = jax.tree.map(jnp.zeros_like, network) | {"image_decoder": gradient}
     direction, moments = _optimizer(train).update(gradients, state.opt_state["autoencoder"], network)
