@@ -1,6 +1,13 @@
 """Errors that speak to the user: a sentence with what was wrong, the value, and what to do."""
 
+import re
 from collections.abc import Sequence
+
+# What Python says of numbers that are none, and how we say it.
+_IN_WORDS = {
+    "invalid literal for int() with base 10:": "not a whole number:",
+    "could not convert string to float:": "not a number:",
+}
 
 
 class UserError(Exception):
@@ -28,5 +35,10 @@ def as_sentence(error: BaseException, argv: Sequence[str] = ()) -> str:
     if "Traceback" in text:  # config_flags puts one around what a configuration file raised
         last = text.splitlines()[-1]
         text = last.partition(": ")[2] or f"the configuration file raises {last}"
+    missing = re.search(r"No such file or directory: ('.*?')", text)
+    if missing and "config file" in text:
+        text = f"there is no configuration file {missing[1]}; the folder configs/ has some to start from"
+    for theirs, ours in _IN_WORDS.items():
+        text = text.replace(theirs, ours)
     values = [a for a in argv if "=" in a and not a.startswith("--config=") and a.partition("=")[2] in text]
     return f"{text} (from {values[0]})" if values and values[0] not in text else text

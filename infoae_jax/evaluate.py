@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
-from infoae_jax import data, morphology, probes, rendered, runlog, transfer
+from infoae_jax import data, morphology, probes, rendered, runlog, styles, transfer
 from infoae_jax.batched import make_batched
 from infoae_jax.batched import method as model_method
 from infoae_jax.errors import UserError
@@ -333,13 +333,7 @@ def evaluate(
     begin = time.perf_counter()
     info = runlog.read_info(run)
     at, model, variables = transfer.restore(run, step)
-    config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
-    splits = data.load(config)
-    if splits.fingerprint != info.fingerprint:
-        raise UserError(
-            f"The images of {config.name!r} are not those that {str(run)!r} was trained on ({info.num_train} + "
-            f"{info.num_test} then, {len(splits.train)} + {len(splits.test)} now), so its figures would mean nothing."
-        )
+    splits = styles.run_data(info, data_dir, prepare=True)
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     pixels = model.image_shape[0] * model.image_shape[1]
 
@@ -348,7 +342,7 @@ def evaluate(
         return lambda *rows: batched(variables, *rows)
 
     system = System(method("encode"), method("decode"), method("classify"))
-    judges = load_judges(config, splits, mesh, say)
+    judges = load_judges(info.config.data, splits, mesh, say)
     prepared = time.perf_counter()
     measured = measure(system, splits, judges, protocol)
     seconds = measured.pop("seconds")
@@ -358,7 +352,7 @@ def evaluate(
         "format": _FORMAT,
         "protocol": dataclasses.asdict(protocol),
         "step": at,
-        "data": {"name": config.name, "train": len(splits.train), "test": len(splits.test)},
+        "data": {"name": info.config.data.name, "train": len(splits.train), "test": len(splits.test)},
         "bottleneck": info.config.model.bottleneck,
         **measured,
         "environment": runlog.environment(),

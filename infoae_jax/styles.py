@@ -38,18 +38,21 @@ class Nearest(NamedTuple):
     distances: Float[np.ndarray, "n k"]
 
 
-def run_data(info: runlog.RunInfo, data_dir: str | None = None) -> data.Splits:
-    """The data set of a run, if it is at hand; nothing is downloaded.
+def run_data(info: runlog.RunInfo, data_dir: str | None = None, prepare: bool = False) -> data.Splits:
+    """The data set of a run, if it is at hand.
 
-    data_dir: where it is, if not where the run found it.
+    data_dir: where it is, if not where the run found it. prepare: whether TFDS may download and prepare it.
 
     Raises:
       UserError: if it is not there, or is another one now.
     """
     config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
-    splits = data.load(config, prepare=False)
+    splits = data.load(config, prepare=prepare)
     if splits.fingerprint != info.fingerprint:
-        raise UserError(f"The images of {config.name!r} that are there now are not those that it was trained on.")
+        raise UserError(
+            f"The images of {config.name!r} that are there now ({len(splits.train)} + {len(splits.test)}) are not "
+            f"those that it was trained on ({info.num_train} + {info.num_test})."
+        )
     return splits
 
 

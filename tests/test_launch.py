@@ -144,7 +144,7 @@ def test_disk_full_while_saving_keeps_the_former_checkpoint(launch, tmp_path):
 
 BAD = [
     (["--config.model.botleneck=3"], "botleneck"),
-    (["--config.model.bottleneck=abc"], "--config.model.bottleneck=abc: invalid literal"),
+    (["--config.model.bottleneck=abc"], "--config.model.bottleneck=abc: not a whole number"),
     (["--config.train.epoch=3"], "there is no setting"),
     (["--config.model.bottleneck=0"], "config.model.bottleneck is 0"),
     (["--config.train.lambda_adv=-1"], "config.train.lambda_adv is -1"),
@@ -167,7 +167,7 @@ def test_bad_input_gets_a_sentence_and_code_2(launch, tmp_path, args, says):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ("configs/nowhere.py", "nowhere"),
+        ("configs/nowhere.py", "there is no configuration file 'configs/nowhere.py'"),
         ("README.md", "README.md, line"),
         ("configs", "configs"),
         ("configs/rendered.py:huge", "unknown variant 'huge'"),
