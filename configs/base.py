@@ -63,8 +63,8 @@ def get_config() -> ConfigDict:
     config.refine = refine = ConfigDict()  # last, of the decoder alone; in train's batches
     refine.epochs = 3  # 0 = off
     refine.learning_rate = 1e-3  # Adam, cosine to 0
-    refine.style_weight = 0.01  # of the difference between a latent and that of its swap, encoded again
-    refine.cycle_weight = 2.0  # of the error of the image, drawn from a picture or swap that was encoded again
+    refine.style_weight = 0.01  # of the difference between a latent and that of its picture or swap, encoded again
+    refine.cycle_weight = 2.0  # of the image's error when it is drawn from a picture or swap that was encoded again
     refine.content_weight = 0.002  # of the classifier's cross-entropy on swaps
 
     config.log = log = ConfigDict()
@@ -82,6 +82,11 @@ def get_config() -> ConfigDict:
         "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does; a sweep does so quickly anyway
     )
     return config
+
+
+def refine_lightly(config: ConfigDict) -> None:
+    """For images in colour, where the larger weights of MNIST have not been measured."""
+    config.refine.style_weight, config.refine.cycle_weight, config.refine.content_weight = 0.003, 0.0, 0.001
 
 
 def use_paper(config: ConfigDict) -> None:

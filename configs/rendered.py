@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.cycle_weight = 0.003
     config.alignment.epochs = 60
     config.refine.epochs = 1
-    config.refine.style_weight, config.refine.cycle_weight, config.refine.content_weight = 0.003, 0.0, 0.001
+    base.refine_lightly(config)
     config.train.batch_size = 128
     return base.with_variants(config, arg)
 

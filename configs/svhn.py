@@ -19,6 +19,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.data.name = "svhn_cropped"
     config.model.bottleneck = 32
+    config.train.epochs = 10
+    base.refine_lightly(config)
     return base.with_variants(config, arg)
 
 

@@ -63,15 +63,15 @@ def _same_sums(check: dict[str, Any], leaves: dict[str, Any], whole: bool) -> bo
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, to be used in a `with`. Saving goes on in the background until its end."""
+    """The folder `checkpoints/` of a run, to be used in a `with`. Saving goes on in the background, unless `wait`."""
 
     def __init__(self, run: Path, keep: int | None = None, wait: bool = False):
         """Opens the folder.
 
         Args:
           keep: how many of the newest to keep; None opens for reading, which leaves a running training alone.
-          wait: `save` returns when the checkpoint is on the disk. On a CPU nothing is lost by it, as the writing takes
-            time of the cores that compute, and a process that is killed then never loses more than one interval.
+          wait: `save` returns when the checkpoint is on the disk, so that a process that is killed loses one interval
+            at most. On a CPU that costs little, as the writing takes time of the cores that compute.
         """
         self._run, self._wait = Path(run).absolute(), wait
         self._writes = keep is not None
@@ -94,7 +94,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._run / "checkpoints", options=options)
 
     def save(self, step: int, state: Any) -> None:
-        """Starts saving; a copy is taken first, so `state` may be donated at once. A step is saved only once."""
+        """Saves, or starts to; a copy is taken first, so `state` may be donated at once. A step is saved only once."""
         if step in self._manager.all_steps():
             return
         copy = jax.tree.map(np.array, state)

@@ -36,7 +36,7 @@ def as_sentence(error: BaseException, argv: Sequence[str] = ()) -> str:
         last = text.splitlines()[-1]
         text = last.partition(": ")[2] or f"the configuration file raises {last}"
     missing = re.search(r"No such file or directory: ('.*?')", text)
-    if missing and "config file" in text:
+    if missing and f"Attempted [Relative path]:\n    {missing[1][1:-1]}\n" in text:
         text = f"there is no configuration file {missing[1]}; the folder configs/ has some to start from"
     for theirs, ours in _IN_WORDS.items():
         text = text.replace(theirs, ours)

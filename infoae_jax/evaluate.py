@@ -333,7 +333,10 @@ def evaluate(
     begin = time.perf_counter()
     info = runlog.read_info(run)
     at, model, variables = transfer.restore(run, step)
-    splits = styles.run_data(info, data_dir, prepare=True)
+    try:
+        splits = styles.run_data(info, data_dir, prepare=True)
+    except UserError as error:
+        raise UserError(f"{str(run)!r} cannot be evaluated. {error}") from error
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     pixels = model.image_shape[0] * model.image_shape[1]
 

@@ -120,7 +120,7 @@ def train_decoder(run: Run, state: step.TrainState) -> Phase[tuple[step.TrainSta
         fresh = jax.tree.map(lambda x: x * 0, state.opt_state["autoencoder"])
         state = dataclasses.replace(state, opt_state=state.opt_state | {"autoencoder": fresh})
     tables = train.images, run.latents(state, "encode"), train.labels
-    advice = "refine.learning_rate, refine.style_weight or refine.content_weight, or without: --config.refine.epochs=0"
+    advice = "refine.learning_rate or one of its weights, or without: --config.refine.epochs=0"
     before = run.config.train.epochs + (run.config.alignment.epochs if run.model.couplings else 0)
     span = _Span("refine", first, total, at, run.config.train.batch_size, config.epochs, before, advice)
     return (yield from _take_epochs(run, span, state, tables, lambda carry, _: carry))

@@ -160,7 +160,8 @@ def _curves(runs: list[_Run]) -> str:
         _chart("lambda", series("epoch", "lambda")),
         _chart("alignment: its adversary, share right (its own epochs)", series("align", "adversary_accuracy")),
         _chart("alignment: look of swaps, error (its own epochs)", series("align", "style")),
-        _chart("refinement: latents of swaps, error (its own epochs)", series("refine", "style")),
+        _chart("refinement: latents of pictures and swaps, error (its own epochs)", series("refine", "style")),
+        _chart("refinement: image from pictures and swaps, error (its own epochs)", series("refine", "cycle")),
     ]
     charts = [chart for chart in charts if chart]
     return f'<h2>Curves</h2><p>By epoch.</p><div class="charts">{"".join(charts)}</div>' if charts else ""

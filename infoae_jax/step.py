@@ -245,8 +245,8 @@ def refine_step(
     """One Adam step of the decoder alone, on pictures and on swaps; all else is frozen, the latents stay as they are.
 
     Reconstruction only ever shows the decoder a latent with its own class. Here pictures and swaps are encoded again,
-    and must give the style they were drawn with (as in Y-AE, Patacchiola et al. 2019), and with it the image (as in
-    Cycle-VAE, Jha et al. 2018); and swaps must give their content:
+    and must give the style they were drawn with (as in Y-AE, Patacchiola et al. 2019); that style must give the image
+    back (as in CycleGAN, Zhu et al. 2017); and swaps must give their content:
 
         mse + style_weight * mean((encode(picture or swap) - z)^2)
             + cycle_weight * mean((decode(encode(picture or swap), class of the image) - image)^2)

@@ -51,7 +51,7 @@ def run_data(info: runlog.RunInfo, data_dir: str | None = None, prepare: bool = 
     if splits.fingerprint != info.fingerprint:
         raise UserError(
             f"The images of {config.name!r} that are there now ({len(splits.train)} + {len(splits.test)}) are not "
-            f"those that it was trained on ({info.num_train} + {info.num_test})."
+            f"those that the run was trained on ({info.num_train} + {info.num_test})."
         )
     return splits
 

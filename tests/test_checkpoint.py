@@ -34,6 +34,12 @@ def saved(tmp_path):
     return tmp_path
 
 
+def test_a_checkpoint_that_is_waited_for_is_on_the_disk(tmp_path):
+    with Checkpoints(tmp_path, keep=2, wait=True) as checkpoints:
+        checkpoints.save(1, state_at(1))
+        assert restore(tmp_path)[0] == 1
+
+
 def damage(run, step, how="flip"):
     files = [p for p in (run / "checkpoints" / str(step) / "state").rglob("*") if p.is_file() and p.stat().st_size > 0]
     for file in files:

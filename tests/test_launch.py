@@ -145,6 +145,7 @@ def test_disk_full_while_saving_keeps_the_former_checkpoint(launch, tmp_path):
 BAD = [
     (["--config.model.botleneck=3"], "botleneck"),
     (["--config.model.bottleneck=abc"], "--config.model.bottleneck=abc: not a whole number"),
+    (["--config.train.learning_rate=abc"], "--config.train.learning_rate=abc: not a number"),
     (["--config.train.epoch=3"], "there is no setting"),
     (["--config.model.bottleneck=0"], "config.model.bottleneck is 0"),
     (["--config.train.lambda_adv=-1"], "config.train.lambda_adv is -1"),

@@ -170,12 +170,13 @@ def test_refinement_moves_the_decoder_alone():
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize(("wanted", "other"), [("style", "content"), ("content", "style"), ("cycle", "style")])
-def test_refinement_descends_what_it_is_asked_to(wanted, other):
+@pytest.mark.parametrize("wanted", ["style", "content", "cycle"])
+def test_refinement_descends_what_it_is_asked_to(wanted):
     model, train, _, _ = make(couplings=2)
-    weights = {f"{wanted}_weight": 10.0, f"{other}_weight": 0.0, "learning_rate": 5e-3}
-    _, _, history = refine(model, train, one_device_mesh(), 20, **weights)
-    assert history[-1][wanted] < 0.9 * history[0][wanted]
+    nothing = dict.fromkeys(("style_weight", "cycle_weight", "content_weight"), 0.0) | {"learning_rate": 5e-3}
+    _, _, without = refine(model, train, one_device_mesh(), 20, **nothing)
+    _, _, history = refine(model, train, one_device_mesh(), 20, **nothing | {f"{wanted}_weight": 10.0})
+    assert history[-1][wanted] < min(0.9 * history[0][wanted], 0.97 * without[-1][wanted])
 
 
 def test_refinement_without_weights_is_gradient_descent_of_the_reconstruction():
