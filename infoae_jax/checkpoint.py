@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -110,10 +111,10 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=args)
-            if self._wait:
-                self._manager.wait_until_finished()
         except Exception as error:  # tensorstore and the file system report a full disk in many ways
             raise self._failure(error) from error
+        while self._wait and self._manager.is_saving_in_progress():  # a failure is told by the next save, or `close`
+            time.sleep(0.005)
 
     def restore(self, abstract: Any, step: int | None = None, part: str = "") -> tuple[int, Any] | None:
         """The newest sound checkpoint (or `step`'s), as (step, state), or None if there is none at all.

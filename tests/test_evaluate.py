@@ -202,7 +202,7 @@ def test_run_on_other_images_is_refused(run, tmp_path, capsys):
     (copy / "checkpoints").symlink_to(run / "checkpoints")
     record["data"]["fingerprint"] = "another"
     (copy / "config.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="not those that it was trained on"):
+    with pytest.raises(UserError, match="not those that the run was trained on"):
         evaluate.evaluate(copy)
     assert main(["evaluate", str(tmp_path / "nothing")]) == 2
     assert "not a run folder" in capsys.readouterr().err

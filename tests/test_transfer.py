@@ -313,7 +313,7 @@ def test_styles_of_other_images_are_not_made(copy, monkeypatch):
     record = json.loads((copy / "config.json").read_text())
     record["data"]["fingerprint"] = "another"
     (copy / "config.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="not those that it was trained on"):
+    with pytest.raises(UserError, match="not those that the run was trained on"):
         infoae_jax.load(copy).sample(1)
 
 
