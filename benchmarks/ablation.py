@@ -5,8 +5,8 @@
     python benchmarks/ablation.py run --config=rendered --out=runs/ablation_rendered
     python benchmarks/ablation.py table --out=runs/ablation [--picture=tradeoff.png]
 
-Each run is what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Runs that
-have the same data, model and settings of the autoencoder share its training: they begin from its last checkpoint.
+Each run is what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Runs share
+what they train alike: one with the same settings of the autoencoder (and of the alignment) begins from its checkpoint.
 """
 
 import argparse
@@ -41,6 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "refinement without its cycle term": {"refine.cycle_weight": 0.0},
     "refinement without its style term": {"refine.style_weight": 0.0},
+    "refinement without its content term": {"refine.content_weight": 0.0},
     "10 epochs": {"train.epochs": 10},
     "nothing encoded again in the first phase": {"train.cycle_weight": 0.0},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
@@ -56,7 +57,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "latent on the sphere": {"model.latent": "sphere"},
     "unbounded latent": {"model.latent": "unbounded"},
 }
-_SHARED = ("data", "model", "train")  # sections that decide the autoencoder's training
 
 
 def folder_of(out: Path, row: str, seed: int | str) -> Path:
@@ -99,25 +99,37 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 
 def borrow(out: Path, config: Config, folder: Path) -> None:
-    """Begins `folder` from another run's trained autoencoder, where there is one."""
+    """Begins `folder` where its training parts from that of another run in `out`, if one has begun in the same way."""
     wanted = json.loads(json.dumps(to_dict(config)))  # tuples as JSON has them
-    for other in sorted(out.glob("*/config.json")):
-        record = json.loads(other.read_text())
-        lines = runlog.read(other.parent, "epoch")
-        trained = [line["step"] for line in lines if line["epoch"] == config.train.epochs]
-        if not trained or any(record["config"][part] != wanted[part] for part in _SHARED):
-            continue
-        checkpoint = other.parent / "checkpoints" / str(trained[0])
-        if not checkpoint.exists():
-            continue
-        begun = folder.with_name(folder.name + ".begun")
-        shutil.rmtree(begun, ignore_errors=True)
-        shutil.copytree(checkpoint, begun / "checkpoints" / checkpoint.name)
-        before = [line for line in runlog.read(other.parent) if line["step"] <= trained[0] and line["kind"] != "end"]
-        (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
-        (begun / "config.json").write_text(json.dumps(record | {"config": wanted}, indent=2) + "\n")
-        begun.rename(folder)
+    found = [
+        (shared_steps(other, wanted), other) for other in sorted(config.parent for config in out.glob("*/config.json"))
+    ]
+    step, other = max(found, default=(0, out))
+    if not step:
         return
+    begun = folder.with_name(folder.name + ".begun")
+    shutil.rmtree(begun, ignore_errors=True)
+    shutil.copytree(other / "checkpoints" / str(step), begun / "checkpoints" / str(step))
+    before = [line for line in runlog.read(other) if line["step"] <= step and line["kind"] != "end"]
+    (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
+    record = json.loads((other / "config.json").read_text())
+    (begun / "config.json").write_text(json.dumps(record | {"config": wanted}, indent=2) + "\n")
+    begun.rename(folder)
+
+
+def shared_steps(run: Path, wanted: dict[str, Any]) -> int:
+    """How many steps `run` and a run of the configuration `wanted` take alike: up to the end of a phase, kept there."""
+    config, shared = json.loads((run / "config.json").read_text())["config"], 0
+    for section, kind, sections in (
+        ("train", "epoch", ("data", "model", "train")),
+        ("alignment", "align", ("alignment",)),
+    ):
+        if any(config[name] != wanted[name] for name in sections):
+            break
+        ends = [line["step"] for line in runlog.read(run, kind) if line["epoch"] == wanted[section]["epochs"]]
+        if ends and (run / "checkpoints" / str(ends[-1])).exists():
+            shared = ends[-1]
+    return shared
 
 
 @dataclasses.dataclass(frozen=True)
