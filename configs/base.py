@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     refine.style_weight = 0.01  # of the difference between a latent and that of its picture or swap, encoded again
     refine.cycle_weight = 2.0  # of the image's error when it is drawn from a picture or swap that was encoded again
     refine.content_weight = 0.002  # of the classifier's cross-entropy on swaps
+    refine.content_noise = 0.0  # it sees them with noise of this standard deviation, and shifted a little; 0 = plain
 
     config.log = log = ConfigDict()
     log.every_steps = 50  # how often losses are read from the device and written to metrics.jsonl

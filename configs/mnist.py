@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/mnist.py
 
-Some fifteen minutes on two cores. Seed 0, by `infoae evaluate`: reconstruction error (MSE) 0.0107, the class read
-from the latent in 19.5 % of the cases (chance 11.35 %), 99.3 % of the swaps read as the class asked for.
+Some twenty minutes on two cores. By `infoae evaluate`, mean of three seeds: reconstruction error (MSE) 0.0096, the
+class read from the latent in 18.9 % of the cases (chance 11.35 %), 98.4 % of the swaps read as the class asked for.
 """
 
 from collections.abc import Callable

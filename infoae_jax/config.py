@@ -90,6 +90,7 @@ class RefineConfig:
     style_weight: float = _range(0, 1e6)
     cycle_weight: float = _range(0, 1e6)
     content_weight: float = _range(0, 1e6)
+    content_noise: float = _range(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

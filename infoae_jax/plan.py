@@ -32,6 +32,7 @@ TRACED = (
     "refine.style_weight",
     "refine.cycle_weight",
     "refine.content_weight",
+    "refine.content_noise",
 )
 SEED = "train.seed"  # repeats of one setting differ in it
 # A field is called by its last part ('seed') if no section before its own has one of that name; else 'data.seed'.

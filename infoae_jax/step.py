@@ -34,6 +34,8 @@ METRICS = (
     "learning_rate",
     "gradient_norm",
 )
+_SHIFT = 2  # pixels
+_UNSETTLED = 3  # seed of noise and shifts
 
 
 # The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
@@ -252,6 +254,9 @@ def refine_step(
             + cycle_weight * mean((decode(encode(picture or swap), class of the image) - image)^2)
             + content_weight * cross-entropy(classify(swap))
 
+    The classifier is easily pleased by patterns that nobody else would read. So, with `content_noise`, it sees swaps
+    with normal noise of that standard deviation, and shifted by up to `_SHIFT` pixels either way.
+
     Args:
       config: of its weights and rate, which may be traced.
       z: what `encode` gives for `images`.
@@ -268,7 +273,8 @@ def refine_step(
         pixels = to_unit_interval(images)
         again = _apply(model, params, "encode", jnp.clip(pictures, 0, 1), classes)
         back = _apply(model, params, "decode", again, jnp.concatenate([labels, labels]))
-        content, content_accuracy = _cross_entropy(_apply(model, params, "classify", jnp.clip(swaps, 0, 1)), targets)
+        seen = _unsettled(jnp.clip(swaps, 0, 1), config.content_noise, state.step, axis)
+        content, content_accuracy = _cross_entropy(_apply(model, params, "classify", seen), targets)
         metrics = {
             "reconstruction": jnp.mean((redrawn - pixels) ** 2),
             "style": jnp.mean((again - both) ** 2),
@@ -290,6 +296,19 @@ def refine_step(
     decoder = jax.tree.map(lambda p, d: p - rate * d, network["image_decoder"], direction["image_decoder"])
     params = state.params | {"image_decoder": decoder}
     return TrainState(state.step + 1, params, state.opt_state | {"autoencoder": moments}, state.sums), metrics
+
+
+def _unsettled(
+    pictures: Float[Array, "b h w c"], noise: Float[Array, ""] | float, step: Int[Array, ""], axis: str | None
+) -> Float[Array, "b h w c"]:
+    """Pictures with normal noise, all shifted alike; as they are where `noise` is 0. A function of the step."""
+    devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
+    noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(_UNSETTLED), step))
+    # Drawn for all devices, so that it does not depend on how many there are.
+    drawn = jax.random.normal(noise_key, (devices * len(pictures), *pictures.shape[1:]), pictures.dtype)
+    own = jax.lax.dynamic_slice_in_dim(drawn, device * len(pictures), len(pictures))
+    rows, columns = jax.random.randint(shift_key, (2,), -_SHIFT, _SHIFT + 1) * (jnp.asarray(noise) > 0)
+    return jnp.roll(pictures, (rows, columns), (1, 2)) + noise * own
 
 
 def epoch_order(step: Int[Array, ""], hyper: Hyper, num_images: int) -> Int[Array, " n"]:

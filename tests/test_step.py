@@ -141,7 +141,7 @@ def refine(model, train, mesh, steps=1, **changes):
     images, labels = (rows[:BATCH] for rows in make()[2:])
     begin = init(model, train)
     z = np.asarray(model.apply({"params": begin.params}, images, method="encode"))
-    weights = {"style_weight": 0.1, "cycle_weight": 1.0, "content_weight": 0.1}
+    weights = {"style_weight": 0.1, "cycle_weight": 1.0, "content_weight": 0.1, "content_noise": 0.0}
     config = RefineConfig(**{"epochs": 1, "learning_rate": 1e-3} | weights | changes)
     take = make_refine_stepper(model, train, config, mesh)
     state, history = jax.tree.map(jnp.copy, begin), []
@@ -224,10 +224,24 @@ def test_refinement_descends_the_errors_of_the_image_and_of_its_way_back():
         np.testing.assert_allclose(by[clear], 1e-3 * np.sign(g[clear]), rtol=0.02)
 
 
+def test_classifier_sees_swaps_with_noise_and_shifted():
+    pictures = jnp.tile(jnp.linspace(0, 1, 20)[None, :, None, None], (64, 1, 20, 3))
+    at = [step._unsettled(pictures, noise, jnp.int32(i), None) for noise in (0.0, 0.25) for i in range(30)]
+    assert all(np.array_equal(seen, pictures) for seen in at[:30])
+    means = [np.asarray(seen.mean((0, 2, 3))) for seen in at[30:]]  # noise averages out, shifts do not
+    plain = np.asarray(pictures[0, :, 0, 0])
+    shifts = [min(range(-9, 10), key=lambda s, m=m: np.abs(np.roll(plain, s) - m).sum()) for m in means]
+    assert set(shifts) == {-2, -1, 0, 1, 2}
+    left = np.asarray(at[30]) - np.roll(np.asarray(pictures), shifts[0], 1)
+    assert left.std() == pytest.approx(0.25, rel=0.02)
+    assert abs(left.mean()) < 0.005
+    assert not np.allclose(left[0], left[1])
+
+
 def test_refinement_is_the_same_on_four_devices():
     model, train, _, _ = make(couplings=2)
-    _, one, mine = refine(model, train, one_device_mesh(), 2)
-    _, four, theirs = refine(model, train, Mesh(np.array(jax.devices()), (AXIS,)), 2)
+    _, one, mine = refine(model, train, one_device_mesh(), 2, content_noise=0.2)
+    _, four, theirs = refine(model, train, Mesh(np.array(jax.devices()), (AXIS,)), 2, content_noise=0.2)
     assert mine[1] == pytest.approx(theirs[1], rel=1e-4)
     assert max(distance(parts(one.params), parts(four.params)).values()) < 1e-4
 
