@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.bottleneck = 32
     config.train.epochs = 50
     config.train.batch_size = 64
-    base.refine_lightly(config)
+    base.in_colour(config)
     return base.with_variants(config, arg)
 
 

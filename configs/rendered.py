@@ -21,10 +21,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.num_train, config.data.num_test = 40_000, 4_000
     config.model.bottleneck = 32
     config.train.epochs = 6
-    config.train.cycle_weight = 0.0
     config.alignment.epochs = 60
     config.refine.epochs = 1
-    base.refine_lightly(config)
+    base.in_colour(config)
     config.train.batch_size = 64
     return base.with_variants(config, arg)
 

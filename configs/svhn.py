@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "svhn_cropped"
     config.model.bottleneck = 32
     config.train.epochs = 10
-    base.refine_lightly(config)
+    base.in_colour(config)
     return base.with_variants(config, arg)
 
 
