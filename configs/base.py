@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
 
 
 def in_colour(config: ConfigDict) -> None:
-    """What was chosen on the embedded data set: content above all, and nothing encoded again."""
+    """What was chosen on the embedded data set: content above all, and little that is encoded again."""
     config.train.cycle_weight = 0.0
     config.refine.style_weight, config.refine.cycle_weight = 0.003, 0.0
     config.refine.content_weight, config.refine.content_noise = 0.01, 0.1
