@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from infoae_jax import runlog
-from infoae_jax.config import Config, parse, to_dict
+from infoae_jax.config import Config, parse
 
 HERE = Path(__file__).parent
+_BEGUN = ".begun"  # ends the name of a folder that is not yet a run
 _OFF = {"model.couplings": 0, "refine.epochs": 0}
-# Name of a row: what it changes of the default recipe. 'paper': its recipe, with 15 of its 300 epochs, as the default.
+# Name of a row: what it changes of the default recipe. 'paper': its recipe, with 15 of its 300 epochs, as MNIST's.
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "ordinary autoencoder (lambda 0, nothing after it)": {"train.lambda_adv": 0.0} | _OFF,
@@ -42,6 +43,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "refinement without its cycle term": {"refine.cycle_weight": 0.0},
     "refinement without its style term": {"refine.style_weight": 0.0},
     "refinement without its content term": {"refine.content_weight": 0.0},
+    "classifier sees swaps with noise": {"refine.content_noise": 0.1},
     "10 epochs": {"train.epochs": 10},
     "nothing encoded again in the first phase": {"train.cycle_weight": 0.0},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
@@ -87,6 +89,8 @@ def run_all(arguments: argparse.Namespace) -> None:
     for row in arguments.rows:
         for seed in arguments.seeds:
             config, options = config_of(row, seed, arguments.data_dir, arguments.config)
+            if row != "default" and config == config_of("default", seed, arguments.data_dir, arguments.config)[0]:
+                continue  # what this row changes is so by default in this configuration
             folder = folder_of(arguments.out, row, seed)
             if (folder / "evaluation.json").exists():
                 continue
@@ -100,33 +104,38 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 def borrow(out: Path, config: Config, folder: Path) -> None:
     """Begins `folder` where its training parts from that of another run in `out`, if one has begun in the same way."""
-    wanted = json.loads(json.dumps(to_dict(config)))  # tuples as JSON has them
-    found = [
-        (shared_steps(other, wanted), other) for other in sorted(config.parent for config in out.glob("*/config.json"))
-    ]
-    step, other = max(found, default=(0, out))
+    runs = sorted(path.parent for path in out.glob("*/config.json") if path.parent.suffix != _BEGUN)
+    step, other = max(((shared_steps(run, config), run) for run in runs), default=(0, out))
     if not step:
         return
-    begun = folder.with_name(folder.name + ".begun")
+    print(f"{folder.name} begins from step {step} of {other.name}", flush=True)
+    begun = folder.with_name(folder.name + _BEGUN)
     shutil.rmtree(begun, ignore_errors=True)
+    begun.mkdir()
+    info = dataclasses.replace(runlog.read_info(other), config=config)
+    runlog.open_run(begun, info, runlog.read_record(other)["environment"]["device"])
     shutil.copytree(other / "checkpoints" / str(step), begun / "checkpoints" / str(step))
     before = [line for line in runlog.read(other) if line["step"] <= step and line["kind"] != "end"]
     (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
-    record = json.loads((other / "config.json").read_text())
-    (begun / "config.json").write_text(json.dumps(record | {"config": wanted}, indent=2) + "\n")
     begun.rename(folder)
 
 
-def shared_steps(run: Path, wanted: dict[str, Any]) -> int:
-    """How many steps `run` and a run of the configuration `wanted` take alike: up to the end of a phase, kept there."""
-    config, shared = json.loads((run / "config.json").read_text())["config"], 0
+def shared_steps(run: Path, wanted: Config) -> int:
+    """How many steps `run` and a run of the configuration `wanted` take alike: up to the end of a phase, kept there.
+
+    0 if `run` is of other code.
+    """
+    if runlog.read_record(run)["environment"]["code"]["source"] != runlog.environment()["code"]["source"]:
+        return 0
+    config, shared = runlog.read_info(run).config, 0
     for section, kind, sections in (
         ("train", "epoch", ("data", "model", "train")),
         ("alignment", "align", ("alignment",)),
     ):
-        if any(config[name] != wanted[name] for name in sections):
+        if any(getattr(config, name) != getattr(wanted, name) for name in sections):
             break
-        ends = [line["step"] for line in runlog.read(run, kind) if line["epoch"] == wanted[section]["epochs"]]
+        epochs = getattr(wanted, section).epochs
+        ends = [line["step"] for line in runlog.read(run, kind) if line["epoch"] == epochs]
         if ends and (run / "checkpoints" / str(ends[-1])).exists():
             shared = ends[-1]
     return shared
@@ -226,8 +235,9 @@ def draw(out: Path, picture: Path) -> None:
     points: dict[str, tuple[float, float, float]] = {}  # leakage, MSE, style
     for row, evaluations in results(out).items():
         good = [e for e in evaluations if not isinstance(e, str)]
-        if good:
-            leak, mse, *style = (statistics.mean(value(e, figure) or 0.0 for e in good) for figure in parts)
+        values = [[value(e, figure) for e in good] for figure in parts]
+        if good and all(v is not None for row_values in values for v in row_values):
+            leak, mse, *style = (statistics.mean(v or 0.0 for v in row_values) for row_values in values)
             points[row] = leak, mse, statistics.mean(style)
     default = config_of("default", 0, "", "mnist")[0].train.lambda_adv
     lambdas = {
@@ -320,7 +330,7 @@ def main() -> None:
     parser.add_argument("--data_dir", default="", help="where TFDS finds the data set, if not in its own folder")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--picture", type=Path, help="MNIST: also draw leakage against reconstruction error")
+    parser.add_argument("--picture", type=Path, help="MNIST: also draw error and style against leakage")
     arguments = parser.parse_args()
     if arguments.what == "run":
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
     train.learning_rate_schedule = "cosine"  # 'cosine' (to 0 at the end) or 'constant'
-    train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again
+    train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again; 0 = it is not
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'constant', 'linear' (0 -> lambda, then constant) or 'dann' (sigmoid)
     train.lambda_ramp = 0.5  # share of the training over which lambda rises

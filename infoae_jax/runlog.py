@@ -46,7 +46,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     },
     6: {"model": {"unfold": False}, "train": {"cycle_weight": 0.0}},
     7: {"refine": {"cycle_weight": 0.0}},
-    8: {"train": {"cycle_weight": 0.0}},  # was the weight of another loss, between latents
+    8: {"train": {"cycle_weight": 0.0}},  # before, it was of another loss, between latents
     9: {"refine": {"content_noise": 0.0}},
 }
 

@@ -301,7 +301,10 @@ def refine_step(
 def _unsettled(
     pictures: Float[Array, "b h w c"], noise: Float[Array, ""] | float, step: Int[Array, ""], axis: str | None
 ) -> Float[Array, "b h w c"]:
-    """Pictures with normal noise, all shifted alike; as they are where `noise` is 0. A function of the step."""
+    """Pictures with normal noise, not clipped, all shifted alike (cyclically); as they are where `noise` is 0.
+
+    A function of the step, the same for every seed of the training.
+    """
     devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
     noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(_UNSETTLED), step))
     # Drawn for all devices, so that it does not depend on how many there are.

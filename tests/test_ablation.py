@@ -1,40 +1,39 @@
 """What the runs of the ablation share, on made-up run folders."""
 
-import json
-
 import pytest
-from ml_collections import ConfigDict
 
 from benchmarks import ablation
+from configs import mnist
 from infoae_jax import runlog
-from infoae_jax.config import parse, to_dict
+from infoae_jax.config import parse
 
 ENDS = {"epoch": 30, "align": 50, "refine": 60}
 
 
+def make_run(out, name, config, ends=ENDS):
+    """A finished run, of which nothing but its checkpoints' names is there."""
+    run, phases = out / name, {"epoch": config.train, "align": config.alignment, "refine": config.refine}
+    run.mkdir()
+    runlog.open_run(run, runlog.RunInfo(config, (28, 28, 1), tuple("0123456789"), 256, 64, "abc"), "1 x cpu")
+    for kind, step in ends.items():
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+        runlog.append(run, kind, step=step, epoch=phases[kind].epochs)
+    runlog.append(run, "end", step=max(ends.values()))
+    return run
+
+
+def configuration(**changes):
+    values = mnist.get_config("tiny")
+    values.model.couplings, values.refine.epochs = 2, 1
+    values.update_from_flattened_dict(changes)
+    return parse(values)
+
+
 @pytest.fixture
 def out(tmp_path):
-    """With a finished run of the default recipe."""
-    config, _ = ablation.config_of("default", 0, "", "mnist:tiny")
-    config = to_dict(config)
-    config["model"]["couplings"], config["refine"]["epochs"] = 2, 1
-    run = ablation.folder_of(tmp_path, "default", 0)
-    for step in ENDS.values():
-        (run / "checkpoints" / str(step)).mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"format": 1, "config": config}))
-    epochs = {"epoch": config["train"]["epochs"], "align": config["alignment"]["epochs"], "refine": 1}
-    for kind, step in ENDS.items():
-        runlog.append(run, kind, step=step, epoch=epochs[kind])
-    runlog.append(run, "end", step=ENDS["refine"])
+    """With a run of the default recipe."""
+    make_run(tmp_path, "a", configuration())
     return tmp_path
-
-
-def changed(out, change):
-    values = json.loads((ablation.folder_of(out, "default", 0) / "config.json").read_text())["config"]
-    for field, value in change.items():
-        section, name = field.split(".")
-        values[section][name] = value
-    return parse(ConfigDict(values))
 
 
 @pytest.mark.parametrize(
@@ -49,17 +48,26 @@ def changed(out, change):
     ],
 )
 def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared):
-    config, folder = changed(out, change), out / "new"
+    config, folder = configuration(**change), out / "new"
     ablation.borrow(out, config, folder)
     assert folder.exists() == (shared is not None)
     if shared:
         assert [p.name for p in (folder / "checkpoints").iterdir()] == [str(ENDS[shared])]
         assert max(line["step"] for line in runlog.read(folder)) == ENDS[shared]
         assert not runlog.read(folder, "end")
-        assert json.loads((folder / "config.json").read_text())["config"]["refine"] == to_dict(config)["refine"]
+        assert runlog.read_info(folder).config == config
 
 
-def test_what_was_not_kept_is_not_shared(out):
-    (ablation.folder_of(out, "default", 0) / "checkpoints" / str(ENDS["align"])).rmdir()
-    ablation.borrow(out, changed(out, {"refine.style_weight": 0.5}), out / "new")
-    assert [p.name for p in (out / "new" / "checkpoints").iterdir()] == [str(ENDS["epoch"])]
+def test_a_run_begins_from_the_one_that_went_farthest_alike(out):
+    make_run(out, "b", configuration(**{"alignment.transport": 0.5}))
+    make_run(out, "x.begun", configuration(**{"alignment.transport": 0.5}), {"epoch": 30, "align": 55})
+    ablation.borrow(out, configuration(**{"alignment.transport": 0.5, "refine.style_weight": 0.5}), out / "new")
+    assert [p.name for p in (out / "new" / "checkpoints").iterdir()] == [str(ENDS["align"])]
+
+
+def test_what_was_not_kept_or_is_of_other_code_is_not_shared(out, monkeypatch):
+    (out / "a" / "checkpoints" / str(ENDS["align"])).rmdir()
+    config = configuration(**{"refine.style_weight": 0.5})
+    assert ablation.shared_steps(out / "a", config) == ENDS["epoch"]
+    monkeypatch.setattr(runlog, "environment", lambda: {"code": {"source": "another"}})
+    assert ablation.shared_steps(out / "a", config) == 0

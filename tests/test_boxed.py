@@ -111,7 +111,7 @@ def test_a_box_is_made_of_a_run_with_figures_measured_on_it(made, trained):
         "90.0%, but the judges are not trusted",
         "background l 0.91 |",
         f"{saved.description['figures']['boxed']['mse']:.5f}",
-        "--config.train.batch_size=64",
+        "--config.train.epochs=2",
         f"step 8, 1 x cpu, JAX {jax.__version__}, code ",
     ):
         assert words in card, words

@@ -46,6 +46,17 @@ def test_a_run_of_format_1_is_still_read(tmp_path, info):
         runlog.read_info(tmp_path)
 
 
+@pytest.mark.parametrize(("number", "weight"), [(7, 0.0), (8, 0.03)])
+def test_a_cycle_weight_of_format_7_was_of_another_loss(tmp_path, info, number, weight):
+    runlog.open_run(tmp_path, info, "1 x cpu")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["format"], record["config"]["train"]["cycle_weight"] = number, 0.03
+    del record["config"]["refine"]["content_noise"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    config = runlog.read_info(tmp_path).config
+    assert (config.train.cycle_weight, config.refine.content_noise) == (weight, 0.0)
+
+
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
     runlog.open_run(tmp_path, info, "1 x cpu")
     before = (tmp_path / "config.json").read_bytes()

@@ -175,7 +175,11 @@ def test_cycle_term_is_the_error_of_the_picture_encoded_and_drawn_again():
     for part in ("style_encoder", "image_decoder"):
         pairs = zip(jax.tree.leaves(slopes[part]), jax.tree.leaves(found[part]), strict=True)
         assert all(np.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
-    assert run(1)[1][-1]["cycle"] == 0  # nothing is encoded again
+    (plain, without), (other, with_it) = run(1), run(1, cycle_weight=30.0)
+    assert without[0]["cycle"] == 0  # nothing is encoded again
+    assert with_it[0]["cycle"] > 0
+    moved = distance(parts(plain.params), parts(other.params))
+    assert {name for name, by in moved.items() if by > 0} >= {"style_encoder", "image_decoder"}
 
 
 def test_refinement_moves_the_decoder_alone():
@@ -224,18 +228,30 @@ def test_refinement_descends_the_errors_of_the_image_and_of_its_way_back():
         np.testing.assert_allclose(by[clear], 1e-3 * np.sign(g[clear]), rtol=0.02)
 
 
-def test_classifier_sees_swaps_with_noise_and_shifted():
-    pictures = jnp.tile(jnp.linspace(0, 1, 20)[None, :, None, None], (64, 1, 20, 3))
-    at = [step._unsettled(pictures, noise, jnp.int32(i), None) for noise in (0.0, 0.25) for i in range(30)]
-    assert all(np.array_equal(seen, pictures) for seen in at[:30])
-    means = [np.asarray(seen.mean((0, 2, 3))) for seen in at[30:]]  # noise averages out, shifts do not
-    plain = np.asarray(pictures[0, :, 0, 0])
-    shifts = [min(range(-9, 10), key=lambda s, m=m: np.abs(np.roll(plain, s) - m).sum()) for m in means]
-    assert set(shifts) == {-2, -1, 0, 1, 2}
-    left = np.asarray(at[30]) - np.roll(np.asarray(pictures), shifts[0], 1)
-    assert left.std() == pytest.approx(0.25, rel=0.02)
-    assert abs(left.mean()) < 0.005
-    assert not np.allclose(left[0], left[1])
+def test_pictures_get_noise_and_are_shifted():
+    ramp = jnp.linspace(0, 1, 20)
+    pictures = jnp.tile((ramp[:, None] + 2 * ramp[None])[None, :, :, None], (64, 1, 1, 3))
+    assert np.array_equal(step._unsettled(pictures, 0.0, jnp.int32(0), None), pictures)
+    seen, plain = (
+        [np.asarray(step._unsettled(pictures, 0.25, jnp.int32(i), None)) for i in range(60)],
+        pictures[0, ..., 0],
+    )
+    every = [(rows, columns) for rows in range(-3, 4) for columns in range(-3, 4)]
+    means = [s.mean((0, 3)) for s in seen]  # there the noise averages out
+    shifts = [min(every, key=lambda s, m=m: np.abs(np.roll(plain, s, (0, 1)) - m).sum()) for m in means]
+    assert all({shift[axis] for shift in shifts} == {-2, -1, 0, 1, 2} for axis in (0, 1))
+    noise = [s - np.roll(pictures, shift, (1, 2)) for s, shift in zip(seen[:2], shifts, strict=False)]
+    assert noise[0].std() == pytest.approx(0.25, rel=0.02)
+    assert abs(noise[0].mean()) < 0.005
+    assert not np.allclose(noise[0][0], noise[0][1])
+    assert not np.allclose(noise[0], noise[1])
+
+
+def test_classifier_sees_swaps_with_noise():
+    model, train, _, _ = make(couplings=2)
+    plain, noisy = (refine(model, train, one_device_mesh(), content_noise=noise)[2][0] for noise in (0.0, 0.2))
+    assert plain["content"] != noisy["content"]
+    assert {k: plain[k] for k in ("reconstruction", "cycle")} == {k: noisy[k] for k in ("reconstruction", "cycle")}
 
 
 def test_refinement_is_the_same_on_four_devices():
