@@ -7,6 +7,7 @@
 
 Each run is what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Runs share
 what they train alike: one with the same settings of the autoencoder (and of the alignment) begins from its checkpoint.
+The autoencoder's training does not see whether an alignment follows.
 """
 
 import argparse
@@ -20,8 +21,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from infoae_jax import runlog
+from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import Config, parse
+from infoae_jax.model import build
+from infoae_jax.step import TrainState, init_state
 
 HERE = Path(__file__).parent
 _BEGUN = ".begun"  # ends the name of a folder that is not yet a run
@@ -112,12 +118,38 @@ def borrow(out: Path, config: Config, folder: Path) -> None:
     begun = folder.with_name(folder.name + _BEGUN)
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir()
-    info = dataclasses.replace(runlog.read_info(other), config=config)
+    info_there = runlog.read_info(other)
+    info = dataclasses.replace(info_there, config=config)
     runlog.open_run(begun, info, runlog.read_record(other)["environment"]["device"])
-    shutil.copytree(other / "checkpoints" / str(step), begun / "checkpoints" / str(step))
+    if config.model == info_there.config.model:
+        shutil.copytree(other / "checkpoints" / str(step), begun / "checkpoints" / str(step))
+    else:
+        adopt(other, info_there, step, begun, info)
     before = [line for line in runlog.read(other) if line["step"] <= step and line["kind"] != "end"]
     (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
     begun.rename(folder)
+
+
+def adopt(other: Path, there: runlog.RunInfo, step: int, folder: Path, here: runlog.RunInfo) -> None:
+    """Saves the state of another run's step in `folder`, without its alignment, or with a fresh one if it has none."""
+
+    def fresh(info: runlog.RunInfo) -> TrainState:
+        config = info.config
+        model = build(config.model, info.image_shape, len(info.class_names), config.train.dtype)
+        return init_state(model, config.train, config.train.seed)
+
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(lambda: fresh(there))
+    )
+    with Checkpoints(other) as checkpoints:
+        restored = checkpoints.restore(abstract, step)
+    assert restored, f"no checkpoint of step {step} in {other}"
+    state, mine = restored[1], fresh(here)
+    params = {name: state.params.get(name, value) for name, value in mine.params.items()}
+    opt_state = {name: state.opt_state.get(name, value) for name, value in mine.opt_state.items()}
+    with Checkpoints(folder, keep=1, wait=True) as checkpoints:
+        checkpoints.save(step, dataclasses.replace(state, params=params, opt_state=opt_state))
 
 
 def shared_steps(run: Path, wanted: Config) -> int:
@@ -128,11 +160,13 @@ def shared_steps(run: Path, wanted: Config) -> int:
     if runlog.read_record(run)["environment"]["code"]["source"] != runlog.environment()["code"]["source"]:
         return 0
     config, shared = runlog.read_info(run).config, 0
-    for section, kind, sections in (
-        ("train", "epoch", ("data", "model", "train")),
-        ("alignment", "align", ("alignment",)),
+    couplings: dict[str, Any] = {"couplings": wanted.model.couplings, "coupling_hidden": wanted.model.coupling_hidden}
+    first = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
+    for section, kind, theirs, sections in (
+        ("train", "epoch", first, ("data", "model", "train")),
+        ("alignment", "align", config, ("model", "alignment")),
     ):
-        if any(getattr(config, name) != getattr(wanted, name) for name in sections):
+        if any(getattr(theirs, name) != getattr(wanted, name) for name in sections):
             break
         epochs = getattr(wanted, section).epochs
         ends = [line["step"] for line in runlog.read(run, kind) if line["epoch"] == epochs]

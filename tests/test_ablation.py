@@ -1,11 +1,18 @@
 """What the runs of the ablation share, on made-up run folders."""
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
 from benchmarks import ablation
 from configs import mnist
-from infoae_jax import runlog
+from infoae_jax import runlog, transfer
+from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import parse
+from infoae_jax.model import build
+from infoae_jax.step import init_state
 
 ENDS = {"epoch": 30, "align": 50, "refine": 60}
 
@@ -56,6 +63,28 @@ def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared
         assert max(line["step"] for line in runlog.read(folder)) == ENDS[shared]
         assert not runlog.read(folder, "end")
         assert runlog.read_info(folder).config == config
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(2, 0), (0, 2)])
+def test_the_autoencoder_is_shared_whether_an_alignment_follows_or_not(tmp_path, theirs, ours):
+    there, here = (configuration(**{"model.couplings": count, "refine.epochs": 0}) for count in (theirs, ours))
+
+    def state(config):
+        return init_state(build(config.model, (28, 28, 1), 10), config.train, config.train.seed)
+
+    run = make_run(tmp_path, "a", there, {"epoch": 30})
+    (run / "checkpoints" / "30").rmdir()
+    trained = dataclasses.replace(state(there), params=jax.tree.map(lambda x: x + 1, state(there).params))
+    with Checkpoints(run, keep=1, wait=True) as checkpoints:
+        checkpoints.save(30, trained)
+
+    ablation.borrow(tmp_path, here, tmp_path / "new")
+    _, _, variables = transfer.restore(tmp_path / "new")
+    expected = {name: trained.params.get(name, value) for name, value in state(here).params.items()}
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], expected)
+    # They begin alike, too: otherwise it would not be the same training.
+    both = {name: value for name, value in state(here).params.items() if name != "alignment"}
+    jax.tree.map(np.testing.assert_array_equal, both, {name: state(there).params[name] for name in both})
 
 
 def test_a_run_begins_from_the_one_that_went_farthest_alike(out):
