@@ -243,6 +243,7 @@ def refine_step(
     targets: Int[Array, " b"],
     progress: Float[Array, ""],
     axis: str | None = None,
+    cycle: bool = True,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One Adam step of the decoder alone, on pictures and on swaps; all else is frozen, the latents stay as they are.
 
@@ -263,6 +264,7 @@ def refine_step(
       targets: classes to swap to, of any kind.
       progress: share of this training that is done, in [0, 1).
       axis: as for `train_step`.
+      cycle: False leaves out the term of `cycle_weight`, which must be 0; a third of the pictures are then not drawn.
     """
 
     def loss(decoder: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -272,16 +274,20 @@ def refine_step(
         redrawn, swaps = jnp.split(pictures, 2)
         pixels = to_unit_interval(images)
         again = _apply(model, params, "encode", jnp.clip(pictures, 0, 1), classes)
-        back = _apply(model, params, "decode", again, jnp.concatenate([labels, labels]))
         seen = _unsettled(jnp.clip(swaps, 0, 1), config.content_noise, state.step, axis)
         content, content_accuracy = _cross_entropy(_apply(model, params, "classify", seen), targets)
         metrics = {
             "reconstruction": jnp.mean((redrawn - pixels) ** 2),
             "style": jnp.mean((again - both) ** 2),
-            "cycle": jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2),
+            "cycle": jnp.float32(0),
             "content": content,
             "content_accuracy": content_accuracy,
         }
+        if cycle:
+            back = _apply(model, params, "decode", again, jnp.concatenate([labels, labels]))
+            error = jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2)
+            # 0 where the weight is, as if it were left out: runs of both kinds may share this program.
+            metrics["cycle"] = jnp.where(jnp.asarray(config.cycle_weight) > 0, error, 0.0)
         weights = {name: getattr(config, f"{name}_weight") for name in ("style", "cycle", "content")}
         return metrics["reconstruction"] + sum(weight * metrics[name] for name, weight in weights.items()), metrics
 

@@ -42,7 +42,9 @@ def make_refine_stepper(
     model: InfoAutoencoder, train: TrainConfig, config: RefineConfig, mesh: Mesh
 ) -> Callable[..., Any]:
     """`step.refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
-    return _with_batch(refine_program(model, step.static(train), mesh), step.numbers(config), mesh)
+    return _with_batch(
+        refine_program(model, step.static(train), mesh, config.cycle_weight > 0), step.numbers(config), mesh
+    )
 
 
 def _with_batch(program: Callable, numbers: dict[str, Any], mesh: Mesh) -> Callable[..., Any]:
@@ -81,9 +83,9 @@ def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
 
 
 @functools.lru_cache(_PROGRAMS)
-def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
+def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
     """(state, images, latents, labels, targets, progress, numbers) -> state, metrics."""
-    return on_all(refine_function(model, config, AXIS), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
+    return on_all(refine_function(model, config, AXIS, cycle), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
 
 
 @functools.lru_cache(_PROGRAMS)
@@ -104,12 +106,12 @@ def align_function(model: InfoAutoencoder, axis: str | None) -> Callable[..., An
     return align_step
 
 
-def refine_function(model: InfoAutoencoder, config: TrainConfig, axis: str | None) -> Callable[..., Any]:
+def refine_function(model: InfoAutoencoder, config: TrainConfig, axis: str | None, cycle: bool) -> Callable[..., Any]:
     """`step.refine_step` with its weights and rate, traced, as the last argument."""
 
     def refine_step(state: Any, images: Any, z: Any, labels: Any, targets: Any, progress: Any, numbers: Any) -> Any:
         weights = SimpleNamespace(**numbers)
-        return step.refine_step(model, config, weights, state, images, z, labels, targets, progress, axis)
+        return step.refine_step(model, config, weights, state, images, z, labels, targets, progress, axis, cycle)
 
     return refine_step
 

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from configs import mnist
-from infoae_jax import step
+from infoae_jax import step, stepper
 from infoae_jax.config import RefineConfig, parse
 from infoae_jax.model import build
 from infoae_jax.stepper import AXIS, make_refine_stepper, on_all
@@ -149,6 +149,21 @@ def refine(model, train, mesh, steps=1, **changes):
         state, metrics = take(state, images, z, labels, labels[::-1].copy(), 0.0)
         history.append({name: float(value) for name, value in metrics.items()})
     return begin, state, history
+
+
+def test_refinement_without_its_cycle_term_draws_nothing_back(monkeypatch):
+    """... and is what it is in a group whose other runs have the term."""
+    model, train, _, _ = make(couplings=2)
+    _, ours, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=0.0)
+    assert metrics["cycle"] == 0
+    whole = functools.partial(stepper.refine_program, model, step.static(train), one_device_mesh())
+    monkeypatch.setattr(stepper, "refine_program", lambda *_: whole(True))
+    _, theirs, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=0.0)
+    assert metrics["cycle"] == 0
+    assert whole(True) is not whole(False)
+    assert max(distance(parts(ours.params), parts(theirs.params)).values()) < 1e-5
+    *_, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=1.0)
+    assert metrics["cycle"] > 0
 
 
 def one_device_mesh():
