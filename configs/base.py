@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     train.learning_rate = 1e-3  # Adam
     train.learning_rate_schedule = "cosine"  # 'cosine' (to 0 at the end) or 'constant'
     train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again; 0 = it is not
+    train.content_shift = 0  # the content classifier sees images shifted by up to so many pixels; for few images
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'constant', 'linear' (0 -> lambda, then constant) or 'dann' (sigmoid)
     train.lambda_ramp = 0.5  # share of the training over which lambda rises
@@ -88,6 +89,7 @@ def get_config() -> ConfigDict:
 def in_colour(config: ConfigDict) -> None:
     """What was chosen on the embedded data set: content above all, and little that is encoded again."""
     config.train.cycle_weight = 0.0
+    config.train.content_shift = 2
     config.refine.style_weight, config.refine.cycle_weight = 0.003, 0.0
     config.refine.content_weight, config.refine.content_noise = 0.01, 0.1
 
@@ -98,7 +100,7 @@ def use_paper(config: ConfigDict) -> None:
     The paper does not say its lambda. At 0.01 this recipe diverges: the encoder makes its latent ever larger.
     """
     config.train.lambda_adv = 0.001
-    config.train.cycle_weight = 0.0
+    config.train.cycle_weight = config.train.content_shift = 0
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0
     config.train.epochs = 300

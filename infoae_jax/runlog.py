@@ -31,7 +31,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 _REPEATED = ("step", "epoch", "test", "align", "refine")  # kinds of lines that a run which was killed writes again
 _ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 
-_FORMAT = 9
+_FORMAT = 10
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
@@ -48,6 +48,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     7: {"refine": {"cycle_weight": 0.0}},
     8: {"train": {"cycle_weight": 0.0}},  # before, it was of another loss, between latents
     9: {"refine": {"content_noise": 0.0}},
+    10: {"train": {"content_shift": 0}},
 }
 
 

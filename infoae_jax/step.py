@@ -35,7 +35,7 @@ METRICS = (
     "gradient_norm",
 )
 _SHIFT = 2  # pixels
-_UNSETTLED = 3  # seed of noise and shifts
+_SHIFTED, _UNSETTLED = 2, 3  # seeds of shifts, and of shifts and noise
 
 
 # The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
@@ -131,6 +131,7 @@ def losses(
     labels: Int[Array, " b"],
     lam: Float[Array, ""],
     cycle_weight: float = 0.0,
+    seen: Float[Array, "b h w c"] | None = None,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Float[Array, ""]], Float[Array, "b z"]]]:
     """The objective whose gradient trains all networks at once, its named parts, and the latents.
 
@@ -143,12 +144,17 @@ def losses(
     'cycle', with its weight, is added to the objective: the error of the image when its reconstruction is encoded and
     drawn again, without which pictures drift when they are encoded and drawn over and over (the 'composition' of
     Monteiro et al. 2023). Where the weight is 0 nothing is encoded again, and it is logged as 0.
+
+    Args:
+      seen: what the content classifier learns from; None: the images as they are.
     """
     z = _apply(model, params, "embed", images)
     redrawn = _apply(model, params, "draw", z, labels)
     reconstruction = jnp.mean((redrawn - images) ** 2)
     adversary, adversary_accuracy = _cross_entropy(_apply(model, params, "guess", z, lam), labels)
-    content, content_accuracy = _cross_entropy(_apply(model, params, "classify", images), labels)
+    content, content_accuracy = _cross_entropy(
+        _apply(model, params, "classify", images if seen is None else seen), labels
+    )
     cycle = jnp.float32(0)
     if cycle_weight:
         again = _apply(model, params, "embed", jnp.clip(redrawn, 0, 1))
@@ -207,9 +213,12 @@ def train_step(
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
 
     pixels = to_unit_interval(images)
+    seen = None
+    if config.content_shift:
+        seen = _shifted(pixels, config.content_shift, jax.random.fold_in(jax.random.key(_SHIFTED), state.step))
     trained = {part: state.params[part] for parts in NETWORKS.values() for part in parts}  # all but the alignment
     gradients, (metrics, z) = jax.grad(
-        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight), has_aux=True
+        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, seen), has_aux=True
     )(trained)
     if axis is not None:
         (gradients, metrics), z, labels = _over_devices(axis, (gradients, metrics), z, labels)
@@ -316,8 +325,13 @@ def _unsettled(
     # Drawn for all devices, so that it does not depend on how many there are.
     drawn = jax.random.normal(noise_key, (devices * len(pictures), *pictures.shape[1:]), pictures.dtype)
     own = jax.lax.dynamic_slice_in_dim(drawn, device * len(pictures), len(pictures))
-    rows, columns = jax.random.randint(shift_key, (2,), -_SHIFT, _SHIFT + 1) * (jnp.asarray(noise) > 0)
-    return jnp.roll(pictures, (rows, columns), (1, 2)) + noise * own
+    return _shifted(pictures, _SHIFT * (jnp.asarray(noise) > 0), shift_key) + noise * own
+
+
+def _shifted(pictures: Float[Array, "b h w c"], most: Int[Array, ""] | int, key: Any) -> Float[Array, "b h w c"]:
+    """Pictures, all shifted alike (cyclically), by up to `most` pixels either way."""
+    rows, columns = jax.random.randint(key, (2,), -most, most + 1)
+    return jnp.roll(pictures, (rows, columns), (1, 2))
 
 
 def epoch_order(step: Int[Array, ""], hyper: Hyper, num_images: int) -> Int[Array, " n"]:

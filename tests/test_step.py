@@ -128,6 +128,24 @@ def test_content_classifier_has_no_part_in_the_rest():
         assert distance(parts(dict(ours)), parts(dict(theirs)))[name] == 0
 
 
+def test_only_the_content_classifier_sees_shifted_images():
+    (plain, without), (shifted, with_it) = run(1), run(1, content_shift=2)
+    moved = distance(parts(plain.params), parts(shifted.params))
+    assert {name for name, by in moved.items() if by > 0} == {"content_classifier"}
+    assert without[0]["content"] != with_it[0]["content"]
+
+
+def test_shifts_are_as_far_as_asked_for_and_differ_from_step_to_step():
+    image = np.zeros((2, 8, 8, 1), np.float32)
+    image[:, 4, 4] = 1
+    places = set()
+    for i in range(100):
+        shifted = np.asarray(step._shifted(jnp.asarray(image), 1, jax.random.key(i)))
+        assert np.array_equal(shifted[0], shifted[1])
+        places.add(tuple(np.argwhere(shifted[0, ..., 0])[0]))
+    assert places == {(row, column) for row in (3, 4, 5) for column in (3, 4, 5)}
+
+
 def test_the_autoencoders_steps_leave_the_alignment_alone():
     state, _ = run(1, couplings=1)
     begin = init(*make(couplings=1)[:2])
