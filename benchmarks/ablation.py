@@ -160,7 +160,9 @@ def shared_steps(run: Path, wanted: Config) -> int:
     if runlog.read_record(run)["environment"]["code"]["source"] != runlog.environment()["code"]["source"]:
         return 0
     config, shared = runlog.read_info(run).config, 0
-    couplings: dict[str, Any] = {"couplings": wanted.model.couplings, "coupling_hidden": wanted.model.coupling_hidden}
+    couplings: dict[str, Any] = {
+        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
+    }
     first = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
     for section, kind, theirs, sections in (
         ("train", "epoch", first, ("data", "model", "train")),

@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 8  # layers of the alignment that follows the autoencoder's training; 0 = no alignment
     model.coupling_hidden = 128  # their width
+    model.reference_couplings = 10  # layers of the distribution that all classes come to share; 0 = the normal one
     model.unfold = True  # ball: align the latent as it was before it was scaled into the ball
 
     config.train = train = ConfigDict()
@@ -87,11 +88,15 @@ def get_config() -> ConfigDict:
 
 
 def in_colour(config: ConfigDict) -> None:
-    """What was chosen on the embedded data set: content above all, and little that is encoded again."""
-    config.train.cycle_weight = 0.0
-    config.train.content_shift = 2
-    config.refine.style_weight, config.refine.cycle_weight = 0.003, 0.0
-    config.refine.content_weight, config.refine.content_noise = 0.01, 0.1
+    """What was chosen on the embedded data set: small batches, a simple shared distribution, nothing drawn again."""
+    train, alignment, refine = config.train, config.alignment, config.refine
+    train.batch_size, train.learning_rate = 64, 2e-3
+    train.cycle_weight, train.content_shift = 0.0, 2
+    config.model.reference_couplings = 4
+    alignment.batch_size, alignment.learning_rate = 512, 3e-3
+    alignment.style_weight, alignment.transport, alignment.lambda_adv = 0.3, 0.01, 0.4
+    refine.style_weight, refine.cycle_weight = 0.003, 0.0
+    refine.content_weight, refine.content_noise = 0.005, 0.1
 
 
 def use_paper(config: ConfigDict) -> None:
@@ -104,7 +109,7 @@ def use_paper(config: ConfigDict) -> None:
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0
     config.train.epochs = 300
-    config.train.learning_rate_schedule = "constant"
+    config.train.learning_rate, config.train.learning_rate_schedule = 1e-3, "constant"
     config.train.lambda_schedule = "constant"
     config.train.adversary_steps = 1
 

@@ -22,9 +22,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.image_size = 32
     config.data.channels = 3
     config.model.bottleneck = 32
-    config.train.epochs = 50
-    config.train.batch_size = 64
     base.in_colour(config)
+    config.train.epochs, config.alignment.epochs, config.refine.epochs = 50, 200, 6
     return base.with_variants(config, arg)
 
 

@@ -19,11 +19,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.name = "rendered"
     config.data.num_train, config.data.num_test = 40_000, 4_000
     config.model.bottleneck = 32
-    config.train.epochs = 6
-    config.alignment.epochs = 60
-    config.refine.epochs = 1
     base.in_colour(config)
-    config.train.batch_size = 64
+    config.train.epochs, config.alignment.epochs, config.refine.epochs = 5, 35, 1
     return base.with_variants(config, arg)
 
 

@@ -19,8 +19,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = base.get_config()
     config.data.name = "svhn_cropped"
     config.model.bottleneck = 32
-    config.train.epochs = 10
     base.in_colour(config)
+    config.train.epochs, config.alignment.epochs, config.refine.epochs = 8, 30, 1
     return base.with_variants(config, arg)
 
 

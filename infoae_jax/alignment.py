@@ -18,9 +18,10 @@ again, of no use afterwards),
 
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
-with equality for the best p: the mutual information of code and class is what is left to minimise. Three terms stand
-beside it. A small adversary on u behind a gradient reversal finds what p is too coarse for. The rest says which of the
-many such maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2,
+with equality for the best p: the mutual information of code and class is what is left to minimise. A p of few
+couplings asks for more, as every class must then have a distribution that is as simple. Three terms stand beside it. A
+small adversary on u behind a gradient reversal finds what p is too coarse for. The rest says which of the many such
+maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2,
 where a small network reads the look (as `glance.styles` has it) from latent and class, so that no picture is drawn;
 and transport * |f_y(z) - affine_y(z)|^2, fading to 0.
 """
@@ -41,7 +42,6 @@ from infoae_jax.reversal import reverse_gradient
 
 _RAMP = 0.3  # share of the training over which lambda rises
 _CLIP = 1.0  # norm of the gradient, as a rare latent far out has a large one
-_REFERENCE_COUPLINGS = 10
 _READERS_RATE = 0.5  # of the learning rate of the map
 _LEAST = 1e-6  # of a variance, relative to the mean variance
 _PROCRUSTES_STEPS = 100
@@ -157,9 +157,10 @@ class Training(nn.Module):
     num_classes: int
     hidden: int
     features: int
+    reference_couplings: int
 
     def setup(self):
-        self.reference = Couplings(self.size, _REFERENCE_COUPLINGS, self.hidden)
+        self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
         self.adversary = _perceptron(256, self.num_classes)
         self.look = _perceptron(128, self.features)
 
