@@ -160,13 +160,16 @@ class Training(nn.Module):
     reference_couplings: int
 
     def setup(self):
-        self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
+        if self.reference_couplings:
+            self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
         self.adversary = _perceptron(256, self.num_classes)
         self.look = _perceptron(128, self.features)
 
     def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[Float[Array, " b"], Float[Array, "b n"]]:
         """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
-        v, log_det = self.reference(u, jnp.zeros((len(u), 0), u.dtype))
+        v, log_det = u, jnp.zeros(len(u), u.dtype)
+        if self.reference_couplings:
+            v, log_det = self.reference(u, jnp.zeros((len(u), 0), u.dtype))
         return log_det - 0.5 * (v**2).sum(1), self.adversary(reverse_gradient(u, lam))
 
     def read_look(self, whitened: Codes, content: OneHot) -> Float[Array, "b f"]:
@@ -238,10 +241,9 @@ def init_training(training: Training, alignment: Any, key: Any) -> dict[str, Any
 
 def _groups(alignment: Any, helpers: Any) -> dict[str, Any]:
     """Parameters that are trained together: the map with its density model, and those that read from its codes."""
-    return {
-        "map": {"alignment": alignment, "reference": helpers["reference"]},
-        "readers": {name: helpers[name] for name in ("adversary", "look")},
-    }
+    readers = {name: helpers[name] for name in ("adversary", "look")}
+    reference = {name: value for name, value in helpers.items() if name not in readers}
+    return {"map": {"alignment": alignment, **reference}, "readers": readers}
 
 
 def _optimizer(group: str) -> optax.GradientTransformation:
@@ -314,5 +316,5 @@ def align_step(
     for name, group in groups.items():
         direction, moments[name] = _optimizer(name).update(slopes[name], others[name])
         moved[name] = jax.tree.map(lambda p, d, speed=rates[name]: p - speed * d, group, direction)
-    helpers = {"reference": moved["map"]["reference"], **moved["readers"]}
-    return (moved["map"]["alignment"], {"params": helpers, **moments}), metrics
+    aligned = moved["map"].pop("alignment")
+    return (aligned, {"params": moved["map"] | moved["readers"], **moments}), metrics
