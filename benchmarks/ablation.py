@@ -131,7 +131,7 @@ def borrow(out: Path, config: Config, folder: Path) -> None:
 
 
 def adopt(other: Path, there: runlog.RunInfo, step: int, folder: Path, here: runlog.RunInfo) -> None:
-    """Saves the state of another run's step in `folder`, without its alignment, or with a fresh one if it has none."""
+    """Saves the state of another run's step in `folder`, with a fresh alignment of its own, if any."""
 
     def fresh(info: runlog.RunInfo) -> TrainState:
         config = info.config
@@ -146,8 +146,10 @@ def adopt(other: Path, there: runlog.RunInfo, step: int, folder: Path, here: run
         restored = checkpoints.restore(abstract, step)
     assert restored, f"no checkpoint of step {step} in {other}"
     state, mine = restored[1], fresh(here)
-    params = {name: state.params.get(name, value) for name, value in mine.params.items()}
-    opt_state = {name: state.opt_state.get(name, value) for name, value in mine.opt_state.items()}
+    params, opt_state = (
+        {name: value if name == "alignment" else trained[name] for name, value in own.items()}
+        for trained, own in ((state.params, mine.params), (state.opt_state, mine.opt_state))
+    )
     with Checkpoints(folder, keep=1, wait=True) as checkpoints:
         checkpoints.save(step, dataclasses.replace(state, params=params, opt_state=opt_state))
 
@@ -160,9 +162,7 @@ def shared_steps(run: Path, wanted: Config) -> int:
     if runlog.read_record(run)["environment"]["code"]["source"] != runlog.environment()["code"]["source"]:
         return 0
     config, shared = runlog.read_info(run).config, 0
-    couplings: dict[str, Any] = {
-        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
-    }
+    couplings: dict[str, Any] = {name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden")}
     first = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
     for section, kind, theirs, sections in (
         ("train", "epoch", first, ("data", "model", "train")),

@@ -164,7 +164,6 @@ class InfoAutoencoder(nn.Module):
     adversary_hidden: int
     couplings: int = 0
     coupling_hidden: int = 128
-    reference_couplings: int = 10
     unfold: bool = True
     dtype: str = "float32"
 
@@ -258,7 +257,6 @@ def build(
         adversary_hidden=config.adversary_hidden,
         couplings=config.couplings,
         coupling_hidden=config.coupling_hidden,
-        reference_couplings=config.reference_couplings,
         unfold=config.unfold,
         dtype=dtype,
     )
