@@ -52,6 +52,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "classifier sees swaps with noise": {"refine.content_noise": 0.1},
     "10 epochs": {"train.epochs": 10},
     "nothing encoded again in the first phase": {"train.cycle_weight": 0.0},
+    "alignment to the normal distribution": {"model.reference_couplings": 0},
+    "alignment to a distribution of 4 couplings": {"model.reference_couplings": 4},
+    "alignment to a distribution of 10 couplings": {"model.reference_couplings": 10},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
     "alignment without style term": {"alignment.style_weight": 0.0},
     "alignment without transport cost": {"alignment.transport": 0.0},
@@ -162,7 +165,9 @@ def shared_steps(run: Path, wanted: Config) -> int:
     if runlog.read_record(run)["environment"]["code"]["source"] != runlog.environment()["code"]["source"]:
         return 0
     config, shared = runlog.read_info(run).config, 0
-    couplings: dict[str, Any] = {name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden")}
+    couplings: dict[str, Any] = {
+        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
+    }
     first = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
     for section, kind, theirs, sections in (
         ("train", "epoch", first, ("data", "model", "train")),

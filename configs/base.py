@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 8  # layers of the alignment that follows the autoencoder's training; 0 = no alignment
     model.coupling_hidden = 128  # their width
+    model.reference_couplings = 10  # layers of the distribution that all classes come to share; 0 = the normal one
     model.unfold = True  # ball: align the latent as it was before it was scaled into the ball
 
     config.train = train = ConfigDict()
@@ -54,12 +55,12 @@ def get_config() -> ConfigDict:
     train.dtype = "float32"  # of the computation, 'float32' or 'bfloat16' (for accelerators); parameters are float32
 
     config.alignment = alignment = ConfigDict()  # the training of the couplings, on frozen latents
-    alignment.epochs = 60
-    alignment.batch_size = 512
-    alignment.learning_rate = 3e-3  # Adam, cosine to 0
-    alignment.style_weight = 0.3  # of the difference between the look of a swap and that of its source
-    alignment.transport = 0.01  # cost of moving a latent far, fading to 0: directions keep their meaning across classes
-    alignment.lambda_adv = 0.4  # of the reversed gradient of an adversary on the aligned latents
+    alignment.epochs = 80
+    alignment.batch_size = 1024
+    alignment.learning_rate = 2e-3  # Adam, cosine to 0
+    alignment.style_weight = 0.1  # of the difference between the look of a swap and that of its source
+    alignment.transport = 0.03  # cost of moving a latent far, fading to 0: directions keep their meaning across classes
+    alignment.lambda_adv = 0.2  # of the reversed gradient of an adversary on the aligned latents
 
     config.refine = refine = ConfigDict()  # last, of the decoder alone; in train's batches
     refine.epochs = 3  # 0 = off
@@ -87,10 +88,13 @@ def get_config() -> ConfigDict:
 
 
 def in_colour(config: ConfigDict) -> None:
-    """What was chosen on the embedded data set: small batches, and nothing encoded and drawn again."""
-    train, refine = config.train, config.refine
+    """What was chosen on the embedded data set: small batches, a simple shared distribution, nothing drawn again."""
+    train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.cycle_weight, train.content_shift = 0.0, 2
+    config.model.reference_couplings = 4
+    alignment.batch_size, alignment.learning_rate = 512, 3e-3
+    alignment.style_weight, alignment.transport, alignment.lambda_adv = 0.3, 0.01, 0.4
     refine.style_weight, refine.cycle_weight = 0.003, 0.0
     refine.content_weight, refine.content_noise = 0.005, 0.1
 

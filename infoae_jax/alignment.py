@@ -2,9 +2,9 @@
 
 An adversary alone leaves much of the class in the latent z, since a decoder needs z near where it was trained.
 Alignment asks for nothing of the kind: an invertible map u = f_y(z) of its own for each class sends the latents of
-every class to one shared distribution, the standard normal one. Then u says nothing about the class, reconstruction is
-untouched (f_y is undone before the decoder), and a swap, D(f_b^-1(f_a(z))), lands where class b's own latents lie. At
-use, the class of a style image is the one that the content classifier reads from it, so no label is needed.
+every class to one shared distribution. Then u says nothing about the class, reconstruction is untouched (f_y is undone
+before the decoder), and a swap, D(f_b^-1(f_a(z))), lands where class b's own latents lie. At use, the class of a style
+image is the one that the content classifier reads from it, so no label is needed.
 
     f_y = couplings_y . affine_y
     affine_y    whitens the latents of class y, and turns them so that one direction changes the look of a picture in
@@ -13,15 +13,17 @@ use, the class of a style image is the one that the content classifier reads fro
     couplings   affine couplings (Dinh et al. 2017) that see the class, each in a random rotation of its own; at first
                 the identity
 
-trained on the frozen latents by maximum likelihood: with p the standard normal density,
+trained on the frozen latents by maximum likelihood: with p a density model that does not see the class (couplings
+again, of no use afterwards),
 
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
-with equality if all classes together have the distribution p. (A p that is learned as well makes the bound tighter, but
-leaves more of the class in the end, as measured.) Three terms stand beside it. A small adversary on u behind a gradient
-reversal finds what is left. The rest says which of the many such maps is wanted, one that keeps styles together:
-style_weight * |look of the swap - look of the source|^2, where a small network reads the look (as `glance.styles` has
-it) from latent and class, so that no picture is drawn; and transport * |f_y(z) - affine_y(z)|^2, fading to 0.
+with equality for the best p: the mutual information of code and class is what is left to minimise. A p of few
+couplings asks for more, as every class must then have a distribution that is as simple. Three terms stand beside it. A
+small adversary on u behind a gradient reversal finds what p is too coarse for. The rest says which of the many such
+maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2,
+where a small network reads the look (as `glance.styles` has it) from latent and class, so that no picture is drawn;
+and transport * |f_y(z) - affine_y(z)|^2, fading to 0.
 """
 
 from collections.abc import Callable
@@ -149,19 +151,26 @@ class Alignment(nn.Module):
 
 
 class Training(nn.Module):
-    """What is only needed to train the alignment: the adversary, and what reads looks."""
+    """What is only needed to train the alignment: the density model, the adversary, and what reads looks."""
 
     size: int
     num_classes: int
+    hidden: int
     features: int
+    reference_couplings: int
 
     def setup(self):
+        if self.reference_couplings:
+            self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
         self.adversary = _perceptron(256, self.num_classes)
         self.look = _perceptron(128, self.features)
 
-    def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
-        """The adversary's logits; the gradient to u is reversed and scaled by `lam`."""
-        return self.adversary(reverse_gradient(u, lam))
+    def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[Float[Array, " b"], Float[Array, "b n"]]:
+        """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
+        v, log_det = u, jnp.zeros(len(u), u.dtype)
+        if self.reference_couplings:
+            v, log_det = self.reference(u, jnp.zeros((len(u), 0), u.dtype))
+        return log_det - 0.5 * (v**2).sum(1), self.adversary(reverse_gradient(u, lam))
 
     def read_look(self, whitened: Codes, content: OneHot) -> Float[Array, "b f"]:
         """How the picture of a latent looks (`glance.styles`), from what `Alignment.affine` gives for the latent."""
@@ -231,8 +240,10 @@ def init_training(training: Training, alignment: Any, key: Any) -> dict[str, Any
 
 
 def _groups(alignment: Any, helpers: Any) -> dict[str, Any]:
-    """Parameters that are trained alike: the map, and the networks that read from its codes."""
-    return {"map": alignment, "readers": helpers}
+    """Parameters that are trained together: the map with its density model, and those that read from its codes."""
+    readers = {name: helpers[name] for name in ("adversary", "look")}
+    reference = {name: value for name, value in helpers.items() if name not in readers}
+    return {"map": {"alignment": alignment, **reference}, "readers": readers}
 
 
 def _optimizer(group: str) -> optax.GradientTransformation:
@@ -251,7 +262,7 @@ def align_step(
     progress: Float[Array, ""],
     axis: str | None = None,
 ) -> tuple[tuple[Any, dict[str, Any]], dict[str, Float[Array, ""]]]:
-    """One Adam step of the alignment, and of the networks that read from its codes.
+    """One Adam step of the alignment with its density model, and of the networks that read from its codes.
 
     Args:
       config: of its weights and rate, which may be traced.
@@ -271,9 +282,10 @@ def align_step(
     def loss(params: Any, helpers: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         u, log_det = alignment.apply({"params": params}, z, content)
         start = alignment.apply({"params": params}, z, content, method="affine")
-        log_likelihood = (log_det - 0.5 * (u**2).sum(1)).mean() / alignment.size  # up to a constant
+        log_p, logits = training.apply({"params": helpers}, u, lam)
+        log_likelihood = (log_p + log_det).mean() / alignment.size
         distance = ((u - start) ** 2).mean()
-        logits = jnp.asarray(training.apply({"params": helpers}, u, lam))
+        logits = jnp.asarray(logits)
         adversary = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         read = training.apply({"params": helpers}, start, content, method="read_look")
         look = ((jnp.asarray(read) - looks) ** 2).mean()
@@ -304,4 +316,5 @@ def align_step(
     for name, group in groups.items():
         direction, moments[name] = _optimizer(name).update(slopes[name], others[name])
         moved[name] = jax.tree.map(lambda p, d, speed=rates[name]: p - speed * d, group, direction)
-    return (moved["map"], {"params": moved["readers"], **moments}), metrics
+    aligned = moved["map"].pop("alignment")
+    return (aligned, {"params": moved["map"] | moved["readers"], **moments}), metrics

@@ -53,6 +53,7 @@ class ModelConfig:
     adversary_hidden: int = _range(1, 65536)
     couplings: int = _range(0, 1000)
     coupling_hidden: int = _range(1, 65536)
+    reference_couplings: int = _range(0, 1000)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -164,6 +164,7 @@ class InfoAutoencoder(nn.Module):
     adversary_hidden: int
     couplings: int = 0
     coupling_hidden: int = 128
+    reference_couplings: int = 10
     unfold: bool = True
     dtype: str = "float32"
 
@@ -257,6 +258,7 @@ def build(
         adversary_hidden=config.adversary_hidden,
         couplings=config.couplings,
         coupling_hidden=config.coupling_hidden,
+        reference_couplings=config.reference_couplings,
         unfold=config.unfold,
         dtype=dtype,
     )

@@ -48,7 +48,7 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     7: {"refine": {"cycle_weight": 0.0}},
     8: {"train": {"cycle_weight": 0.0}},  # before, it was of another loss, between latents
     9: {"refine": {"content_noise": 0.0}},
-    10: {"train": {"content_shift": 0}},
+    10: {"model": {"reference_couplings": 10}, "train": {"content_shift": 0}},
 }
 
 

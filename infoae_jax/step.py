@@ -108,7 +108,9 @@ def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, 
 
 def alignment_training(model: InfoAutoencoder) -> alignment.Training:
     features = glance.count(model.image_shape[-1])
-    return alignment.Training(model.bottleneck, model.num_classes, features)
+    return alignment.Training(
+        model.bottleneck, model.num_classes, model.coupling_hidden, features, model.reference_couplings
+    )
 
 
 def zero_sums() -> dict[str, Float[Array, ""]]:
