@@ -5,6 +5,8 @@
 With the 531,131 extra digits, as in the paper ('more than 600,000'):
 
     python launch.py --config=configs/svhn.py --config.data.split=train+extra
+
+The recipe is that of the embedded data set, tried on a small part of SVHN (README.md), not on the whole.
 """
 
 from collections.abc import Callable
