@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "refinement without its style term": {"refine.style_weight": 0.0},
     "refinement without its content term": {"refine.content_weight": 0.0},
     "classifier sees swaps with noise": {"refine.content_noise": 0.1},
+    "content classifier sees shifted images": {"train.content_shift": 2},
     "10 epochs": {"train.epochs": 10},
     "nothing encoded again in the first phase": {"train.cycle_weight": 0.0},
     "alignment to the normal distribution": {"model.reference_couplings": 0},
@@ -114,7 +115,8 @@ def run_all(arguments: argparse.Namespace) -> None:
 def borrow(out: Path, config: Config, folder: Path) -> None:
     """Begins `folder` where its training parts from that of another run in `out`, if one has begun in the same way."""
     runs = sorted(path.parent for path in out.glob("*/config.json") if path.parent.suffix != _BEGUN)
-    step, other = max(((shared_steps(run, config), run) for run in runs), default=(0, out))
+    shared = ((shared_steps(run, config), runlog.read_info(run).config.model == config.model, run) for run in runs)
+    step, _, other = max(shared, default=(0, False, out))  # of equals, one whose state can be taken as it is
     if not step:
         return
     print(f"{folder.name} begins from step {step} of {other.name}", flush=True)
@@ -148,7 +150,7 @@ def adopt(other: Path, there: runlog.RunInfo, step: int, folder: Path, here: run
     with Checkpoints(other) as checkpoints:
         restored = checkpoints.restore(abstract, step)
     assert restored, f"no checkpoint of step {step} in {other}"
-    state, mine = restored[1], fresh(here)
+    state, mine = restored[1], jax.jit(lambda: fresh(here))()  # compiled, as `fit` does it
     params, opt_state = (
         {name: value if name == "alignment" else trained[name] for name, value in own.items()}
         for trained, own in ((state.params, mine.params), (state.opt_state, mine.opt_state))
@@ -168,9 +170,9 @@ def shared_steps(run: Path, wanted: Config) -> int:
     couplings: dict[str, Any] = {
         name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
     }
-    first = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
+    but_for_couplings = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
     for section, kind, theirs, sections in (
-        ("train", "epoch", first, ("data", "model", "train")),
+        ("train", "epoch", but_for_couplings, ("data", "model", "train")),
         ("alignment", "align", config, ("model", "alignment")),
     ):
         if any(getattr(theirs, name) != getattr(wanted, name) for name in sections):
@@ -373,6 +375,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--picture", type=Path, help="MNIST: also draw error and style against leakage")
     arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # accelerators are for the runs, which are processes of their own
     if arguments.what == "run":
         arguments.out.mkdir(parents=True, exist_ok=True)
         run_all(arguments)

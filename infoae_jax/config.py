@@ -63,7 +63,7 @@ class TrainConfig:
     learning_rate: float = _range(0, 1, above=True)
     learning_rate_schedule: str = _choice("constant", "cosine")
     cycle_weight: float = _range(0, 1e6)
-    content_shift: int = _range(0, 100)
+    content_shift: int = _range(0, 4)
     lambda_adv: float = _range(0, 1e6)
     lambda_schedule: str = _choice("constant", "linear", "dann")
     lambda_ramp: float = _range(0, 1, above=True)

@@ -148,7 +148,7 @@ def _curves(runs: list[_Run]) -> str:
         result = []
         for i, run in enumerate(runs):
             lines = [line for line in run.lines if line["kind"] == kind and isinstance(line.get(name), float)]
-            if len(lines) > 1:
+            if len(lines) > 1 and (name != "cycle" or any(line[name] for line in lines)):  # 0: not computed
                 result.append((i, [(line["epoch"], line[name]) for line in lines]))
         return result
 

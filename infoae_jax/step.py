@@ -35,7 +35,7 @@ METRICS = (
     "gradient_norm",
 )
 _SHIFT = 2  # pixels
-_SHIFTED, _UNSETTLED = 2, 3  # seeds of shifts, and of shifts and noise
+_SHIFT_SEED, _UNSETTLED_SEED = 2, 3
 
 
 # The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
@@ -217,7 +217,7 @@ def train_step(
     pixels = to_unit_interval(images)
     seen = None
     if config.content_shift:
-        seen = _shifted(pixels, config.content_shift, jax.random.fold_in(jax.random.key(_SHIFTED), state.step))
+        seen = _shifted(pixels, config.content_shift, jax.random.fold_in(jax.random.key(_SHIFT_SEED), state.step))
     trained = {part: state.params[part] for parts in NETWORKS.values() for part in parts}  # all but the alignment
     gradients, (metrics, z) = jax.grad(
         lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, seen), has_aux=True
@@ -275,7 +275,7 @@ def refine_step(
       targets: classes to swap to, of any kind.
       progress: share of this training that is done, in [0, 1).
       axis: as for `train_step`.
-      cycle: False leaves out the term of `cycle_weight`, which must be 0; a third of the pictures are then not drawn.
+      cycle: False leaves out the term of `cycle_weight`, which must be 0; half of the pictures are then not drawn.
     """
 
     def loss(decoder: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -323,7 +323,7 @@ def _unsettled(
     A function of the step, the same for every seed of the training.
     """
     devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
-    noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(_UNSETTLED), step))
+    noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(_UNSETTLED_SEED), step))
     # Drawn for all devices, so that it does not depend on how many there are.
     drawn = jax.random.normal(noise_key, (devices * len(pictures), *pictures.shape[1:]), pictures.dtype)
     own = jax.lax.dynamic_slice_in_dim(drawn, device * len(pictures), len(pictures))

@@ -316,8 +316,9 @@ def memory_estimate(trials: Sequence[plan.Trial], devices: int = 1) -> int:
 
     activations = _bytes(jax.eval_shape(backward, state.params, batch, classes)) - _bytes(state.params)
     if config.refine.epochs:
-        # It draws four pictures for each image and encodes two; the first phase one of each, or two.
-        activations *= 2 if weight else 3
+        # It draws four pictures for each image, or two, and encodes two; the first phase one of each, or two.
+        cycle = any(trial.config.refine.cycle_weight for trial in trials)
+        activations *= 1 + cycle if weight else 2 + cycle
     each = _bytes(state) + _bytes(state.params) + activations + 4 * len(labels)
     return images.nbytes + labels.nbytes + -(-len(trials) // devices) * each
 

@@ -1,14 +1,16 @@
 """What the runs of the ablation share, on made-up run folders."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import ablation
 from configs import mnist
-from infoae_jax import runlog, transfer
+from infoae_jax import runlog
 from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import parse
 from infoae_jax.model import build
@@ -65,28 +67,45 @@ def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared
         assert runlog.read_info(folder).config == config
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [(2, 0), (0, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"model.couplings": 2}, {"model.couplings": 0}),
+        ({"model.couplings": 0}, {"model.couplings": 2}),
+        ({"model.couplings": 2}, {"model.couplings": 3}),
+        ({"model.reference_couplings": 2}, {"model.reference_couplings": 0}),
+    ],
+)
 def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, ours):
-    there, here = (configuration(**{"model.couplings": count, "refine.epochs": 0}) for count in (theirs, ours))
+    there, here = (configuration(**{"refine.epochs": 0}, **changes) for changes in (theirs, ours))
 
     def state(config):
         return init_state(build(config.model, (28, 28, 1), 10), config.train, config.train.seed)
 
-    run = make_run(tmp_path, "a", there, {"epoch": 30})
-    (run / "checkpoints" / "30").rmdir()
-    trained = dataclasses.replace(state(there), params=jax.tree.map(lambda x: x + 1, state(there).params))
+    run = make_run(tmp_path, "a", there, {"epoch": 30, "align": 50})
+    for step in (30, 50):
+        (run / "checkpoints" / str(step)).rmdir()
+    begin = state(there)
+    trained = dataclasses.replace(jax.tree.map(lambda x: x + 1, begin), step=jnp.int32(30))
     with Checkpoints(run, keep=1, wait=True) as checkpoints:
         checkpoints.save(30, trained)
+    (run / "checkpoints" / "50").mkdir()
 
     ablation.borrow(tmp_path, here, tmp_path / "new")
-    _, _, variables = transfer.restore(tmp_path / "new")
-    expected = dict(trained.params) | {k: v for k, v in state(here).params.items() if k == "alignment"}
-    if not ours:
-        expected.pop("alignment")
-    jax.tree.map(np.testing.assert_array_equal, variables["params"], expected)
+    own = state(here)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), own)
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        step, found = checkpoints.restore(abstract)
+    assert step == found.step == 30
+    for part in ("params", "opt_state"):
+        taken, theirs_now, fresh = (getattr(s, part) for s in (found, trained, own))
+        for name, value in fresh.items():
+            expected = value if name == "alignment" else theirs_now[name]
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), taken[name], expected)
     # They begin alike, too: otherwise it would not be the same training.
-    both = {name: value for name, value in state(here).params.items() if name != "alignment"}
-    jax.tree.map(np.testing.assert_array_equal, both, {name: state(there).params[name] for name in both})
+    both = {name: value for name, value in own.params.items() if name != "alignment"}
+    jax.tree.map(np.testing.assert_array_equal, both, {name: begin.params[name] for name in both})
 
 
 def test_a_run_begins_from_the_one_that_went_farthest_alike(out):

@@ -52,10 +52,11 @@ def test_a_cycle_weight_of_format_7_was_of_another_loss(tmp_path, info, number, 
     record = json.loads((tmp_path / "config.json").read_text())
     record["format"], record["config"]["train"]["cycle_weight"] = number, 0.03
     del record["config"]["refine"]["content_noise"], record["config"]["train"]["content_shift"]
+    del record["config"]["model"]["reference_couplings"]
     (tmp_path / "config.json").write_text(json.dumps(record))
     config = runlog.read_info(tmp_path).config
     assert (config.train.cycle_weight, config.refine.content_noise) == (weight, 0.0)
-    assert config.train.content_shift == 0
+    assert (config.train.content_shift, config.model.reference_couplings) == (0, 10)
 
 
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):

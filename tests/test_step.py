@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -135,7 +136,19 @@ def test_only_the_content_classifier_sees_shifted_images():
     assert without[0]["content"] != with_it[0]["content"]
 
 
-def test_shifts_are_as_far_as_asked_for_and_differ_from_step_to_step():
+def test_shifts_differ_from_step_to_step():
+    model, config, images, labels = make(content_shift=2)
+    take, hyper = jax.jit(functools.partial(step.train_step, model, config)), step.make_hyper(config, len(images))
+    begin = init(model, config)
+
+    def content(at):
+        state = dataclasses.replace(begin, step=jnp.int32(at))
+        return float(take(state, images[:BATCH], labels[:BATCH], hyper)[1]["content"])
+
+    assert len({content(at) for at in range(6)}) > 3
+
+
+def test_shifts_are_as_far_as_asked_for():
     image = np.zeros((2, 8, 8, 1), np.float32)
     image[:, 4, 4] = 1
     places = set()
@@ -174,14 +187,28 @@ def test_refinement_without_its_cycle_term_draws_nothing_back(monkeypatch):
     model, train, _, _ = make(couplings=2)
     _, ours, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=0.0)
     assert metrics["cycle"] == 0
-    whole = functools.partial(stepper.refine_program, model, step.static(train), one_device_mesh())
-    monkeypatch.setattr(stepper, "refine_program", lambda *_: whole(True))
+    whole = stepper.refine_program(model, step.static(train), one_device_mesh(), True)
+    asked = []
+    monkeypatch.setattr(stepper, "refine_program", lambda *arguments: asked.append(arguments[-1]) or whole)
     _, theirs, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=0.0)
     assert metrics["cycle"] == 0
-    assert whole(True) is not whole(False)
     assert max(distance(parts(ours.params), parts(theirs.params)).values()) < 1e-5
     *_, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=1.0)
     assert metrics["cycle"] > 0
+    assert asked == [False, True]
+
+
+def test_refinement_without_its_cycle_term_has_fewer_convolutions():
+    model, train, images, labels = make(couplings=2)
+    state = jax.eval_shape(lambda: init(model, train))
+    weights = RefineConfig(1, 1e-3, 0.1, 0.0, 0.1, 0.0)
+    arguments = state, images, np.zeros((len(images), model.bottleneck), np.float32), labels, labels, 0.0
+
+    def convolutions(cycle):
+        take = functools.partial(step.refine_step, model, train, weights, cycle=cycle)
+        return str(jax.make_jaxpr(take)(*arguments)).count("conv_general_dilated")
+
+    assert 0 < convolutions(False) < convolutions(True)
 
 
 def one_device_mesh():
