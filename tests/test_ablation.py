@@ -70,17 +70,17 @@ def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        ({"model.couplings": 2}, {"model.couplings": 0}),
-        ({"model.couplings": 0}, {"model.couplings": 2}),
-        ({"model.couplings": 2}, {"model.couplings": 3}),
-        ({"model.reference_couplings": 2}, {"model.reference_couplings": 0}),
+        ({"model.couplings": 0}, {"model.couplings": 1, "model.reference_couplings": 0}),
+        ({"model.reference_couplings": 1}, {"model.reference_couplings": 0}),
     ],
 )
 def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, ours):
-    there, here = (configuration(**{"refine.epochs": 0}, **changes) for changes in (theirs, ours))
+    base = {"model.couplings": 1, "model.reference_couplings": 1, "refine.epochs": 0}
+    there, here = (configuration(**base | changes) for changes in (theirs, ours))
 
     def state(config):
-        return init_state(build(config.model, (28, 28, 1), 10), config.train, config.train.seed)
+        model = build(config.model, (28, 28, 1), 10)
+        return jax.jit(lambda: init_state(model, config.train, config.train.seed))()
 
     run = make_run(tmp_path, "a", there, {"epoch": 30, "align": 50})
     for step in (30, 50):
