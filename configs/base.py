@@ -123,7 +123,7 @@ def use_tiny(config: ConfigDict) -> None:
     config.train.batch_size = 64
     config.train.cycle_weight = 0.0
     config.model.couplings = 0  # --config.model.couplings=2 aligns as well, as quickly
-    config.model.coupling_hidden = 16
+    config.model.coupling_hidden, config.model.reference_couplings = 16, 2
     config.alignment.epochs, config.alignment.batch_size = 2, 64
     config.refine.epochs = 0
     config.log.every_steps = 2

@@ -37,6 +37,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from infoae_jax.collective import mean_over
 from infoae_jax.config import AlignmentConfig
 from infoae_jax.reversal import reverse_gradient
 
@@ -308,7 +309,7 @@ def align_step(
 
     gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, others["params"])
     if axis is not None:
-        gradients, metrics = jax.lax.pmean((gradients, metrics), axis)
+        gradients, metrics = mean_over((gradients, metrics), axis)
     rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
     rates = {"map": rate, "readers": _READERS_RATE * rate}
     groups, slopes = _groups(params, others["params"]), _groups(*gradients)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -13,6 +14,7 @@ from infoae_jax.model import InfoAutoencoder
 from infoae_jax.stepper import AXIS
 
 _MOST_PIXELS = 1024 * 32 * 32  # of a batch, which bounds its memory at any image size
+_PART_PIXELS = 64 * 32 * 32  # a CPU device takes its share of a batch in parts of so many: they stay in its caches
 
 
 def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
@@ -25,9 +27,25 @@ def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
 
 
 @functools.lru_cache(32)
-def _shared(function: Callable[..., Any], mesh: Mesh) -> Callable[..., jax.Array]:
-    """Jitted; the same for the same function, so that it is compiled once."""
-    return jax.jit(function, out_shardings=NamedSharding(mesh, P(AXIS)))
+def _shared(function: Callable[..., Any], mesh: Mesh, part: int) -> Callable[..., jax.Array]:
+    """Jitted; the same for the same function, so that it is compiled once.
+
+    Args:
+      part: rows that a device computes at once; 0: all it has.
+    """
+
+    def in_parts(variables: Any, rows: tuple[jax.Array, ...]) -> jax.Array:
+        size = part or len(rows[0])
+        results: list[jax.Array] = []
+        for start in range(0, len(rows[0]), size):
+            some = tuple(array[start : start + size] for array in rows)
+            if results:  # one after the other: XLA must not begin the next before this one's memory is free again
+                some, results[-1] = jax.lax.optimization_barrier((some, results[-1]))
+            results.append(function(variables, *some))
+        return jnp.concatenate(results)
+
+    specs = P(), P(AXIS)
+    return jax.jit(jax.shard_map(in_parts, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False))
 
 
 @functools.lru_cache(32)
@@ -48,7 +66,8 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
       pixels: of an image, which decides the size of a batch.
     """
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    shared = _shared(function, mesh)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    shared = _shared(function, mesh, max(_PART_PIXELS // pixels, 1) if on_cpu else 0)
 
     def run(variables: Any, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)
@@ -57,7 +76,7 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
         for start in range(0, len(arrays[0]), size):
             rows = [array[start : start + size] for array in arrays]
             padded = [np.pad(r, [(0, size - len(r))] + [(0, 0)] * (r.ndim - 1)) for r in rows]
-            results.append(shared(variables, *jax.device_put(padded, parts)))
+            results.append(shared(variables, jax.device_put(tuple(padded), parts)))
             if len(results) > 1:  # one ahead, as in training; the device keeps no more than two
                 results[-2] = np.asarray(results[-2])
         return np.concatenate(results)[: len(arrays[0])]

@@ -13,7 +13,7 @@ import jax
 
 from infoae_jax.data import user_cache_folder
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
@@ -66,11 +66,13 @@ def _devices(batch_size: int | None) -> int:
 def _keep_memory() -> None:
     """XLA allocates its scratch memory anew for each step; glibc would return it to the system each time.
 
-    Fetching it again, page by page, took a fifth of a training step on 32x32 RGB images.
+    Fetching it again, page by page, took a fifth of a training step on 32x32 RGB images. Threads must share one arena,
+    as those of their own hold 64 MB at most: what is larger, and freed, was still returned.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never

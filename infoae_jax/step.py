@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from infoae_jax import alignment, glance
+from infoae_jax.collective import mean_over, sum_over
 from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
 from infoae_jax.model import InfoAutoencoder, to_unit_interval
 from infoae_jax.reversal import scheduled_lambda
@@ -183,7 +184,7 @@ def _over_devices(axis: str, means: Any, z: Float[Array, "b z"], labels: Int[Arr
     devices = jax.lax.axis_size(axis)
     rows = jnp.concatenate([z, labels[:, None].astype(z.dtype)], axis=1)  # labels stay exact: < 2**24
     table = jnp.zeros((devices, *rows.shape), rows.dtype).at[jax.lax.axis_index(axis)].set(rows)
-    sums, table = jax.lax.psum((means, table), axis)
+    sums, table = sum_over((means, table), axis)
     table = table.reshape(-1, rows.shape[1])
     return jax.tree.map(lambda x: x / devices, sums), table[:, :-1], table[:, -1].astype(labels.dtype)
 
@@ -304,7 +305,7 @@ def refine_step(
 
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params["image_decoder"])
     if axis is not None:
-        gradient, metrics = jax.lax.pmean((gradient, metrics), axis)
+        gradient, metrics = mean_over((gradient, metrics), axis)
     rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
     # One optimiser has both halves of the autoencoder; the encoder is given zeros, and stays.
     network = _networks(state.params)["autoencoder"]

@@ -6,7 +6,10 @@ import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# To optimise the machine code would take longer than to run it: these programs are small.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+)
 
 # Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.
 if "PYTEST_XDIST_WORKER" not in os.environ:

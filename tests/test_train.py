@@ -206,7 +206,7 @@ def test_aligned_model_takes_the_class_from_the_image_and_redraws_as_without(ali
 
 def test_alignment_that_diverges_is_stopped_with_advice(tiny, tmp_path):
     tiny.model.couplings, tiny.alignment.learning_rate, tiny.alignment.transport = 2, 1.0, 1e6
-    tiny.alignment.lambda_adv, tiny.alignment.epochs = 1e6, 50
+    tiny.alignment.lambda_adv, tiny.alignment.epochs, tiny.model.reference_couplings = 1e6, 50, 10
     with pytest.raises(DivergedError, match="couplings=0"):
         fit(parse(tiny), tmp_path / "run")
 
