@@ -14,7 +14,7 @@ from infoae_jax.model import InfoAutoencoder
 from infoae_jax.stepper import AXIS
 
 _MOST_PIXELS = 1024 * 32 * 32  # of a batch, which bounds its memory at any image size
-_PART_PIXELS = 64 * 32 * 32  # a CPU device takes its share of a batch in parts of so many: they stay in its caches
+_PART_PIXELS, _MOST_PARTS = 64 * 32 * 32, 8  # a CPU device computes its share in parts that suit its caches
 
 
 def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
@@ -31,18 +31,15 @@ def _shared(function: Callable[..., Any], mesh: Mesh, part: int) -> Callable[...
     """Jitted; the same for the same function, so that it is compiled once.
 
     Args:
-      part: rows that a device computes at once; 0: all it has.
+      part: about how many rows a device computes at once; 0: all it has. Parts are unrolled, as XLA computes
+        convolutions within loops slowly on the CPU; on MNIST and SVHN `decode` takes 10 % less time so.
     """
 
     def in_parts(variables: Any, rows: tuple[jax.Array, ...]) -> jax.Array:
-        size = part or len(rows[0])
-        results: list[jax.Array] = []
-        for start in range(0, len(rows[0]), size):
-            some = tuple(array[start : start + size] for array in rows)
-            if results:  # one after the other: XLA must not begin the next before this one's memory is free again
-                some, results[-1] = jax.lax.optimization_barrier((some, results[-1]))
-            results.append(function(variables, *some))
-        return jnp.concatenate(results)
+        count = len(rows[0])
+        size = max(part, -(-count // _MOST_PARTS)) if part else count
+        parts = [tuple(array[start : start + size] for array in rows) for start in range(0, count, size)]
+        return jnp.concatenate([function(variables, *some) for some in parts])
 
     specs = P(), P(AXIS)
     return jax.jit(jax.shard_map(in_parts, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False))
@@ -67,7 +64,8 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
     """
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    shared = _shared(function, mesh, max(_PART_PIXELS // pixels, 1) if on_cpu else 0)
+    part = 1 << (max(_PART_PIXELS // pixels, 1).bit_length() - 1)  # a power of two, as shares mostly are
+    shared = _shared(function, mesh, part if on_cpu else 0)
 
     def run(variables: Any, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)

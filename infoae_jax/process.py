@@ -17,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
-    """To be called before anything touches a device.
+    """To be called before anything touches a device, or starts threads.
 
     Args:
       batch_size: what the devices will share; None: nothing in particular.
@@ -66,8 +66,8 @@ def _devices(batch_size: int | None) -> int:
 def _keep_memory() -> None:
     """XLA allocates its scratch memory anew for each step; glibc would return it to the system each time.
 
-    Fetching it again, page by page, took a fifth of a training step on 32x32 RGB images. Threads must share one arena,
-    as those of their own hold 64 MB at most: what is larger, and freed, was still returned.
+    Fetching it again, page by page, took a fifth of a training step on 32x32 RGB images. Threads share one arena,
+    as those of their own hold 64 MB at most: what is larger is fetched and returned in spite of all settings.
     """
     if sys.platform != "linux":
         return

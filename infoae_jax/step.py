@@ -176,7 +176,7 @@ def losses(
 
 
 def _over_devices(axis: str, means: Any, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> tuple[Any, Array, Array]:
-    """Means over all devices of `means`, and the latents and labels of all of them, by a single sum.
+    """Means over all devices of `means`, and the latents and labels of all of them, by a single `sum_over`.
 
     A single one, because a device waits in every collective for the slowest of them, and on the CPU holds one of the
     few threads meanwhile. To gather by a sum, each device adds its rows to zeros.

@@ -6,9 +6,12 @@ import os
 import shutil
 import tempfile
 
-# To optimise the machine code would take longer than to run it: these programs are small.
+# To optimise the machine code takes longer than most tests need to run it. Flags of the caller win: with
+# XLA_FLAGS=--xla_backend_optimization_level=3 the tests meet the code that users run.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    "--xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4"
 )
 
 # Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.

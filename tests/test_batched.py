@@ -28,7 +28,7 @@ def test_any_number_of_rows(devices, part, monkeypatch):
         assert len(sizes) == len(set(sizes)) <= 7  # of 1, 2, ... 64 images
         assert max(sizes) == -(-64 // devices)
     else:
-        assert max(sizes) == 12
+        assert max(sizes) == 8
 
 
 def test_a_batch_never_holds_more_pixels_than_it_may():
