@@ -258,11 +258,12 @@ def print_table(out: Path) -> None:
 _CYCLE_VAE = {"leakage": 78.5, "mse": 0.0531, "style": (0.82 + 0.56 + 0.68) / 3}
 _CYCLE_VAE_REPORTED, _CHANCE = 17.56, 11.35
 _CLASS_MEANS, _CLASS_MEANS_AND_PCA = 0.0529, 0.0256
-_NAMED = {  # rows that the picture names, in its words; the others are small points
-    "ordinary autoencoder (lambda 0, nothing after it)": "ordinary autoencoder",
-    "paper's recipe, lambda 0.001": "paper's recipe",
-    "paper's recipe, lambda 0.003": "paper's recipe",
-    "adversary only: no alignment, no refinement": "adversary only",
+# Rows that the picture names, in its words, and how many points above them; the others are small.
+_NAMED = {
+    "ordinary autoencoder (lambda 0, nothing after it)": ("ordinary autoencoder", 16),
+    "paper's recipe, lambda 0.001": ("paper's recipe", -9),
+    "paper's recipe, lambda 0.003": ("paper's recipe", -9),
+    "adversary only: no alignment, no refinement": ("adversary only", 5),
 }
 
 
@@ -306,13 +307,14 @@ def draw(out: Path, picture: Path) -> None:
             if row not in curve:
                 axes.plot(point[0], point[which], "s", color="tab:gray", markersize=4 if row in _NAMED else 2.5)
             if row in _NAMED:
+                words, above = _NAMED[row]
                 axes.annotate(
-                    _NAMED[row],
+                    words,
                     (point[0], point[which]),
                     fontsize=7,
                     color="dimgray",
                     ha="left" if point[0] < 50 else "right",
-                    xytext=(5 if point[0] < 50 else -5, -2),
+                    xytext=(0, above),
                     textcoords="offset points",
                 )
         axes.plot(
