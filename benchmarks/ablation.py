@@ -325,13 +325,13 @@ def draw(out: Path, picture: Path) -> None:
             markersize=4,
             label="infoae_jax, lambda along the line",
         )
-        for row in curve:
+        for i, row in enumerate(curve):
             axes.annotate(
                 f"{lambdas[row]:g}",
                 (points[row][0], points[row][which]),
                 fontsize=7,
                 color="tab:blue",
-                xytext=(4, 3),
+                xytext=(4, 3 if i % 2 else -9),  # neighbours are close
                 textcoords="offset points",
             )
         axes.set(xlabel="class read from the latent, % (best of four probes)", ylabel=name, xlim=(8, 102))
