@@ -1,15 +1,16 @@
 """The rival for speed: the same networks in PyTorch on the CPU, in an environment of its own.
 
     python3 -m venv torch-env && torch-env/bin/pip install torch==2.13.0 numpy
-    torch-env/bin/python benchmarks/pytorch_rival.py --task train --side 28 --channels 1 --batch 256
+    echo compile 20 | torch-env/bin/python benchmarks/pytorch_rival.py --task train --side 28 --channels 1 --batch 256
 
 Tasks: 'train' (a step of network A and B, as the paper has it), 'train_all' (also the content classifier, and three
-steps of the adversary: our default recipe), 'encode', 'decode'. One JSON line for each mode of PyTorch.
+steps of the adversary: our default recipe), 'encode', 'decode'. For each line it reads, a mode of PyTorch ('eager',
+'channels_last', 'compile', 'compile+channels_last') and a number of steps, it prints the median of their milliseconds.
 """
 
 import argparse
-import json
 import statistics
+import sys
 import time
 
 import torch
@@ -126,20 +127,21 @@ def step_of(task, mode, side, channels, batch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=["train", "train_all", "encode", "decode"], default="train")
-    for name, default in (("side", 28), ("channels", 1), ("batch", 256), ("steps", 30)):
+    for name, default in (("side", 28), ("channels", 1), ("batch", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--modes", default="eager,channels_last,compile,compile+channels_last")
     args = parser.parse_args()
-    for mode in args.modes.split(","):
-        step = step_of(args.task, mode, args.side, args.channels, args.batch)
-        for _ in range(5):
-            step()
+    steps = {}
+    for line in sys.stdin:
+        mode, count = line.split()
+        if mode not in steps:
+            steps[mode] = step_of(args.task, mode, args.side, args.channels, args.batch)
         times = []
-        for _ in range(args.steps):
+        for i in range(int(count) + 1):
             start = time.perf_counter()
-            step()
-            times.append(1e3 * (time.perf_counter() - start))
-        print(json.dumps({"mode": mode, "ms_median": statistics.median(times), "torch": torch.__version__}), flush=True)
+            steps[mode]()
+            if i:  # as with ours, the first is not counted
+                times.append(1e3 * (time.perf_counter() - start))
+        print(statistics.median(times), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Each appends JSON lines to --out. Absolute times are there to compute the ratios
 """
 
 import argparse
+import contextlib
 import functools
 import io
 import json
@@ -42,16 +43,17 @@ from infoae_jax.model import build
 
 HERE = Path(__file__).parent
 SHAPES = {"MNIST": (28, 1), "SVHN": (32, 3)}
+MODES = "ours", "eager", "channels_last", "compile", "compile+channels_last"
 TASKS = {"train": (256, 64, 1024), "encode": (1000,), "decode": (1000,), "train_all": (256,)}
 
 
-def median_ms(function: Callable[[], Any], repeats: int) -> float:
-    """Median over `repeats` calls, each waited for, after three that are not counted."""
+def median_ms(function: Callable[[], Any], repeats: int, skip: int = 3) -> float:
+    """Median over `repeats` calls, each waited for, after `skip` that are not counted."""
     times = []
-    for i in range(repeats + 3):
+    for i in range(repeats + skip):
         begin = time.perf_counter()
         jax.block_until_ready(function())
-        if i >= 3:
+        if i >= skip:
             times.append(1e3 * (time.perf_counter() - begin))
     return statistics.median(times)
 
@@ -69,7 +71,10 @@ def _example(side: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarr
 
 
 def step_against_rival(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Ours and PyTorch's modes in turn, each in a process of its own; the medians over all rounds are compared.
+    """Ours and PyTorch's modes, about a second each, in turn, again and again, each program in a process of its own.
+
+    Other work on the machine comes and goes in minutes, so the times of one round are compared with each other. For a
+    mode of PyTorch's the ratio is the median over the rounds; the highest of these, that of its best mode, is ours.
 
     'train' compares the step that `fit` runs (with the content classifier and three steps of the adversary) with the
     rival's step without them; in 'train_all' the rival does all that too.
@@ -77,34 +82,50 @@ def step_against_rival(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for task, batches in TASKS.items():
         for shape, (side, channels) in SHAPES.items():
             for batch in batches:
-                steps = max(args.repeats * 256 // batch, 8)
-                options = [f"--side={side}", f"--channels={channels}", f"--batch={batch}", f"--steps={steps}"]
-                times: dict[str, list[float]] = {}
-                for _ in range(args.rounds):
-                    for command in (
-                        [sys.executable, __file__, "ours", f"--task={task}", *options],
-                        [args.rival_python, str(args.rival), f"--task={task}", *options],
-                    ):
-                        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                        for line in map(json.loads, result.stdout.splitlines()):
-                            times.setdefault(line["mode"], []).append(line["ms_median"])
-                medians = {mode: statistics.median(values) for mode, values in times.items()}
-                ours = medians.pop("ours")
-                best = min(medians, key=lambda mode: medians[mode])
+                options = [f"--task={task}", f"--side={side}", f"--channels={channels}", f"--batch={batch}"]
+                commands = [sys.executable, __file__, "ours"], [args.rival_python, str(args.rival)]
+                with contextlib.ExitStack() as children:
+                    timers = [children.enter_context(_timer([*command, *options])) for command in commands]
+                    times: dict[str, list[float]] = {mode: [] for mode in MODES}
+                    for i in range(args.repeats + 1):
+                        for mode in times:
+                            ms = timers[mode != "ours"](mode, max(2048 // batch, 4))
+                            if i:  # in the first round all is compiled
+                                times[mode].append(ms)
+                ratios = {mode: np.divide(times["ours"], times[mode]) for mode in MODES[1:]}
+                best = max(ratios, key=lambda mode: float(np.median(ratios[mode])))
+                low, ratio, high = np.quantile(ratios[best], (0.25, 0.5, 0.75)).tolist()
                 yield {
                     "task": task,
                     "shape": shape,
                     "batch": batch,
-                    "ratio": ours / medians[best],
+                    "ratio": ratio,
+                    "quartiles": [low, high],
                     "best": best,
-                    "ours_ms": ours,
-                    "rival_ms": medians,
-                    "all_ms": times,
+                    "ms": {mode: statistics.median(values) for mode, values in times.items()},
                 }
 
 
-def ours(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One task of ours, as set up by `launch.py`; called by `step` in a process of its own."""
+@contextlib.contextmanager
+def _timer(command: list[str]) -> Iterator[Callable[[str, int], float]]:
+    """A process that is told a mode and a number of steps, and answers with the median of their milliseconds."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+
+        def ask(mode: str, steps: int) -> float:
+            print(mode, steps, file=child.stdin, flush=True)
+            answer = child.stdout.readline()
+            if not answer:
+                raise SystemExit(f"{' '.join(command)} ended with code {child.wait()}")
+            return float(answer)
+
+        yield ask
+        child.stdin.close()
+
+
+def ours(args: argparse.Namespace) -> None:
+    """Times one task of ours, as set up by `launch.py`, whenever `step` asks for it."""
     process.set_up(args.batch)
     values = mnist.get_config() if args.side == 28 else svhn.get_config()
     values.train.batch_size, values.model.bottleneck = args.batch, 16
@@ -135,7 +156,8 @@ def ours(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         def function():
             return apply(variables, *rows)
 
-    yield {"mode": "ours", "ms_median": median_ms(function, args.steps)}
+    for line in sys.stdin:
+        print(median_ms(function, int(line.split()[1]), skip=1), flush=True)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -421,7 +443,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = {
         "step": step_against_rival,
-        "ours": ours,
         "layers": layers,
         "loop": loop,
         "start": start,
@@ -429,28 +450,31 @@ def main() -> None:
         "use": use,
         "demo": demo,
     }
-    parser.add_argument("command", choices=[*commands, "table"])
+    parser.add_argument("command", choices=[*commands, "ours", "table"])
     parser.add_argument("--out", type=Path, default=HERE / "speed.jsonl", help="where the JSON lines go, or come from")
     parser.add_argument(
-        "--repeats", type=int, default=20, help="steps (or epochs: loop; calls: use) measured of each kind"
+        "--repeats",
+        type=int,
+        default=20,
+        help="measured of each kind: steps, rounds (step), epochs (loop), calls (use)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="step, start, scaling: how often all take their turn")
+    parser.add_argument("--rounds", type=int, default=3, help="start, scaling: how often all take their turn")
     parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
     parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")
     parser.add_argument("--data_dir", default="", help="start: where TFDS has prepared MNIST")
     parser.add_argument("--model", default="mnist", help="demo: run folder, exported file, or name of a model")
     inner = parser.add_argument_group("of `ours`, which `step` calls")
     inner.add_argument("--task", choices=TASKS, default="train")
-    for name, default in (("side", 28), ("channels", 1), ("batch", 256), ("steps", 20)):
+    for name, default in (("side", 28), ("channels", 1), ("batch", 256)):
         inner.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     if args.command == "table":
         print(table(args.out))
         return
+    if args.command == "ours":
+        ours(args)
+        return
     for result in commands[args.command](args):
-        if args.command == "ours":
-            print(json.dumps(result))
-            continue
         line = {"command": args.command, **result, "cores": os.cpu_count(), "environment": runlog.environment()}
         with open(args.out, "a") as file:
             file.write(json.dumps(line) + "\n")

@@ -41,7 +41,8 @@ def get_config() -> ConfigDict:
     train.epochs = 15
     train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
-    train.learning_rate_schedule = "cosine"  # 'cosine' (to 0 at the end) or 'constant'
+    # 'cosine' (to 0 at the end), 'warmup_cosine' (rising over the first tenth of the training) or 'constant'
+    train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again; 0 = it is not
     train.content_shift = 0  # the content classifier sees images shifted by up to so many pixels; for few images
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
@@ -91,6 +92,7 @@ def in_colour(config: ConfigDict) -> None:
     """What was chosen on the embedded data set: small batches, a simple shared distribution, nothing drawn again."""
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
+    train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
     train.cycle_weight, train.content_shift = 0.0, 2
     config.model.reference_couplings = 4
     alignment.batch_size, alignment.learning_rate = 512, 3e-3

@@ -61,7 +61,7 @@ class TrainConfig:
     epochs: int = _range(1, 1_000_000)
     batch_size: int = _range(1, 1_000_000)
     learning_rate: float = _range(0, 1, above=True)
-    learning_rate_schedule: str = _choice("constant", "cosine")
+    learning_rate_schedule: str = _choice("constant", "cosine", "warmup_cosine")
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
     lambda_adv: float = _range(0, 1e6)

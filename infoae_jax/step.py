@@ -37,6 +37,7 @@ METRICS = (
 )
 _SHIFT = 2  # pixels
 _SHIFT_SEED, _UNSETTLED_SEED = 2, 3
+_WARMUP = 0.1  # share of the training over which the rate rises, where it does
 
 
 # The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
@@ -207,8 +208,10 @@ def train_step(
     progress = state.step / hyper.total_steps
     lam = scheduled_lambda(config.lambda_schedule, hyper.lambda_adv, hyper.lambda_ramp, progress)
     rate = hyper.learning_rate
-    if config.learning_rate_schedule == "cosine":
+    if config.learning_rate_schedule != "constant":
         rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    if config.learning_rate_schedule == "warmup_cosine":
+        rate = rate * jnp.minimum(1.0, (state.step + 1) / (_WARMUP * hyper.total_steps))
     optimizer = _optimizer(config)
 
     def descend(gradient, params, opt_state):

@@ -8,11 +8,9 @@ import tempfile
 
 # To optimise the machine code takes longer than most tests need to run it. Flags of the caller win: with
 # XLA_FLAGS=--xla_backend_optimization_level=3 the tests meet the code that users run.
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 "
-    + os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4"
-)
+_FOUR = " --xla_force_host_platform_device_count=4"
+_FLAGS = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "").replace(_FOUR, "")
+os.environ["XLA_FLAGS"] = _FLAGS + _FOUR
 
 # Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -52,6 +50,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 def cache(tmp_path_factory):
     """One data cache for all tests."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def child_environment():
+    """For processes that choose themselves how many devices they have."""
+    return {**os.environ, "XLA_FLAGS": _FLAGS}
 
 
 @pytest.fixture

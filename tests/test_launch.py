@@ -19,11 +19,10 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def launch(cache, tmp_path):
-    def start(*args, config="configs/rendered.py:tiny", workdir="run", environment=None, **options):
+def launch(cache, tmp_path, child_environment):
+    def start(*args, config="configs/rendered.py:tiny", workdir="run", environment=child_environment, **options):
         command = [sys.executable, "launch.py", f"--config={config}", f"--config.data.cache_dir={cache}"]
         command += [f"--workdir={tmp_path / workdir}", "--cpu_devices=4", *args]
-        environment = {**os.environ, "XLA_FLAGS": ""} if environment is None else environment
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **options)
 

@@ -79,6 +79,13 @@ def test_learning_rate_decays_to_zero_or_stays():
     np.testing.assert_allclose([m["learning_rate"] for m in constant], 0.01, rtol=1e-6)
 
 
+def test_learning_rate_rises_over_a_tenth_of_the_training():
+    _, history = run(20, epochs=5, learning_rate=0.01, learning_rate_schedule="warmup_cosine")
+    rates = [m["learning_rate"] for m in history]
+    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(20) / 20))
+    np.testing.assert_allclose(rates, [0.5 * cosine[0], *cosine[1:]], rtol=1e-5)
+
+
 def gradients(lam):
     model, config, images, labels = make()
     params = init(model, config).params
