@@ -89,11 +89,11 @@ def get_config() -> ConfigDict:
 
 
 def in_colour(config: ConfigDict) -> None:
-    """What was chosen on the embedded data set: small batches, a simple shared distribution, nothing drawn again."""
+    """What was chosen on the embedded data set: small batches, a weak adversary before the alignment, nothing drawn again."""
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
-    train.cycle_weight, train.content_shift = 0.0, 2
+    train.cycle_weight, train.content_shift, train.lambda_adv = 0.0, 2, 0.001
     config.model.reference_couplings = 4
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
     alignment.style_weight, alignment.transport, alignment.lambda_adv = 0.3, 0.01, 0.4
