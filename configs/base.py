@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
 
 
 def in_colour(config: ConfigDict) -> None:
-    """What was chosen on the embedded data set: small batches, a weak adversary before the alignment, nothing drawn again."""
+    """What was chosen on the embedded data set: small batches, a weak adversary at first, nothing drawn again."""
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind

@@ -111,7 +111,7 @@ def test_runs_stand_side_by_side_with_what_differs(make_run):
     page = Page(report.render([one, two]))
     assert "a/same" in page.text
     assert "b/same" in page.text
-    assert "train.lambda_adv: 0.005 -> 0.07" in page.text
+    assert "train.lambda_adv: 0.001 -> 0.07" in page.text
     assert "Not evaluated yet" in page.text
     assert page.tags.count("polyline") == 10
 

@@ -338,7 +338,7 @@ def test_configuration_file_without_a_sweep(tmp_path, cache):
 @pytest.mark.slow
 def test_three_by_three_takes_less_than_six_minutes(tmp_path, cache):
     begin = time.monotonic()
-    args = ("--sweep", "--sweep_filter=seed=0,lambda_adv!=0.002")
+    args = ("--sweep", "--sweep_filter=seed=0,lambda_adv!=0.001")
     environment = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run(
         command(tmp_path, cache, *args), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -357,7 +357,7 @@ def test_killed_and_started_again_repeats_one_checkpoint_interval_of_one_trial_a
     args = ("--sweep", "--sweep_filter=seed=0,bottleneck=16,lambda_adv<0.004", "--config.log.every_steps=1")
     args += ("--config.checkpoint.every_steps=5", "--config.train.epochs=30")  # two trials, 120 steps each
     folder = tmp_path / "run" / "sweep"
-    trials = [folder / f"bottleneck=16,lambda_adv={lam},seed=0" for lam in ("0", "0.002")]
+    trials = [folder / f"bottleneck=16,lambda_adv={lam},seed=0" for lam in ("0", "0.001")]
     environment = {**os.environ, "XLA_FLAGS": ""}
 
     def started(until):
