@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.num_train, config.data.num_test = 40_000, 4_000
     config.model.bottleneck = 32
     base.in_colour(config)
-    config.train.epochs, config.alignment.epochs, config.refine.epochs = 5, 45, 1
+    config.train.epochs, config.alignment.epochs, config.refine.epochs = 5, 40, 1
     return base.with_variants(config, arg)
 
 
