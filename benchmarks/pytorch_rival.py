@@ -1,11 +1,11 @@
 """The rival for speed: the same networks in PyTorch on the CPU, in an environment of its own.
 
     python3 -m venv torch-env && torch-env/bin/pip install torch==2.13.0 numpy
-    echo compile 20 | torch-env/bin/python benchmarks/pytorch_rival.py --task train --side 28 --channels 1 --batch 256
+    echo 20 | torch-env/bin/python benchmarks/pytorch_rival.py --task train --side 28 --channels 1 --mode compile
 
 Tasks: 'train' (a step of network A and B, as the paper has it), 'train_all' (also the content classifier, and three
-steps of the adversary: our default recipe), 'encode', 'decode'. For each line it reads, a mode of PyTorch ('eager',
-'channels_last', 'compile', 'compile+channels_last') and a number of steps, it prints the median of their milliseconds.
+steps of the adversary: our default recipe), 'encode', 'decode'. For each number of steps that it reads, a line each, it
+prints the median of their milliseconds.
 """
 
 import argparse
@@ -127,18 +127,17 @@ def step_of(task, mode, side, channels, batch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=["train", "train_all", "encode", "decode"], default="train")
+    modes = ["eager", "channels_last", "compile", "compile+channels_last"]
+    parser.add_argument("--mode", choices=modes, default="eager")
     for name, default in (("side", 28), ("channels", 1), ("batch", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    steps = {}
+    step = step_of(args.task, args.mode, args.side, args.channels, args.batch)
     for line in sys.stdin:
-        mode, count = line.split()
-        if mode not in steps:
-            steps[mode] = step_of(args.task, mode, args.side, args.channels, args.batch)
         times = []
-        for i in range(int(count) + 1):
+        for i in range(int(line) + 1):
             start = time.perf_counter()
-            steps[mode]()
+            step()
             if i:  # as with ours, the first is not counted
                 times.append(1e3 * (time.perf_counter() - start))
         print(statistics.median(times), flush=True)

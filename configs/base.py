@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     train.epochs = 15
     train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
-    # 'cosine' (to 0 at the end), 'warmup_cosine' (rising over the first tenth of the training) or 'constant'
+    # 'cosine' (to 0 at the end), 'warmup_cosine' (the same, but rising over the first tenth) or 'constant'
     train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again; 0 = it is not
     train.content_shift = 0  # the content classifier sees images shifted by up to so many pixels; for few images
@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
 
 
 def in_colour(config: ConfigDict) -> None:
-    """What was chosen on the embedded data set: small batches, a weak adversary at first, nothing drawn again."""
+    """What was chosen on the embedded data set: small batches, simple shared distribution, nothing drawn again."""
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
@@ -143,6 +143,10 @@ def with_variants(config: ConfigDict, arg: str | None) -> ConfigDict:
             raise ValueError(f"unknown variant {name!r} behind the colon; there are: {', '.join(variants)}")
         variants[name](config)
     return config
+
+
+def sweep_in_colour(add: Callable[..., None]) -> None:
+    sweep_over(add, lambdas=(0.0, 0.001, 0.005, 0.02), bottlenecks=(16, 32, 64))
 
 
 def sweep_over(

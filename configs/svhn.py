@@ -29,4 +29,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def sweep(add: Callable[..., None]) -> None:
     """The trials of `--sweep`: `add` takes the fields to change."""
-    base.sweep_over(add, lambdas=(0.0, 0.001, 0.005, 0.02), bottlenecks=(16, 32, 64))
+    base.sweep_in_colour(add)

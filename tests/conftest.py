@@ -8,9 +8,9 @@ import tempfile
 
 # To optimise the machine code takes longer than most tests need to run it. Flags of the caller win: with
 # XLA_FLAGS=--xla_backend_optimization_level=3 the tests meet the code that users run.
-_FOUR = " --xla_force_host_platform_device_count=4"
+_FOUR = "--xla_force_host_platform_device_count=4"
 _FLAGS = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "").replace(_FOUR, "")
-os.environ["XLA_FLAGS"] = _FLAGS + _FOUR
+os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FOUR}"
 
 # Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -54,7 +54,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def child_environment():
-    """For processes that choose themselves how many devices they have."""
+    """For processes that choose themselves how many devices they have; XLA's other flags are those of the tests."""
     return {**os.environ, "XLA_FLAGS": _FLAGS}
 
 

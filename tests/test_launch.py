@@ -1,5 +1,6 @@
 """The real command: fresh, stopped, killed, resumed, and fed with bad input."""
 
+import functools
 import os
 import resource
 import signal
@@ -88,8 +89,12 @@ def test_a_second_start_compiles_nothing(launch, tmp_path):
 LONGER = ("--config.train.epochs=6", "--config.checkpoint.every_steps=1", "--config.log.every_steps=1")
 
 
-def test_killed_at_any_moment_and_resumed_is_bit_identical(launch, tmp_path):
-    """Checkpoints are written all the time here, so that most kills hit a save; one run is never stopped."""
+def test_killed_at_any_moment_and_resumed_is_bit_identical(launch, tmp_path, child_environment):
+    """Checkpoints are written all the time here, so that most kills hit a save; one run is never stopped.
+
+    The programs are optimised, as they are for users.
+    """
+    launch = functools.partial(launch, environment=child_environment | {"XLA_FLAGS": ""})
     finish(launch(*LONGER, workdir="whole"))
     kills = 0
     for target in (1, 7, 13):
