@@ -98,7 +98,7 @@ def in_colour(config: ConfigDict) -> None:
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
     alignment.style_weight, alignment.transport, alignment.lambda_adv = 0.3, 0.01, 0.4
     refine.style_weight, refine.cycle_weight = 0.003, 0.0
-    refine.content_weight, refine.content_noise = 0.01, 0.1
+    refine.content_weight, refine.content_noise = 0.0075, 0.1
 
 
 def use_paper(config: ConfigDict) -> None:
