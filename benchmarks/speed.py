@@ -408,7 +408,7 @@ def table(path: Path) -> str:
         for batch in batches:
             row = [lines.get(("step", task, shape, batch, None, None, None, None)) for shape in SHAPES]
             if any(row):
-                cells = " | ".join(f"{line['ratio']:.2f}" if line else "" for line in row)
+                cells = " | ".join(_with_quartiles(line) if line else "" for line in row)
                 text.append(f"| {names.get(task, f'`{task}`')}, batch {batch} | {cells} |")
     for key, line in lines.items():
         if key[0] == "loop":
@@ -441,6 +441,11 @@ def table(path: Path) -> str:
     if len({json.dumps(line["environment"]) for line in lines.values()}) > 1:
         text += ["", "(measured with more than one version of the code or the packages: see the file)"]
     return "\n".join(text)
+
+
+def _with_quartiles(line: dict[str, Any]) -> str:
+    low, high = line.get("quartiles", (None, None))  # not in lines of an earlier protocol
+    return f"{line['ratio']:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 
 def main() -> None:
