@@ -2,18 +2,24 @@
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import sys
+import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from infoae_jax.data import user_cache_folder
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+_CHUNK_OVERHEAD, _LARGEST_SMALL_BIN = 16, 1024  # of glibc's malloc.c, in bytes
+_LARGEST_HOLE = 2**20
+_LONG_COMPILATION = 1.0  # seconds
 
 
 def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
@@ -25,7 +31,7 @@ def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_c
         but so many that they divide the batch.
       compilation_cache: keep compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
 
-    On Linux the process also keeps the memory that it frees, for use by later steps.
+    On Linux the process also keeps the memory that it frees, for use by later steps, but for what compiling leaves.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices or _devices(batch_size))
     _keep_memory()
@@ -71,8 +77,52 @@ def _keep_memory() -> None:
     """
     if sys.platform != "linux":
         return
-    libc = ctypes.CDLL(None)
+    libc = ctypes.PyDLL(None)  # keeps Python's lock, so that no other Python code allocates in between
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    if hasattr(libc, "mallinfo2"):  # since 2.33
+        _seal_after_compiling(libc)
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (*"abcdefgh", "free", "free_at_the_end"))
+
+
+@functools.cache
+def _seal_after_compiling(libc: ctypes.CDLL) -> None:
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.mallinfo2.restype = _Mallinfo
+    one_at_a_time = threading.Lock()
+
+    def listener(event: str, duration_secs: float, **_: Any) -> None:
+        if event.endswith("/backend_compile_duration") and duration_secs > _LONG_COMPILATION:
+            with one_at_a_time:
+                _seal_holes(libc)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+
+
+def _seal_holes(libc: ctypes.CDLL) -> int:
+    """Takes the holes in the heap out of use, for good; returns how many bytes of addresses they were.
+
+    A compilation leaves tens of thousands of them, of every size, between what lives on. Whenever memory is asked for
+    or given back glibc searches its lists of them, one by one: a process that had compiled its program took 5 to 25 %
+    longer for a training step than one that found it in the cache. Their pages go back to the system.
+    """
+    libc.malloc_trim(0)
+    info = libc.mallinfo2()
+    sealed, most, size = 0, info.free - info.free_at_the_end, _LARGEST_HOLE
+    while size > _LARGEST_SMALL_BIN:  # smaller ones have lists for each size
+        # What is larger than this size was filled before; so blocks that follow one another come from the large pieces
+        # that steps use, or from the end of the heap. (If another allocator is loaded, nothing is free in glibc's.)
+        last, block = libc.malloc(size), libc.malloc(size)
+        while block and block != last + size + _CHUNK_OVERHEAD and sealed + size <= most:
+            sealed += size
+            last, block = block, libc.malloc(size)
+        libc.free(last)
+        libc.free(block)
+        size = int(0.9 * size) // 16 * 16
+    return sealed

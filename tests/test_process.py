@@ -1,5 +1,6 @@
 """Set-up of a process, seen from other processes."""
 
+import ctypes
 import json
 import os
 import stat
@@ -68,6 +69,39 @@ def test_the_cache_can_be_elsewhere_or_nowhere(tmp_path):
     assert not (tmp_path / "c").exists()
     (tmp_path / "file").write_text("")
     python(code, XDG_CACHE_HOME=str(tmp_path / "file"))  # warns, and goes on
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="of glibc 2.33 and newer")
+def test_holes_that_compiling_leaves_are_sealed():
+    """Blocks of many sizes between others that live on: given back, but not given out again after a compilation."""
+    code = """
+import bisect, ctypes
+import jax
+from infoae_jax import process
+process.set_up(1)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+sizes = [2048 + 48 * (i % 500) for i in range(8000)]
+blocks = [libc.malloc(size) for size in sizes]
+holes = sorted(zip(blocks[::2], sizes[::2]))
+for block, size in holes:
+    libc.free(block)
+def reused():
+    again = [libc.malloc(size) for block, size in holes]
+    for block in again:
+        libc.free(block)
+    below = [holes[bisect.bisect(holes, (block, 2**60)) - 1] for block in again]
+    return sum(start <= block < start + size for block, (start, size) in zip(again, below)) / len(again)
+before = reused()
+for seconds in (0.5, 1.5):
+    jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", seconds)
+    print(before, reused())
+"""
+    short, long = (line.split() for line in python(code).stdout.splitlines())
+    assert float(short[0]) > 0.9
+    assert float(short[1]) > 0.9
+    assert float(long[1]) < 0.1
 
 
 @pytest.mark.slow
