@@ -290,16 +290,20 @@ def _seconds_to_first_step(config: str, options: list[str], folder: Path, number
 
 
 def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Milliseconds of a step with more and more images, in turn; small networks, so that what grows would show."""
-    config = parse(mnist.get_config("tiny"))
-    process.set_up(config.train.batch_size)
+    """Milliseconds of a step with more and more images, in turn; also of small networks, where more would show."""
+    process.set_up(mnist.get_config().train.batch_size)
     counts = (20_000, 60_000, 120_000)
-    times: dict[int, list[float]] = {count: [] for count in counts}
-    for _ in range(args.rounds):
-        for count in counts:
-            times[count] += _bare_steps(config, 28, 1, count, 1)
-    medians = [statistics.median(times[count]) for count in counts]
-    yield {"images": counts, "ms_per_step": medians, "ratios": [m / medians[0] for m in medians]}
+    for networks, variant in (("default", ""), ("tiny", "tiny")):
+        values = mnist.get_config(variant)
+        values.train.cycle_weight, values.model.couplings = 0.0, 0
+        config = parse(values)
+        times: dict[int, list[float]] = {count: [] for count in counts}
+        for _ in range(args.rounds):
+            for count in counts:
+                times[count] += _bare_steps(config, 28, 1, count, 1)
+        medians = [statistics.median(times[count]) for count in counts]
+        ratios = [m / medians[0] for m in medians]
+        yield {"networks": networks, "images": counts, "ms_per_step": medians, "ratios": ratios}
 
 
 # --- use --------------------------------------------------------------------------------------------------------------
@@ -400,13 +404,13 @@ def table(path: Path) -> str:
     """Markdown from the newest line of each measurement."""
     lines: dict[Any, dict[str, Any]] = {}
     for line in map(json.loads, path.read_text().splitlines()):
-        key = [line["command"], *(line.get(k) for k in ("task", "shape", "batch", "layer", "what", "config", "model"))]
-        lines[tuple(key)] = line
+        kind = ("task", "shape", "batch", "layer", "what", "config", "model", "networks")
+        lines[line["command"], *(line.get(k) for k in kind)] = line
     text = ["| what | " + " | ".join(SHAPES) + " |", "|---|---|---|"]
     names = {"train": "training step", "train_all": "training step, the rival doing all of it"}
     for task, batches in TASKS.items():
         for batch in batches:
-            row = [lines.get(("step", task, shape, batch, None, None, None, None)) for shape in SHAPES]
+            row = [lines.get(("step", task, shape, batch, *5 * (None,))) for shape in SHAPES]
             if any(row):
                 cells = " | ".join(_with_quartiles(line) if line else "" for line in row)
                 text.append(f"| {names.get(task, f'`{task}`')}, batch {batch} | {cells} |")
@@ -431,7 +435,7 @@ def table(path: Path) -> str:
             ]
         elif key[0] == "scaling":
             found = ", ".join(f"{r:.2f}" for r in line["ratios"])
-            text += ["", f"A step with {line['images']} images, in proportion: {found}."]
+            text += ["", f"A step of {line['networks']} networks with {line['images']} images, in proportion: {found}."]
     every = [line for line in lines.values() if line["command"] == "layers"]
     if every:
         text += ["", "| layer | " + " | ".join(line["what"] for line in every[:3]) + " |", "|---|---|---|---|"]
