@@ -17,9 +17,9 @@ import jax
 from infoae_jax.data import user_cache_folder
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
-_CHUNK_OVERHEAD, _LARGEST_SMALL_BIN = 16, 1024  # of glibc's malloc.c, in bytes
-_LARGEST_HOLE = 2**20
-_LONG_COMPILATION = 1.0  # seconds
+_CHUNK_OVERHEAD, _SMALLEST_LARGE_CHUNK = 16, 1024  # of glibc's malloc.c, in bytes
+_LARGEST_SEAL = 2**20  # bytes: holes from twice this size on are few, quickly searched, and of use to steps
+_LONG_COMPILATION = 1.0  # seconds: shorter ones (and programs from the cache) leave few holes
 
 
 def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
@@ -31,7 +31,8 @@ def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_c
         but so many that they divide the batch.
       compilation_cache: keep compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
 
-    On Linux the process also keeps the memory that it frees, for use by later steps, but for what compiling leaves.
+    On Linux the process also keeps the memory that it frees, for use by later steps. A compilation of more than a
+    second returns it once, and the small holes that it leaves in the heap are not used again before the next one.
     """
     jax.config.update("jax_num_cpu_devices", cpu_devices or _devices(batch_size))
     _keep_memory()
@@ -77,52 +78,79 @@ def _keep_memory() -> None:
     """
     if sys.platform != "linux":
         return
-    libc = ctypes.PyDLL(None)  # keeps Python's lock, so that no other Python code allocates in between
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
-    if hasattr(libc, "mallinfo2"):  # since 2.33
-        _seal_after_compiling(libc)
+        _seal_after_compiling()
 
 
 class _Mallinfo(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_size_t) for name in (*"abcdefgh", "free", "free_at_the_end"))
+    """`struct mallinfo2` of glibc's malloc.h."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names.split())
 
 
-@functools.cache
-def _seal_after_compiling(libc: ctypes.CDLL) -> None:
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if memory is glibc's own, of version 2.33 or newer: no other allocator took its place."""
+    # Unlike CDLL it does not hand over Python's lock at each call, which would take longer than the calls.
+    libc = ctypes.PyDLL(None)
+    if not (hasattr(libc, "mallinfo2") and hasattr(libc, "__libc_malloc")):
+        return None
+    used, own = (ctypes.cast(getattr(libc, name), ctypes.c_void_p).value for name in ("malloc", "__libc_malloc"))
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
     libc.mallinfo2.restype = _Mallinfo
+    return libc if used == own else None
+
+
+@functools.cache  # once, however often the process is set up
+def _seal_after_compiling() -> None:
+    libc = _glibc()
+    if libc is None:
+        return
+    sealed: list[int] = []
     one_at_a_time = threading.Lock()
 
     def listener(event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("/backend_compile_duration") and duration_secs > _LONG_COMPILATION:
             with one_at_a_time:
-                _seal_holes(libc)
+                _seal_holes(libc, sealed)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
 
 
-def _seal_holes(libc: ctypes.CDLL) -> int:
-    """Takes the holes in the heap out of use, for good; returns how many bytes of addresses they were.
+def _seal_holes(libc: ctypes.CDLL, sealed: list[int]) -> None:
+    """Allocates the holes in the heap, so that nobody is given them until the next call.
 
-    A compilation leaves tens of thousands of them, of every size, between what lives on. Whenever memory is asked for
-    or given back glibc searches its lists of them, one by one: a process that had compiled its program took 5 to 25 %
-    longer for a training step than one that found it in the cache. Their pages go back to the system.
+    A compilation leaves tens of thousands of them, of every size, between what lives on. Most allocations of some
+    kilobytes then search glibc's lists of them, one by one: a process that had compiled its program took 5 to 25 %
+    longer for a training step than one that found it in the cache. Pages that are all free go back to the system.
+
+    Args:
+      sealed: the blocks of the last call, which are freed; afterwards those of this one.
     """
+    for block in sealed:
+        libc.free(block)
+    sealed.clear()
     libc.malloc_trim(0)
     info = libc.mallinfo2()
-    sealed, most, size = 0, info.free - info.free_at_the_end, _LARGEST_HOLE
-    while size > _LARGEST_SMALL_BIN:  # smaller ones have lists for each size
+    total, most, size = 0, info.fordblks - info.keepcost, _LARGEST_SEAL
+    while size > _SMALLEST_LARGE_CHUNK and total <= most:  # smaller ones have lists for each size
         # What is larger than this size was filled before; so blocks that follow one another come from the large pieces
-        # that steps use, or from the end of the heap. (If another allocator is loaded, nothing is free in glibc's.)
+        # that steps use, or from the end of the heap. Should another thread allocate in between, a block too many is
+        # sealed.
         last, block = libc.malloc(size), libc.malloc(size)
-        while block and block != last + size + _CHUNK_OVERHEAD and sealed + size <= most:
-            sealed += size
+        while last and block and block != last + size + _CHUNK_OVERHEAD and total <= most:
+            sealed.append(last)
+            total += size
             last, block = block, libc.malloc(size)
         libc.free(last)
         libc.free(block)
         size = int(0.9 * size) // 16 * 16
-    return sealed
+    if total > most:  # not how glibc is known to work
+        for block in sealed:
+            libc.free(block)
+        sealed.clear()

@@ -1,6 +1,5 @@
 """Set-up of a process, seen from other processes."""
 
-import ctypes
 import json
 import os
 import stat
@@ -9,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from infoae_jax import process
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,21 +72,25 @@ def test_the_cache_can_be_elsewhere_or_nowhere(tmp_path):
     python(code, XDG_CACHE_HOME=str(tmp_path / "file"))  # warns, and goes on
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="of glibc 2.33 and newer")
+@pytest.mark.skipif(sys.platform != "linux" or process._glibc() is None, reason="for glibc 2.33 and newer")
 def test_holes_that_compiling_leaves_are_sealed():
     """Blocks of many sizes between others that live on: given back, but not given out again after a compilation."""
     code = """
-import bisect, ctypes
+import bisect, json
 import jax
 from infoae_jax import process
-process.set_up(1)
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
+for _ in range(2):
+    process.set_up(1, compilation_cache=False)
+names = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: names.append(name))
+jax.jit(lambda x: x + 1)(1.0)
+(name,) = {name for name in names if name.endswith("/backend_compile_duration")}
+libc = process._glibc()
+large, guard = libc.malloc(2**26), libc.malloc(5000)
 sizes = [2048 + 48 * (i % 500) for i in range(8000)]
 blocks = [libc.malloc(size) for size in sizes]
 holes = sorted(zip(blocks[::2], sizes[::2]))
-for block, size in holes:
+for block in (large, *(block for block, size in holes)):
     libc.free(block)
 def reused():
     again = [libc.malloc(size) for block, size in holes]
@@ -93,15 +98,18 @@ def reused():
         libc.free(block)
     below = [holes[bisect.bisect(holes, (block, 2**60)) - 1] for block in again]
     return sum(start <= block < start + size for block, (start, size) in zip(again, below)) / len(again)
-before = reused()
-for seconds in (0.5, 1.5):
-    jax.monitoring.record_event_duration_secs("/jax/core/compile/backend_compile_duration", seconds)
-    print(before, reused())
+shares, heaps = [], []
+for seconds in (0.5, 1.5, 1.5, 1.5):
+    jax.monitoring.record_event_duration_secs(name, seconds)
+    heaps.append(libc.mallinfo2().arena)
+    shares.append(reused())
+print(json.dumps([shares, heaps, 0 <= libc.malloc(2**25) - large < 2**26]))
 """
-    short, long = (line.split() for line in python(code).stdout.splitlines())
-    assert float(short[0]) > 0.9
-    assert float(short[1]) > 0.9
-    assert float(long[1]) < 0.1
+    shares, heaps, large_is_left = json.loads(python(code).stdout)
+    assert shares[0] > 0.9
+    assert max(shares[1:]) < 0.1
+    assert heaps[3] <= heaps[2]
+    assert large_is_left
 
 
 @pytest.mark.slow
