@@ -333,7 +333,7 @@ def draw(out: Path, picture: Path) -> None:
                 (points[row][0], points[row][which]),
                 fontsize=7,
                 color="tab:blue",
-                xytext=(4, 3 if i % 2 else -9),  # neighbours are close
+                xytext=(4, 9 if i % 2 else -9),  # neighbours are close
                 textcoords="offset points",
             )
         axes.set(xlabel="class read from the latent, % (best of four probes)", ylabel=name, xlim=(8, 102))
