@@ -231,21 +231,24 @@ def loop(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 raise SystemExit("stopped before the end: nothing was measured")
             epochs = runlog.read(folder, "epoch")[1:]  # the first one compiles
             whole += [1e3 * config.train.batch_size / line["images_per_s"] for line in epochs]
-        alone += _bare_steps(config, 32, 3, config.data.num_train, args.repeats)
+        steps = config.data.num_train // config.train.batch_size
+        take = _bare_steps(config, 32, 3, config.data.num_train)
+        alone += [take(steps) for _ in range(args.repeats + 1)][1:]  # as above
     fit_ms, bare_ms = statistics.median(whole), statistics.median(alone)
     yield {"fit_ms_per_step": fit_ms, "bare_ms_per_step": bare_ms, "ratio": fit_ms / bare_ms}
 
 
-def _bare_steps(config: Config, side: int, channels: int, num_images: int, epochs: int) -> list[float]:
-    """Milliseconds for each step, as a mean over an epoch, of several epochs of nothing but steps."""
+def _bare_steps(config: Config, side: int, channels: int, num_images: int) -> Callable[[int], float]:
+    """Takes so many steps, one after the other and nothing else; returns the mean of their milliseconds."""
     mesh = _data_mesh()
     model = build(config.model, (side, side, channels), 10)
     images, labels = _example(side, channels, num_images)
     take_steps = stepper.make_stepper(model, config.train, images, labels, mesh)
     state = jax.device_put(step.init_state(model, config.train, 0), NamedSharding(mesh, PartitionSpec()))
-    steps = num_images // config.train.batch_size
-    times, at = [], 0
-    for _ in range(epochs + 1):
+    at = 0
+
+    def run(steps: int) -> float:
+        nonlocal state, at
         begin, before = time.perf_counter(), None
         for _ in range(steps):
             state, metrics, taken = take_steps(state, at, 1)
@@ -253,8 +256,9 @@ def _bare_steps(config: Config, side: int, channels: int, num_images: int, epoch
             jax.block_until_ready(before)  # as `fit` does: on several CPU devices XLA deadlocks on a long queue
             before = metrics
         jax.block_until_ready(state)
-        times.append(1e3 * (time.perf_counter() - begin) / steps)
-    return times[1:]
+        return 1e3 * (time.perf_counter() - begin) / steps
+
+    return run
 
 
 def start(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -299,13 +303,18 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             0.0  # which takes half of a step, and has nothing to do with how many images there are
         )
         config = parse(values)
+        takes = {count: _bare_steps(config, 28, 1, count) for count in counts}
         times: dict[int, list[float]] = {count: [] for count in counts}
-        for _ in range(args.rounds):
-            for count in counts:
-                times[count] += _bare_steps(config, 28, 1, count, 1)
-        medians = [statistics.median(times[count]) for count in counts]
-        ratios = [m / medians[0] for m in medians]
-        yield {"networks": networks, "images": counts, "ms_per_step": medians, "ratios": ratios}
+        for i in range(args.rounds + 1):
+            for count, take in takes.items():
+                ms = take(counts[0] // config.train.batch_size)
+                if i:  # the first one compiles
+                    times[count].append(ms)
+        # Means, as an epoch begins in one round of several.
+        means = [statistics.mean(times[count]) for count in counts]
+        ratios = [mean / means[0] for mean in means]
+        quartiles = [np.quantile(np.divide(times[c], times[counts[0]]), (0.25, 0.75)).tolist() for c in counts]
+        yield {"networks": networks, "images": counts, "ms_per_step": means, "ratios": ratios, "quartiles": quartiles}
 
 
 # --- use --------------------------------------------------------------------------------------------------------------
@@ -436,7 +445,8 @@ def table(path: Path) -> str:
                 f"{line['answer_ms']:.0f} ms, at most {line['slowest_ms']:.0f}.",
             ]
         elif key[0] == "scaling":
-            found = ", ".join(f"{r:.2f}" for r in line["ratios"])
+            each = zip(line["ratios"], line["quartiles"], strict=True)
+            found = ", ".join(f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, (low, high) in each)
             text += ["", f"A step of {line['networks']} networks with {line['images']} images, in proportion: {found}."]
     every = [line for line in lines.values() if line["command"] == "layers"]
     if every:
@@ -473,7 +483,7 @@ def main() -> None:
         default=20,
         help="how many are measured: calls (layers, use), answers (demo), rounds (step), epochs (loop)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="start, scaling: how often all take their turn")
+    parser.add_argument("--rounds", type=int, default=6, help="start, scaling: how often all take their turn")
     parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
     parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")
     parser.add_argument("--data_dir", default="", help="start: where TFDS has prepared MNIST")
