@@ -36,6 +36,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageDraw
 
+from benchmarks import speed_table
 from configs import mnist, rendered, svhn
 from infoae_jax import batched, conv, process, runlog, step, stepper, styles, train, transfer
 from infoae_jax.config import Config, parse
@@ -408,62 +409,6 @@ def _post(url: str, body: bytes, kind: str) -> bytes:
         return answer.read()
 
 
-# --- table ------------------------------------------------------------------------------------------------------------
-
-
-def table(path: Path) -> str:
-    """Markdown from the newest line of each measurement."""
-    lines: dict[Any, dict[str, Any]] = {}
-    for line in map(json.loads, path.read_text().splitlines()):
-        kind = ("task", "shape", "batch", "layer", "what", "config", "model", "networks")
-        lines[line["command"], *(line.get(k) for k in kind)] = line
-    text = ["| what | " + " | ".join(SHAPES) + " |", "|---|---|---|"]
-    names = {"train": "training step", "train_all": "training step, the rival doing all of it"}
-    for task, batches in TASKS.items():
-        for batch in batches:
-            row = [lines.get(("step", task, shape, batch, *5 * (None,))) for shape in SHAPES]
-            if any(row):
-                cells = " | ".join(_with_quartiles(line) if line else "" for line in row)
-                text.append(f"| {names.get(task, f'`{task}`')}, batch {batch} | {cells} |")
-    for key, line in lines.items():
-        if key[0] == "loop":
-            text += ["", f"Whole loop against the bare step: {line['ratio']:.2f}."]
-        elif key[0] == "use":
-            text += [
-                "",
-                f"{line['batch']:,} transfers against the bare networks, {line['shape']}: {line['ratio']:.2f}.",
-            ]
-        elif key[0] == "start":
-            text += [
-                "",
-                f"{line['config']}: first step after {line['cold_s']:.0f} s cold, {line['warm_s']:.0f} s warm.",
-            ]
-        elif key[0] == "demo":
-            text += [
-                "",
-                f"`infoae demo {line['model']}`: there after {line['start_s']:.0f} s; from a stroke to all classes "
-                f"{line['answer_ms']:.0f} ms, at most {line['slowest_ms']:.0f}.",
-            ]
-        elif key[0] == "scaling":
-            each = zip(line["ratios"], line["quartiles"], strict=True)
-            found = ", ".join(f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, (low, high) in each)
-            text += ["", f"A step of {line['networks']} networks with {line['images']} images, in proportion: {found}."]
-    every = [line for line in lines.values() if line["command"] == "layers"]
-    if every:
-        text += ["", "| layer | " + " | ".join(line["what"] for line in every[:3]) + " |", "|---|---|---|---|"]
-        for i in range(0, len(every), 3):
-            ratios = [f"{line['ratio']:.2f} ({line['share_of_peak']:.0%})" for line in every[i : i + 3]]
-            text.append(f"| {every[i]['layer']} | {' | '.join(ratios)} |")
-    if len({json.dumps(line["environment"]) for line in lines.values()}) > 1:
-        text += ["", "(measured with more than one version of the code or the packages: see the file)"]
-    return "\n".join(text)
-
-
-def _with_quartiles(line: dict[str, Any]) -> str:
-    low, high = line.get("quartiles", (None, None))  # not in lines of an earlier protocol
-    return f"{line['ratio']:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = {
@@ -494,7 +439,7 @@ def main() -> None:
         inner.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     if args.command == "table":
-        print(table(args.out))
+        print(speed_table.table(args.out, TASKS, SHAPES))
         return
     if args.command == "ours":
         ours(args)
