@@ -300,9 +300,8 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     counts = (20_000, 60_000, 120_000)
     for networks, variant in (("default", ""), ("tiny", "tiny")):
         values = mnist.get_config(variant)
-        values.train.cycle_weight = (
-            0.0  # which takes half of a step, and has nothing to do with how many images there are
-        )
+        # To encode again takes half of a step, and has nothing to do with how many images there are.
+        values.train.cycle_weight = 0.0
         config = parse(values)
         takes = {count: _bare_steps(config, 28, 1, count) for count in counts}
         times: dict[int, list[float]] = {count: [] for count in counts}

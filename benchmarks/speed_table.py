@@ -9,8 +9,8 @@ from typing import Any
 def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str]) -> str:
     """Markdown from the newest line of each measurement."""
     lines: dict[Any, dict[str, Any]] = {}
+    kind = ("task", "shape", "batch", "layer", "what", "config", "model", "networks")
     for line in map(json.loads, path.read_text().splitlines()):
-        kind = ("task", "shape", "batch", "layer", "what", "config", "model", "networks")
         lines[line["command"], *(line.get(k) for k in kind)] = line
     text = ["| what | " + " | ".join(shapes) + " |", "|---|---|---|"]
     names = {"train": "training step", "train_all": "training step, the rival doing all of it"}
