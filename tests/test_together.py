@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import infoae_jax
 from configs import mnist, rendered
 from infoae_jax import plan, runlog, step, together
-from infoae_jax.config import parse
+from infoae_jax.config import parse, to_dict
 from infoae_jax.errors import BusyError, DivergedError
 from infoae_jax.model import build
 from infoae_jax.stepper import AXIS
@@ -160,10 +160,15 @@ def test_refuses_runs_that_need_different_programs(configs, cache, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 4])
-def test_all_phases_in_a_group(cache, tmp_path, devices):
+@pytest.mark.parametrize(("devices", "reference_couplings"), [(1, 2), (4, 2), (1, 0)])
+def test_all_phases_in_a_group(cache, tmp_path, devices, reference_couplings):
     trials = {"seed": 0}, {"seed": 2, "lambda_adv": 0.01, "learning_rate": 2e-3}
     configs = [smallest(cache, later_phases=True, **trial) for trial in trials]
+    for number, cycle_weight in enumerate((0.0, 2.0)):  # one draws again in its refinement, the other does not
+        values = to_dict(configs[number])
+        values["model"]["reference_couplings"] = reference_couplings
+        values["refine"]["cycle_weight"] = cycle_weight
+        configs[number] = parse(values)
     folders = [tmp_path / f"group{i}" for i in range(2)]
     results = fit_group(configs, folders, jax.devices()[:devices])
     for number, config in enumerate(configs):
