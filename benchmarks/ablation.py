@@ -58,7 +58,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "alignment to a distribution of 10 couplings": {"model.reference_couplings": 10},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
     "alignment without style term": {"alignment.style_weight": 0.0},
-    "alignment without transport cost": {"alignment.transport": 0.0},
     "lambda 0 (alignment does it all)": {"train.lambda_adv": 0.0},
     "lambda 0.001": {"train.lambda_adv": 0.001},
     "lambda 0.002": {"train.lambda_adv": 0.002},

@@ -60,7 +60,6 @@ def get_config() -> ConfigDict:
     alignment.batch_size = 1024
     alignment.learning_rate = 2e-3  # Adam, cosine to 0
     alignment.style_weight = 0.1  # of the difference between the look of a swap and that of its source
-    alignment.transport = 0.03  # cost of moving a latent far, fading to 0: directions keep their meaning across classes
     alignment.lambda_adv = 0.2  # of the reversed gradient of an adversary on the aligned latents
 
     config.refine = refine = ConfigDict()  # last, of the decoder alone; in train's batches
@@ -96,7 +95,7 @@ def in_colour(config: ConfigDict) -> None:
     train.cycle_weight, train.content_shift, train.lambda_adv = 0.0, 2, 0.001
     config.model.reference_couplings = 4
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
-    alignment.style_weight, alignment.transport, alignment.lambda_adv = 0.3, 0.01, 0.4
+    alignment.style_weight, alignment.lambda_adv = 0.3, 0.4
     refine.style_weight, refine.cycle_weight = 0.003, 0.0
     refine.content_weight, refine.content_noise = 0.0075, 0.1
 

@@ -19,11 +19,10 @@ again, of no use afterwards),
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
 with equality for the best p: the mutual information of code and class is what is left to minimise. A p of few
-couplings asks for more, as every class must then have a distribution that is as simple. Three terms stand beside it. A
-small adversary on u behind a gradient reversal finds what p is too coarse for. The rest says which of the many such
-maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2,
-where a small network reads the look (as `glance.styles` has it) from latent and class, so that no picture is drawn;
-and transport * |f_y(z) - affine_y(z)|^2, fading to 0.
+couplings asks for more, as every class must then have a distribution that is as simple. Two terms stand beside it. A
+small adversary on u behind a gradient reversal finds what p is too coarse for. The other says which of the many such
+maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2, where a small
+network reads the look (as `glance.styles` has it) from latent and class, so that no picture is drawn.
 """
 
 from collections.abc import Callable
@@ -278,14 +277,12 @@ def align_step(
     half = (len(z) + 1) // 2
     swapped = jax.nn.one_hot(targets[:half], alignment.num_classes)
     lam = config.lambda_adv * jnp.minimum(progress / _RAMP, 1)
-    transport = config.transport * (1 - progress)
 
     def loss(params: Any, helpers: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         u, log_det = alignment.apply({"params": params}, z, content)
         start = alignment.apply({"params": params}, z, content, method="affine")
         log_p, logits = training.apply({"params": helpers}, u, lam)
         log_likelihood = (log_p + log_det).mean() / alignment.size
-        distance = ((u - start) ** 2).mean()
         logits = jnp.asarray(logits)
         adversary = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         read = training.apply({"params": helpers}, start, content, method="read_look")
@@ -296,16 +293,12 @@ def align_step(
         style = ((jnp.asarray(training.apply(fixed, swap, swapped, method="read_look")) - looks[:half]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
-            "transport": distance,
             "style": style,
             "look": look,
             "adversary": adversary,
             "adversary_accuracy": (logits.argmax(1) == labels).mean(),
         }
-        return (
-            transport * distance + config.style_weight * style - log_likelihood + adversary + look,
-            metrics,
-        )
+        return config.style_weight * style - log_likelihood + adversary + look, metrics
 
     gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, others["params"])
     if axis is not None:

@@ -81,7 +81,6 @@ class AlignmentConfig:
     batch_size: int = _range(1, 1_000_000)
     learning_rate: float = _range(0, 1, above=True)
     style_weight: float = _range(0, 1e6)
-    transport: float = _range(0, 1e6)
     lambda_adv: float = _range(0, 1e6)
 
 

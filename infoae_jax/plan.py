@@ -26,7 +26,6 @@ TRACED = (
     "train.lambda_ramp",
     "alignment.learning_rate",
     "alignment.style_weight",
-    "alignment.transport",
     "alignment.lambda_adv",
     "refine.learning_rate",
     "refine.style_weight",

@@ -31,14 +31,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 _REPEATED = ("step", "epoch", "test", "align", "refine")  # kinds of lines that a run which was killed writes again
 _ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 
-_FORMAT = 10
+_FORMAT = 11
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
     3: {"evaluate": {"at_end": "no"}},
     4: {
         "model": {"couplings": 0, "coupling_hidden": 1},
-        "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "transport": 0.0, "lambda_adv": 0.0},
+        "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "lambda_adv": 0.0},
     },
     5: {
         "alignment": {"style_weight": 0.0},
@@ -50,11 +50,17 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     9: {"refine": {"content_noise": 0.0}},
     10: {"model": {"reference_couplings": 10}, "train": {"content_shift": 0}},
 }
+# Settings that a config.json of an older format may have, by the format that dropped them: the value that changed
+# nothing.
+_DROPPED: dict[int, dict[str, dict[str, Any]]] = {11: {"alignment": {"transport": 0.0}}}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What config.json says: the configuration, and the data set the model was made for."""
+    """What config.json says: the configuration, and the data set the model was made for.
+
+    gone: settings that it was trained with, as 'field: value', which this version does not have.
+    """
 
     config: Config
     image_shape: tuple[int, int, int]
@@ -62,6 +68,11 @@ class RunInfo:
     num_train: int
     num_test: int
     fingerprint: str
+    gone: tuple[str, ...] = ()
+
+    def differences(self, config: Config) -> list[str]:
+        """What makes `config` another experiment, each as 'field: old -> new'."""
+        return [f"{setting} -> no longer in this version" for setting in self.gone] + differences(self.config, config)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -147,7 +158,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
         leftover.unlink()
     if path.exists():
         old = read_info(folder)
-        found = differences(old.config, info.config)
+        found = old.differences(info.config)
         if not found and old.fingerprint != info.fingerprint:
             found = [
                 f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"
@@ -167,7 +178,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
     record = {
         "format": _FORMAT,
         "config": to_dict(info.config),
-        "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
+        "data": {k: v for k, v in dataclasses.asdict(info).items() if k not in ("config", "gone")},
         "environment": {**environment(), "device": device},
         "created": now(),
     }
@@ -218,9 +229,15 @@ def parse_record(record: dict[str, Any]) -> RunInfo:
     if record["format"] > _FORMAT:
         raise UserError("it was written by a newer version of this package. Use that one to read it.")
     config, data = copy.deepcopy(record["config"]), record["data"]
+    gone = []
     for number in range(record["format"] + 1, _FORMAT + 1):
         for section, values in _BROUGHT.get(number, {}).items():
             config.setdefault(section, {}).update(values)
+        for section, values in _DROPPED.get(number, {}).items():
+            for name, nothing in values.items():
+                value = config[section].pop(name, nothing)
+                if value != nothing:
+                    gone.append(f"{section}.{name}: {value!r}")
     return RunInfo(
         config=parse(config),
         image_shape=tuple(data["image_shape"]),
@@ -228,6 +245,7 @@ def parse_record(record: dict[str, Any]) -> RunInfo:
         num_train=data["num_train"],
         num_test=data["num_test"],
         fingerprint=data["fingerprint"],
+        gone=tuple(gone),
     )
 
 

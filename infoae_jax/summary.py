@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infoae_jax import evaluate, plan, runlog, table
-from infoae_jax.config import Config, differences
+from infoae_jax.config import Config
 from infoae_jax.errors import UserError
 
 TRAINED = ("trained", "finished")  # states
@@ -200,7 +200,7 @@ def check(trials: Sequence[plan.Trial]) -> None:
     """Raises `UserError` if the folder of a trial holds another experiment, for instance of a former sweep."""
     for trial in trials:
         if (trial.folder / "config.json").exists():
-            found = differences(runlog.read_info(trial.folder).config, trial.config)
+            found = runlog.read_info(trial.folder).differences(trial.config)
             if found:
                 raise UserError(
                     f"The folder {str(trial.folder)!r} belongs to another sweep. Different (there -> asked for):\n  "

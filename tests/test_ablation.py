@@ -50,7 +50,7 @@ def out(tmp_path):
     [
         ({"refine.style_weight": 0.5}, "align"),
         ({"refine.epochs": 0, "evaluate.at_end": "quick"}, "align"),
-        ({"alignment.transport": 0.5, "refine.style_weight": 0.5}, "epoch"),
+        ({"alignment.style_weight": 0.5, "refine.style_weight": 0.5}, "epoch"),
         ({"train.lambda_adv": 0.5}, None),
         ({"model.bottleneck": 5}, None),
         ({"train.seed": 7}, None),
@@ -109,9 +109,9 @@ def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, 
 
 
 def test_a_run_begins_from_the_one_that_went_farthest_alike(out):
-    make_run(out, "b", configuration(**{"alignment.transport": 0.5}))
-    make_run(out, "x.begun", configuration(**{"alignment.transport": 0.5}), {"epoch": 30, "align": 55})
-    ablation.borrow(out, configuration(**{"alignment.transport": 0.5, "refine.style_weight": 0.5}), out / "new")
+    make_run(out, "b", configuration(**{"alignment.style_weight": 0.5}))
+    make_run(out, "x.begun", configuration(**{"alignment.style_weight": 0.5}), {"epoch": 30, "align": 55})
+    ablation.borrow(out, configuration(**{"alignment.style_weight": 0.5, "refine.style_weight": 0.5}), out / "new")
     assert [p.name for p in (out / "new" / "checkpoints").iterdir()] == [str(ENDS["align"])]
 
 

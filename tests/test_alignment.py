@@ -98,9 +98,7 @@ def train(data, lam, style_weight=0.0, steps=150):
     module, training = Alignment(4, K, 4, 32), Training(4, K, 32, 3, 10)
     params = module.init(jax.random.key(0), z[:1], jax.nn.one_hot(labels[:1], K))["params"]
     params |= jax.tree.map(jnp.asarray, class_maps(*map(np.asarray, (z, labels)), K, np.asarray(looks)))
-    config = AlignmentConfig(
-        epochs=1, batch_size=256, learning_rate=5e-3, style_weight=style_weight, transport=0.03, lambda_adv=lam
-    )
+    config = AlignmentConfig(epochs=1, batch_size=256, learning_rate=5e-3, style_weight=style_weight, lambda_adv=lam)
     state = params, init_training(training, params, jax.random.key(1))
     step = jax.jit(
         lambda s, rows, t, p: align_step(module, training, config, s, z[rows], labels[rows], looks[rows], t, p)
@@ -118,7 +116,7 @@ def test_training_makes_the_classes_alike(data):
     from infoae_jax import probes
 
     module, before, after, history = train(data, lam=0.1)
-    assert set(history[0]) == {"log_likelihood", "transport", "style", "look", "adversary", "adversary_accuracy"}
+    assert set(history[0]) == {"log_likelihood", "style", "look", "adversary", "adversary_accuracy"}
     assert history[-1]["log_likelihood"] > history[0]["log_likelihood"] + 0.02
     z, labels, _ = data
 
@@ -180,9 +178,7 @@ def test_adversary_works_against_the_map_but_not_on_itself(data, reference):
     )
 
     def gradients(lam):
-        config = AlignmentConfig(
-            epochs=1, batch_size=64, learning_rate=1.0, style_weight=0.0, transport=0.0, lambda_adv=lam
-        )
+        config = AlignmentConfig(epochs=1, batch_size=64, learning_rate=1.0, style_weight=0.0, lambda_adv=lam)
         state = params, init_training(training, params, jax.random.key(1))
         (moved, others), _ = step(config, state)
         return moved, others["params"]["adversary"]

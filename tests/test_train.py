@@ -205,7 +205,7 @@ def test_aligned_model_takes_the_class_from_the_image_and_redraws_as_without(ali
 
 
 def test_alignment_that_diverges_is_stopped_with_advice(tiny, tmp_path):
-    tiny.model.couplings, tiny.alignment.learning_rate, tiny.alignment.transport = 2, 1.0, 1e6
+    tiny.model.couplings, tiny.alignment.learning_rate, tiny.alignment.style_weight = 2, 1.0, 1e6
     tiny.alignment.lambda_adv, tiny.alignment.epochs, tiny.model.reference_couplings = 1e6, 50, 10
     with pytest.raises(DivergedError, match="couplings=0"):
         fit(parse(tiny), tmp_path / "run")
@@ -270,7 +270,7 @@ def test_a_run_that_differs_in_traced_values_compiles_nothing(tiny, tmp_path):
     tiny.model.couplings, tiny.refine.epochs = 2, 1
     fit(parse(tiny), tmp_path / "first")
     tiny.train.update(seed=1, lambda_adv=0.02, lambda_ramp=0.7, learning_rate=2e-3)
-    tiny.alignment.update(learning_rate=1e-3, style_weight=0.2, transport=0.02, lambda_adv=0.1)
+    tiny.alignment.update(learning_rate=1e-3, style_weight=0.2, lambda_adv=0.1)
     tiny.refine.update(learning_rate=2e-3, style_weight=0.01, content_weight=0.02)
     compiled = []
 
