@@ -274,6 +274,7 @@ def draw(out: Path, picture: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.transforms import ScaledTranslation
 
     by_title = {figure.title: figure for figure in FIGURES}
     parts = [by_title[name] for name in ("leakage %", "MSE", "slant", "thickness", "area")]
@@ -326,14 +327,19 @@ def draw(out: Path, picture: Path) -> None:
             markersize=4,
             label="infoae_jax, lambda along the line",
         )
-        for i, row in enumerate(curve):
-            axes.annotate(
+        heights = {row: points[row][which] for row in curve}
+        middle = [statistics.median(points[row][i] for row in curve) for i in (0, which)]
+        for i, row in enumerate(sorted(curve, key=heights.__getitem__)):
+            axes.annotate(  # beside one another, as the points are close
                 f"{lambdas[row]:g}",
-                (points[row][0], points[row][which]),
+                xy=(points[row][0], heights[row]),
+                xytext=(middle[0] + 12, middle[1]),
+                textcoords=axes.transData
+                + ScaledTranslation(0, (i - (len(curve) - 1) / 2) * 11 / 72, figure.dpi_scale_trans),
                 fontsize=7,
                 color="tab:blue",
-                xytext=(4, 9 if i % 2 else -9),  # neighbours are close
-                textcoords="offset points",
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": "tab:blue", "linewidth": 0.5},
             )
         axes.set(xlabel="class read from the latent, % (best of four probes)", ylabel=name, xlim=(8, 102))
         axes.spines[["top", "right"]].set_visible(False)
