@@ -39,6 +39,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "paper's recipe, lambda 0.001": {"variant": "paper", "train.epochs": 15},
     "paper's recipe, lambda 0.003": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.003},
     "paper's recipe, lambda 0.01": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.01},
+    "paper's recipe, lambda 0.003, gradients clipped to 1": {
+        "variant": "paper",
+        "train.epochs": 15,
+        "train.lambda_adv": 0.003,
+        "train.clip_norm": 1.0,
+    },
     "adversary only: no alignment, no refinement": _OFF,
     "no refinement": {"refine.epochs": 0},
     "refinement without swaps": {
@@ -67,6 +73,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "the rate does not rise at first": {"train.learning_rate_schedule": "cosine"},
     "one adversary step": {"train.adversary_steps": 1},
     "constant lambda": {"train.lambda_schedule": "constant"},
+    "lambda rises as a sigmoid": {"train.lambda_schedule": "dann"},
+    "alignment within the ball": {"model.unfold": False},
     "latent on the sphere": {"model.latent": "sphere"},
     "unbounded latent": {"model.latent": "unbounded"},
 }
