@@ -1,9 +1,9 @@
 """What each part of the recipe is worth: trains variants of a configuration, evaluates them in full, prints a table.
 
-    python benchmarks/ablation.py run --out=runs/ablation --data_dir=path/to/tfds   # hours; goes on where it stopped
+    python benchmarks/ablation.py run --data_dir=path/to/tfds   # MNIST; hours; goes on where it stopped
     python benchmarks/ablation.py run --rows default 'lambda 0.02' --seeds 0 1 2
-    python benchmarks/ablation.py run --config=rendered --out=runs/ablation_rendered
-    python benchmarks/ablation.py table --out=runs/ablation [--picture=tradeoff.png]
+    python benchmarks/ablation.py run --config=rendered
+    python benchmarks/ablation.py table [--config=rendered] [--picture=tradeoff.png]
 
 Each run is what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Runs share
 what they train alike: one with the same settings of the autoencoder (and of the alignment) begins from its checkpoint.
@@ -18,6 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "ordinary autoencoder (lambda 0, nothing after it)": {"train.lambda_adv": 0.0} | _OFF,
     "paper's recipe, lambda 0.001": {"variant": "paper", "train.epochs": 15},
+    "paper's recipe, lambda 0.002": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.002},
     "paper's recipe, lambda 0.003": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.003},
     "paper's recipe, lambda 0.01": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.01},
     "paper's recipe, lambda 0.003, gradients clipped to 1": {
@@ -56,14 +58,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "refinement without its style term": {"refine.style_weight": 0.0},
     "refinement without its content term": {"refine.content_weight": 0.0},
     "classifier sees swaps with noise": {"refine.content_noise": 0.1},
+    "classifier sees swaps without noise": {"refine.content_noise": 0.0},
     "content classifier sees shifted images": {"train.content_shift": 2},
+    "content classifier sees images as they are": {"train.content_shift": 0},
     "10 epochs": {"train.epochs": 10},
     "nothing encoded again in the first phase": {"train.cycle_weight": 0.0},
     "alignment to the normal distribution": {"model.reference_couplings": 0},
     "alignment to a distribution of 4 couplings": {"model.reference_couplings": 4},
     "alignment to a distribution of 10 couplings": {"model.reference_couplings": 10},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
-    "alignment without style term": {"alignment.style_weight": 0.0},
+    "alignment without its style term": {"alignment.style_weight": 0.0},
     "lambda 0 (alignment does it all)": {"train.lambda_adv": 0.0},
     "lambda 0.001": {"train.lambda_adv": 0.001},
     "lambda 0.002": {"train.lambda_adv": 0.002},
@@ -71,6 +75,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "lambda 0.01": {"train.lambda_adv": 0.01},
     "lambda 0.02": {"train.lambda_adv": 0.02},
     "the rate does not rise at first": {"train.learning_rate_schedule": "cosine"},
+    "the rate does not fall to 0": {"train.learning_rate_schedule": "constant"},
     "one adversary step": {"train.adversary_steps": 1},
     "constant lambda": {"train.lambda_schedule": "constant"},
     "lambda rises as a sigmoid": {"train.lambda_schedule": "dann"},
@@ -111,14 +116,22 @@ def run_all(arguments: argparse.Namespace) -> None:
             if row != "default" and config == config_of("default", seed, arguments.data_dir, arguments.config)[0]:
                 continue  # what this row changes is so by default in this configuration
             folder = folder_of(arguments.out, row, seed)
-            if (folder / "evaluation.json").exists():
-                continue
-            if not folder.exists():
+            if (folder / "config.json").exists():
+                if changed := runlog.read_info(folder).differences(config):
+                    sys.exit(f"error: {folder} is a run of other settings: {'; '.join(changed)}. Choose another --out.")
+            elif not folder.exists():
                 borrow(arguments.out, config, folder)
+            if is_done(folder):
+                continue
             print(f"== {row}, seed {seed}", flush=True)
             done = subprocess.run([sys.executable, HERE.parent / "launch.py", *options, f"--workdir={folder}"])
-            if done.returncode not in (0, 1):  # 1: diverged, which the table shows
-                sys.exit(done.returncode)
+            if not is_done(folder):  # stopped, or failed
+                sys.exit(done.returncode or 1)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run was evaluated, or diverged, which the table shows."""
+    return (folder / "evaluation.json").exists() or bool(runlog.read(folder, "diverged"))
 
 
 def borrow(out: Path, config: Config, folder: Path) -> None:
@@ -177,7 +190,7 @@ def shared_steps(run: Path, wanted: Config) -> int:
         return 0
     config, shared = runlog.read_info(run).config, 0
     couplings: dict[str, Any] = {
-        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
+        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings", "unfold")
     }
     but_for_couplings = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
     for section, kind, theirs, sections in (
@@ -249,17 +262,18 @@ def spread(evaluations: list[dict[str, Any]], figure: Figure) -> str:
 
 
 def print_table(out: Path) -> None:
+    found = results(out)
     print("| recipe | seeds | " + " | ".join(figure.title for figure in FIGURES) + " |")
     print("|---" * (len(FIGURES) + 2) + "|")
-    for row, evaluations in results(out).items():
+    for row, evaluations in found.items():
         good = [e for e in evaluations if not isinstance(e, str)]
-        cells = [spread(good, figure) for figure in FIGURES] if good else []
         bad = [e for e in evaluations if isinstance(e, str)]
-        print(
-            f"| {row} | {len(evaluations)} | "
-            + " | ".join(cells + bad + [""] * (len(FIGURES) - len(cells + bad)))
-            + " |"
-        )
+        cells = [spread(good, figure) for figure in FIGURES] if good else [""] * len(FIGURES)
+        cells[0] = ", ".join(filter(None, [cells[0], *bad]))
+        print(f"| {row} | {len(evaluations)} | " + " | ".join(cells) + " |")
+    codes = {e["environment"]["code"]["source"] for es in found.values() for e in es if not isinstance(e, str)}
+    if len(codes) > 1:
+        print(f"\nThese rows are of {len(codes)} versions of the code.")
 
 
 # Of MNIST. Cycle-VAE: its released model; 'class means': of the image's class, 'PCA-16' of what they leave. The
@@ -271,9 +285,15 @@ _CLASS_MEANS, _CLASS_MEANS_AND_PCA = 0.0529, 0.0256
 _NAMED = {
     "ordinary autoencoder (lambda 0, nothing after it)": ("ordinary autoencoder", 16),
     "paper's recipe, lambda 0.001": ("paper's recipe", -9),
-    "paper's recipe, lambda 0.003": ("paper's recipe", -9),
     "adversary only: no alignment, no refinement": ("adversary only", 5),
 }
+
+
+def along_lambda(rows: Iterable[str]) -> dict[str, float]:
+    """Those of `rows` that change nothing but MNIST's lambda, and what it is there, rising."""
+    default = config_of("default", 0, "", "mnist")[0].train.lambda_adv
+    found = {row: ROWS[row].get("train.lambda_adv", default) for row in rows if set(ROWS[row]) <= {"train.lambda_adv"}}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def draw(out: Path, picture: Path) -> None:
@@ -293,11 +313,7 @@ def draw(out: Path, picture: Path) -> None:
         if good and all(v is not None for row_values in values for v in row_values):
             leak, mse, *style = (statistics.mean(v or 0.0 for v in row_values) for row_values in values)
             points[row] = leak, mse, statistics.mean(style)
-    default = config_of("default", 0, "", "mnist")[0].train.lambda_adv
-    lambdas = {
-        row: ROWS[row].get("train.lambda_adv", default) for row in points if row.split()[0] in ("default", "lambda")
-    }
-    curve = sorted(lambdas, key=lambda row: lambdas[row])
+    curve = along_lambda(points)
 
     figure, (errors, styles) = plt.subplots(1, 2, figsize=(10, 4.2), dpi=150, sharex=True)
     for axes, which, name in (
@@ -339,7 +355,7 @@ def draw(out: Path, picture: Path) -> None:
         middle = [statistics.median(points[row][i] for row in curve) for i in (0, which)]
         for i, row in enumerate(sorted(curve, key=heights.__getitem__)):
             axes.annotate(  # beside one another, as the points are close
-                f"{lambdas[row]:g}",
+                f"{curve[row]:g}",
                 xy=(points[row][0], heights[row]),
                 xytext=(middle[0] + 12, middle[1]),
                 textcoords=axes.transData
@@ -385,13 +401,15 @@ def draw(out: Path, picture: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "table"])
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--out", type=Path, help="for the runs; else runs/ablation_CONFIG")
     parser.add_argument("--config", default="mnist", help="file in configs/, with its variants: 'rendered:tiny'")
     parser.add_argument("--data_dir", default="", help="where TFDS finds the data set, if not in its own folder")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--picture", type=Path, help="MNIST: also draw error and style against leakage")
     arguments = parser.parse_args()
+    if arguments.out is None:
+        arguments.out = Path("runs") / f"ablation_{arguments.config.replace(':', '_').replace(',', '_')}"
     jax.config.update("jax_platforms", "cpu")  # accelerators are for the runs, which are processes of their own
     if arguments.what == "run":
         arguments.out.mkdir(parents=True, exist_ok=True)

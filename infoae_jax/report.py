@@ -20,6 +20,7 @@ Points = list[tuple[float, float]]
 
 
 class _Run(NamedTuple):
+    folder: Path
     name: str
     info: runlog.RunInfo
     record: dict[str, Any] | None
@@ -60,7 +61,7 @@ def _load(name: str, folder: Path) -> _Run:
     info = runlog.read_info(folder)
     paths = sorted((folder / "samples").glob("epoch_*.png"))
     samples = [(int(path.stem.removeprefix("epoch_")), path.read_bytes()) for path in paths]
-    return _Run(name, info, evaluate.read(folder), samples, runlog.read(folder))
+    return _Run(folder, name, info, evaluate.read(folder), samples, runlog.read(folder))
 
 
 # --- Sections ---------------------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def _header(runs: list[_Run], title: str) -> str:
             for label, value, note in _headline(run)
         )
         if not tiles:
-            tiles = f"<p>Not evaluated yet: <code>infoae evaluate {escape(str(run))}</code></p>"
+            tiles = f"<p>Not evaluated yet: <code>infoae evaluate {escape(str(run.folder))}</code></p>"
         head = f'<h2><i class="dot s{i % _COLOURS}"></i>{escape(run.name)}</h2><p>{escape(about)}</p>'
         cards.append(f'<section class="card">{head}<div class="tiles">{tiles}</div></section>')
     lead = "Style and content, apart: each image's style with the content of every class."
@@ -212,6 +213,7 @@ def _settings(runs: list[_Run]) -> str:
         starts = [line for line in run.lines if line["kind"] == "start"]
         record = {
             "config": to_dict(run.info.config),
+            **({"no longer in this version": run.info.gone} if run.info.gone else {}),
             "trained": [{k: line[k] for k in ("device", "time", "environment")} for line in starts],
         }
         if run.record:

@@ -2,7 +2,8 @@
 
 Every table and picture made later is a pure reader of these files. A metrics line is one JSON object with a 'kind':
 'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means over an epoch),
-'test' (figures on the test split), 'align' and 'refine' (means over an epoch of these), 'stop', 'diverged', 'end'.
+'test' (figures on the test split), 'align' and 'refine' (losses of the last step of an epoch of these), 'stop',
+'diverged', 'end'.
 """
 
 import contextlib
@@ -46,13 +47,16 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     },
     6: {"model": {"unfold": False}, "train": {"cycle_weight": 0.0}},
     7: {"refine": {"cycle_weight": 0.0}},
-    8: {"train": {"cycle_weight": 0.0}},  # before, it was of another loss, between latents
+    8: {"train": {"cycle_weight": 0.0}},
     9: {"refine": {"content_noise": 0.0}},
     10: {"model": {"reference_couplings": 10}, "train": {"content_shift": 0}},
 }
 # Settings that a config.json of an older format may have, by the format that dropped them: the value that changed
 # nothing.
-_DROPPED: dict[int, dict[str, dict[str, Any]]] = {11: {"alignment": {"transport": 0.0}}}
+_DROPPED: dict[int, dict[str, dict[str, Any]]] = {
+    8: {"train": {"cycle_weight": 0.0}},  # it was of another loss, between latents
+    11: {"alignment": {"transport": 0.0}},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,13 +235,14 @@ def parse_record(record: dict[str, Any]) -> RunInfo:
     config, data = copy.deepcopy(record["config"]), record["data"]
     gone = []
     for number in range(record["format"] + 1, _FORMAT + 1):
-        for section, values in _BROUGHT.get(number, {}).items():
-            config.setdefault(section, {}).update(values)
         for section, values in _DROPPED.get(number, {}).items():
+            without = section == "alignment" and not config["model"]["couplings"]  # nothing of it was used
             for name, nothing in values.items():
                 value = config[section].pop(name, nothing)
-                if value != nothing:
+                if value != nothing and not without:
                     gone.append(f"{section}.{name}: {value!r}")
+        for section, values in _BROUGHT.get(number, {}).items():
+            config.setdefault(section, {}).update(values)
     return RunInfo(
         config=parse(config),
         image_shape=tuple(data["image_shape"]),

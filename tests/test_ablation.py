@@ -1,7 +1,13 @@
 """What the runs of the ablation share, on made-up run folders."""
 
+import argparse
 import dataclasses
 import functools
+import shutil
+import subprocess
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +33,7 @@ def make_run(out, name, config, ends=ENDS):
     for kind, step in ends.items():
         (run / "checkpoints" / str(step)).mkdir(parents=True)
         runlog.append(run, kind, step=step, epoch=phases[kind].epochs)
-    runlog.append(run, "end", step=max(ends.values()))
+    runlog.append(run, "end", step=max(ends.values(), default=0))
     return run
 
 
@@ -113,6 +119,60 @@ def test_a_run_begins_from_the_one_that_went_farthest_alike(out):
     make_run(out, "x.begun", configuration(**{"alignment.style_weight": 0.5}), {"epoch": 30, "align": 55})
     ablation.borrow(out, configuration(**{"alignment.style_weight": 0.5, "refine.style_weight": 0.5}), out / "new")
     assert [p.name for p in (out / "new" / "checkpoints").iterdir()] == [str(ENDS["align"])]
+
+
+def test_the_autoencoder_does_not_see_what_is_aligned(out):
+    assert ablation.shared_steps(out / "a", configuration(**{"model.unfold": False})) == ENDS["epoch"]
+
+
+def test_the_line_over_lambda_has_what_changes_lambda_alone():
+    curve = ablation.along_lambda(ablation.ROWS)
+    assert curve["default"] == configuration().train.lambda_adv
+    assert list(curve.values()) == sorted(curve.values())
+    for row, value in curve.items():
+        assert ablation.config_of(row, 0, "", "mnist")[0].train.lambda_adv == value
+    assert "lambda rises as a sigmoid" in ablation.ROWS.keys() - curve.keys()
+
+
+def test_a_run_of_other_settings_is_not_taken_for_a_row(tmp_path, monkeypatch):
+    def fails(command):
+        raise AssertionError(command)
+
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=fails))
+    arguments = argparse.Namespace(rows=["default"], seeds=[0], out=tmp_path, data_dir="", config="mnist:tiny")
+    config, _ = ablation.config_of("default", 0, "", "mnist:tiny")
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, lambda_adv=0.9))
+    folder = ablation.folder_of(tmp_path, "default", 0)
+    for its, refused in ((other, pytest.raises(SystemExit, match="lambda_adv: 0.9")), (config, nullcontext())):
+        make_run(tmp_path, folder.name, its)
+        (folder / "evaluation.json").write_text("{}")
+        with refused:
+            ablation.run_all(arguments)
+        shutil.rmtree(folder)
+
+
+def test_a_run_that_failed_ends_it_and_one_that_diverged_does_not(tmp_path, monkeypatch):
+    arguments = argparse.Namespace(rows=["default"], seeds=[0, 1], out=tmp_path, data_dir="", config="mnist:tiny")
+    begun = []
+
+    def run(command, diverges):
+        folder = Path(command[-1].removeprefix("--workdir="))
+        begun.append(folder.name)
+        if not folder.exists():
+            config, _ = ablation.config_of("default", int(folder.name[-1]), "", "mnist:tiny")
+            make_run(tmp_path, folder.name, config, {})
+        if diverges:
+            runlog.append(folder, "diverged", step=3)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=functools.partial(run, diverges=False)))
+    with pytest.raises(SystemExit, match="1"):
+        ablation.run_all(arguments)
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=functools.partial(run, diverges=True)))
+    ablation.run_all(arguments)
+    ablation.run_all(arguments)  # there is nothing left to do
+    assert begun == ["default-seed0", "default-seed0", "default-seed1"]
+    assert ablation.results(tmp_path) == {"default": ["diverged at step 3"] * 2}
 
 
 def test_what_was_not_kept_or_is_of_other_code_is_not_shared(out, monkeypatch):

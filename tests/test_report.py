@@ -112,7 +112,7 @@ def test_runs_stand_side_by_side_with_what_differs(make_run):
     assert "a/same" in page.text
     assert "b/same" in page.text
     assert "train.lambda_adv: 0.001 -> 0.07" in page.text
-    assert "Not evaluated yet" in page.text
+    assert f"Not evaluated yet: infoae evaluate {two}" in " ".join(page.text.split())
     assert page.tags.count("polyline") == 10
 
 

@@ -55,21 +55,28 @@ def test_a_cycle_weight_of_format_7_was_of_another_loss(tmp_path, info, number, 
     del record["config"]["refine"]["content_noise"], record["config"]["train"]["content_shift"]
     del record["config"]["model"]["reference_couplings"]
     (tmp_path / "config.json").write_text(json.dumps(record))
-    config = runlog.read_info(tmp_path).config
+    read = runlog.read_info(tmp_path)
+    config = read.config
+    assert read.gone == (() if weight else ("train.cycle_weight: 0.03",))
     assert (config.train.cycle_weight, config.refine.content_noise) == (weight, 0.0)
     assert (config.train.content_shift, config.model.reference_couplings) == (0, 10)
 
 
-def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(tmp_path, info):
+@pytest.mark.parametrize(
+    ("couplings", "value", "gone"),
+    [(2, 0.0, ()), (2, 0.03, ("alignment.transport: 0.03",)), (0, 0.03, ())],
+)
+def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(tmp_path, info, couplings, value, gone):
+    model = dataclasses.replace(info.config.model, couplings=couplings)
+    info = dataclasses.replace(info, config=dataclasses.replace(info.config, model=model))
     runlog.open_run(tmp_path, info, "1 x cpu")
-    for value, gone in ((0.0, ()), (0.03, ("alignment.transport: 0.03",))):
-        record = json.loads((tmp_path / "config.json").read_text())
-        record["format"], record["config"]["alignment"]["transport"] = 10, value
-        (tmp_path / "config.json").write_text(json.dumps(record))
-        read = runlog.read_info(tmp_path)
-        assert read == dataclasses.replace(info, gone=gone)
-        with pytest.raises(UserError, match="transport: 0.03") if gone else contextlib.nullcontext():
-            runlog.open_run(tmp_path, info, "1 x cpu")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["format"], record["config"]["alignment"]["transport"] = 10, value
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    read = runlog.read_info(tmp_path)
+    assert read == dataclasses.replace(info, gone=gone)
+    with pytest.raises(UserError, match="transport: 0.03") if gone else contextlib.nullcontext():
+        runlog.open_run(tmp_path, info, "1 x cpu")
 
 
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
