@@ -81,9 +81,8 @@ def get_config() -> ConfigDict:
     checkpoint.keep = 2  # the newest ones that are kept; 2 or more, so that a damaged one can be done without
 
     config.evaluate = evaluate = ConfigDict()
-    evaluate.at_end = (
-        "no"  # 'quick' or 'full': measure the finished run, as `infoae evaluate` does; a sweep does so quickly anyway
-    )
+    # 'quick' or 'full': measure the finished run, as `infoae evaluate` does; a sweep does so quickly anyway. Or 'no'.
+    evaluate.at_end = "no"
     return config
 
 
@@ -103,7 +102,7 @@ def in_colour(config: ConfigDict) -> None:
 def use_paper(config: ConfigDict) -> None:
     """The paper's settings: 300 epochs, Adam at a constant 1e-3, constant lambda, unbounded latent, one step each.
 
-    The paper does not say its lambda. At 0.01 this recipe diverges: the encoder makes its latent ever larger.
+    The paper does not say its lambda. From 0.003 on (MNIST) this diverges: the encoder makes its latent ever larger.
     """
     config.train.lambda_adv = 0.001
     config.train.cycle_weight = config.train.content_shift = 0

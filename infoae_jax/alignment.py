@@ -2,9 +2,9 @@
 
 An adversary alone leaves much of the class in the latent z, since a decoder needs z near where it was trained.
 Alignment asks for nothing of the kind: an invertible map u = f_y(z) of its own for each class sends the latents of
-every class to one shared distribution. Then u says nothing about the class, reconstruction is untouched (f_y is undone
-before the decoder), and a swap, D(f_b^-1(f_a(z))), lands where class b's own latents lie. At use, the class of a style
-image is the one that the content classifier reads from it, so no label is needed.
+every class to one shared distribution. Then u says nothing about the class, and a swap, D(f_b^-1(f_a(z))), lands where
+class b's own latents lie. At use, the class of a style image is the one that the content classifier reads from it, so
+no label is needed. Reconstruction is untouched where it reads right, as f_y is undone before the decoder.
 
     f_y = couplings_y . affine_y
     affine_y    whitens the latents of class y, and turns them so that one direction changes the look of a picture in
@@ -13,12 +13,13 @@ image is the one that the content classifier reads from it, so no label is neede
     couplings   affine couplings (Dinh et al. 2017) that see the class, each in a random rotation of its own; at first
                 the identity
 
-trained on the frozen latents by maximum likelihood: with p a density model that does not see the class (couplings
-again, of no use afterwards),
+trained on the frozen latents by maximum likelihood, as Usman et al. 2020 and Cho et al. 2022 align distributions: with
+p a density model that does not see the class (couplings again, of no use afterwards),
 
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
-with equality for the best p: the mutual information of code and class is what is left to minimise. A p of few
+with equality for the best p: the mutual information of code and class is what is left to minimise. (The weights below
+are relative to this loss divided by the latent's size.) A p of few
 couplings asks for more, as every class must then have a distribution that is as simple. Two terms stand beside it. A
 small adversary on u behind a gradient reversal finds what p is too coarse for. The other says which of the many such
 maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2, where a small
@@ -45,6 +46,9 @@ _CLIP = 1.0  # norm of the gradient, as a rare latent far out has a large one
 _READERS_RATE = 0.5  # of the learning rate of the map
 _LEAST = 1e-6  # of a variance, relative to the mean variance
 _PROCRUSTES_STEPS = 100
+_STILL = 1e-9  # weight of the identity, against the norm of what the looks say of a turn
+_MOST_LOG_SCALE = 0.8  # of one coupling, so that no layer is nearly singular
+_ADVERSARY_HIDDEN, _READER_HIDDEN = 256, 128
 
 Codes = Float[Array, "b z"]
 OneHot = Float[Array, "b n"]
@@ -85,6 +89,7 @@ class Couplings(nn.Module):
         return x, log_det
 
     def inverse(self, y: Codes, condition: OneHot) -> Codes:
+        """The x whose image is y."""
         rotations = jax.lax.stop_gradient(self.rotations)
         for layer, rotation in reversed(list(zip(self.layers, rotations, strict=True))):
             kept, moved = jnp.split(y @ rotation, [self.size // 2], axis=1)
@@ -95,7 +100,7 @@ class Couplings(nn.Module):
     @staticmethod
     def _scale_and_shift(layer: Callable, kept: Array, condition: OneHot) -> tuple[Array, Array]:
         log_scale, shift = jnp.split(layer(jnp.concatenate([kept, condition], axis=1)), 2, axis=1)
-        return 0.8 * jnp.tanh(log_scale), shift  # bounded, so that no layer is nearly singular
+        return _MOST_LOG_SCALE * jnp.tanh(log_scale), shift
 
 
 def _rotations(key: Any, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
@@ -114,7 +119,7 @@ def _rotations(key: Any, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
 
 
 class Alignment(nn.Module):
-    """u = f_y(z), the identity at first. Class as one-hot vectors."""
+    """u = f_y(z), the identity at first. Classes are one-hot vectors; one of zeros gives a u without meaning."""
 
     size: int
     num_classes: int
@@ -137,10 +142,12 @@ class Alignment(nn.Module):
         return self.couplings(self.affine(z, content), content)
 
     def affine(self, z: Codes, content: OneHot) -> Codes:
+        """The first half of the map: the latent, whitened and turned as its class wants it."""
         mean, matrix = jax.lax.stop_gradient((self.mean, self.matrix))
         return jnp.einsum("bn,nij,bj->bi", content, matrix, z - content @ mean)
 
     def inverse(self, u: Codes, content: OneHot) -> Codes:
+        """The z of which this is the u."""
         mean, inverse_matrix = jax.lax.stop_gradient((self.mean, self.inverse_matrix))
         whitened = self.inverse_couplings(u, content)
         return jnp.einsum("bn,nij,bj->bi", content, inverse_matrix, whitened) + content @ mean
@@ -162,8 +169,8 @@ class Training(nn.Module):
     def setup(self):
         if self.reference_couplings:
             self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
-        self.adversary = _perceptron(256, self.num_classes)
-        self.look = _perceptron(128, self.features)
+        self.adversary = _perceptron(_ADVERSARY_HIDDEN, self.num_classes)
+        self.look = _perceptron(_READER_HIDDEN, self.features)
 
     def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[Float[Array, " b"], Float[Array, "b n"]]:
         """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
@@ -195,7 +202,8 @@ def class_maps(
 
     `mean` [k, z], `matrix` and `inverse_matrix` [k, z, z].
 
-    A class with few images (against the latent's size) has its covariance drawn towards that of all.
+    A class with few images (against the latent's size) has its covariance drawn towards that of all (as Friedman 1989).
+    Directions of which the looks say nothing are not turned.
 
     Args:
       looks: `glance.styles` of the images.
@@ -217,7 +225,8 @@ def class_maps(
     for _ in range(_PROCRUSTES_STEPS):
         mean = np.mean([t @ r for t, r in zip(turns, responses, strict=True)], axis=0)
         for i, response in enumerate(responses):
-            left, _, right = np.linalg.svd(mean @ response.T)
+            wanted = mean @ response.T
+            left, _, right = np.linalg.svd(wanted + _STILL * np.linalg.norm(wanted) * np.eye(size))
             turns[i] = left @ right
     matrix = np.stack([t @ m for t, m in zip(turns, maps, strict=True)])
     found = {"mean": means, "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
@@ -271,6 +280,10 @@ def align_step(
       targets: classes to swap to, of any kind; those of the first half of the batch are used.
       progress: share of this training that is done, in [0, 1).
       axis: as for `step.train_step`.
+
+    Returns:
+      The new state, and the losses before the step: 'log_likelihood' of the latents (per dimension, up to a constant),
+      'style' (squared error of the look of swaps), 'look' (of the reader's own look), the adversary's.
     """
     params, others = state
     content = jax.nn.one_hot(labels, alignment.num_classes)

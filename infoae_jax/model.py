@@ -162,11 +162,11 @@ class InfoAutoencoder(nn.Module):
     filters: tuple[int, ...]
     decoder: str
     adversary_hidden: int
-    couplings: int = 0
-    coupling_hidden: int = 128
-    reference_couplings: int = 10
-    unfold: bool = True
-    dtype: str = "float32"
+    couplings: int
+    coupling_hidden: int
+    reference_couplings: int
+    unfold: bool
+    dtype: str
 
     def setup(self):
         self.style_encoder = StyleEncoder(self.bottleneck, self.hidden, self.filters, self.dtype)

@@ -172,12 +172,7 @@ def _take_epochs(
         save = at == span.total or stopped or (at % every == 0 if every else ends)
         if save or ends:
             values = {name: float(value) for name, value in jax.device_get(own(metrics)).items()}
-            if not all(map(math.isfinite, values.values())):
-                run.log("diverged", at, **values)
-                raise DivergedError(
-                    f"Phase {span.kind!r} diverged in its epoch {epoch + 1} (step {at}): {values}.\nStart again in "
-                    f"another --workdir with a smaller --config.{span.advice}."
-                )
+            _check_finite(run, span, epoch, at, values)
         if ends:
             run.log(span.kind, at, epoch=epoch + 1, **values)
             if (epoch + 1) % max(span.epochs // 4, 1) == 0 or at == span.total:
@@ -185,11 +180,20 @@ def _take_epochs(
                 run.say(f"{span.kind} {epoch + 1}/{span.epochs}  {shown}")
         if save:
             state = as_state(own(carry), at)
-            if at == span.total:
-                Observer(run)(state, span.epochs_before + span.epochs, at)
+            if at == span.total:  # its last losses are of the step before
+                _check_finite(run, span, epoch, at, Observer(run)(state, span.epochs_before + span.epochs, at))
             run.save(at, state)
             if at == span.total or stopped:
                 return state, not stopped or at == run.steps[-1]
+
+
+def _check_finite(run: Run, span: _Span, epoch: int, at: int, values: dict[str, float]) -> None:
+    if not all(map(math.isfinite, values.values())):
+        run.log("diverged", at, **values)
+        raise DivergedError(
+            f"Phase {span.kind!r} diverged in its epoch {epoch + 1} (step {at}): {values}.\nStart again in another "
+            f"--workdir with a smaller --config.{span.advice}."
+        )
 
 
 def _until_event(config: Config, at: int, steps_per_epoch: int) -> int:

@@ -65,6 +65,7 @@ class TrainState:
 
 
 def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
+    """What a run of `config` on so many images gives `train_step`."""
     steps_per_epoch = num_images // config.batch_size
     return Hyper(
         seed=jnp.uint32(config.seed),
@@ -109,6 +110,7 @@ def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, 
 
 
 def alignment_training(model: InfoAutoencoder) -> alignment.Training:
+    """The networks that help to train the alignment of `model`."""
     features = glance.count(model.image_shape[-1])
     return alignment.Training(
         model.bottleneck, model.num_classes, model.coupling_hidden, features, model.reference_couplings
@@ -116,6 +118,7 @@ def alignment_training(model: InfoAutoencoder) -> alignment.Training:
 
 
 def zero_sums() -> dict[str, Float[Array, ""]]:
+    """What an epoch begins with."""
     return {name: jnp.float32(0) for name in (*METRICS, "count")}
 
 
@@ -201,6 +204,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One Adam step of every network, then `adversary_steps - 1` more of the adversary on the same latents.
 
+    Images are uint8 (0..255), labels 0 .. classes - 1. Returns the new state, and `METRICS` from before the step.
+
     Args:
       axis: the axis of a `shard_map` over whose devices the batch is divided equally; each then holds its share in
         `images` and `labels`, and returns the same state. None: the whole batch is here.
@@ -280,6 +285,9 @@ def refine_step(
       progress: share of this training that is done, in [0, 1).
       axis: as for `train_step`.
       cycle: False leaves out the term of `cycle_weight`, which must be 0; half of the pictures are then not drawn.
+
+    Returns:
+      The new state, and the terms above, unweighted, before the step.
     """
 
     def loss(decoder: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -360,7 +368,8 @@ def gathered_train_step(
     """`train_step` on the batch that `order` holds for `state.step`, gathered on the device from the whole data set.
 
     Args:
-      axis: as for `train_step`; each device holds the whole data set and takes its share of the batch.
+      axis: as for `train_step`; each device holds the whole data set and takes its share of the batch, whose size the
+        number of devices must divide.
       steps: how many steps to take, within one epoch; the metrics are those of the last.
     """
     devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))

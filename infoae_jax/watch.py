@@ -57,7 +57,7 @@ def _evaluation_sums(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., dict[s
 
 
 class Observer:
-    """Test figures and a picture of swaps, at chosen epochs."""
+    """Test figures, which a call returns, and a picture of swaps, at chosen epochs."""
 
     def __init__(self, run: Run):
         self._run = run
@@ -69,7 +69,7 @@ class Observer:
         self._classes = np.arange(min(run.model.num_classes, MAX_COLUMNS), dtype=np.int32)
         self._swap = make_batched(method(run.model, "transfer"), run.near, pixels)
 
-    def __call__(self, state: step.TrainState, epoch: int, at: int) -> None:
+    def __call__(self, state: step.TrainState, epoch: int, at: int) -> dict[str, float]:
         # On every host, so that none waits long for another: collectives have a time limit.
         params = hosts.local(state.params)
         figures = self.figures(params)
@@ -81,11 +81,12 @@ class Observer:
         swaps = self._swap({"params": params}, styles, np.tile(self._classes, rows))
         swaps = swaps.reshape(rows, columns, *swaps.shape[1:])
         if not self._run.writes:
-            return
+            return figures
         folder = self._run.folder / "samples"
         folder.mkdir(exist_ok=True)
         picture = swap_grid(sources, swaps)
         runlog.write_atomically(folder / f"epoch_{epoch:04d}.png", png(picture))
+        return figures
 
     def figures(self, params: Any) -> dict[str, float]:
         """Means over the whole test split, each image counted once."""

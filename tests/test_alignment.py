@@ -39,6 +39,13 @@ def affine_maps(z, labels, num_classes, looks=None):
     return maps["mean"], maps["matrix"]
 
 
+def test_directions_of_which_looks_say_nothing_are_not_turned():
+    rng = np.random.default_rng(0)
+    z, labels = rng.standard_normal((9000, 6)), rng.integers(0, K, 9000)
+    _, matrix = affine_maps(z, labels, K, z[:, :2])
+    np.testing.assert_allclose(matrix, np.broadcast_to(np.eye(6), matrix.shape), atol=0.1)
+
+
 @pytest.mark.parametrize("size", [2, 5])
 def test_inverse_is_the_inverse_and_log_determinant_that_of_the_jacobian(size):
     module = Alignment(size, K, 6, 16)

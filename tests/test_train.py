@@ -211,6 +211,29 @@ def test_alignment_that_diverges_is_stopped_with_advice(tiny, tmp_path):
         fit(parse(tiny), tmp_path / "run")
 
 
+def test_a_last_step_that_ruins_the_decoder_is_not_saved(aligned, tmp_path, monkeypatch):
+    make, taken = train.make_refine_stepper, []
+
+    def make_poisoned(*args):
+        take = make(*args)
+
+        def poisoned(*inputs):
+            state, *rest = take(*inputs)
+            taken.append(None)
+            if len(taken) == 4:
+                state = dataclasses.replace(state, params=jax.tree.map(lambda x: x * np.nan, state.params))
+            return state, *rest
+
+        return poisoned
+
+    monkeypatch.setattr(train, "make_refine_stepper", make_poisoned)
+    with pytest.raises(DivergedError, match=r"(?s)'refine' diverged in its epoch 1 \(step 20\).*refine\.epochs=0"):
+        fit(aligned, tmp_path / "run")
+    assert len(taken) == 4
+    assert "20" not in [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert runlog.read(tmp_path / "run")[-1]["kind"] == "diverged"
+
+
 def test_a_crash_costs_at_most_the_steps_since_the_last_checkpoint(whole, tiny, tmp_path, monkeypatch):
     tiny.checkpoint.every_steps = 3
     config = parse(tiny)
