@@ -75,6 +75,8 @@ class Observer:
         figures = self.figures(params)
         self._run.log("test", at, epoch=epoch, **figures)
         self._run.say(f"{'':>9}  test: mse {figures['reconstruction']:.5f}, content {figures['content_accuracy']:.2%}")
+        if not all(map(math.isfinite, figures.values())):
+            return figures  # of a ruined model there is no picture
         sources = self._run.splits.test.images[self._rows]
         rows, columns = len(sources), len(self._classes)
         styles = np.repeat(sources, columns, axis=0)
