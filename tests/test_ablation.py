@@ -77,7 +77,7 @@ def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared
     ("theirs", "ours"),
     [
         ({"model.couplings": 0}, {"model.couplings": 1, "model.reference_couplings": 0}),
-        ({"model.reference_couplings": 1}, {"model.reference_couplings": 0}),
+        pytest.param({"model.reference_couplings": 1}, {"model.reference_couplings": 0}, marks=pytest.mark.slow),
     ],
 )
 def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, ours):

@@ -1,7 +1,6 @@
 """The real command: fresh, stopped, killed, resumed, and fed with bad input."""
 
 import functools
-import os
 import resource
 import signal
 import subprocess
@@ -74,8 +73,8 @@ def test_evaluates_at_the_end_if_asked_to_and_the_report_shows_it(launch, tmp_pa
     assert "class read from the code" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_a_second_start_compiles_nothing(launch, tmp_path):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+def test_a_second_start_compiles_nothing(launch, tmp_path, child_environment):
+    environment = {k: v for k, v in child_environment.items() if not k.startswith("JAX_")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     compiled = []
     for workdir in ("one", "two"):
@@ -89,12 +88,11 @@ def test_a_second_start_compiles_nothing(launch, tmp_path):
 LONGER = ("--config.train.epochs=6", "--config.checkpoint.every_steps=1", "--config.log.every_steps=1")
 
 
-def test_killed_at_any_moment_and_resumed_is_bit_identical(launch, tmp_path, child_environment):
-    """Checkpoints are written all the time here, so that most kills hit a save; one run is never stopped.
-
-    The programs are optimised, as they are for users.
-    """
-    launch = functools.partial(launch, environment=child_environment | {"XLA_FLAGS": ""})
+@pytest.mark.parametrize("optimised", [False, pytest.param(True, marks=pytest.mark.slow)])  # as for users
+def test_killed_at_any_moment_and_resumed_is_bit_identical(launch, tmp_path, child_environment, optimised):
+    """Checkpoints are written all the time here, so that most kills hit a save; one run is never stopped."""
+    if optimised:
+        launch = functools.partial(launch, environment=child_environment | {"XLA_FLAGS": ""})
     finish(launch(*LONGER, workdir="whole"))
     kills = 0
     for target in (1, 7, 13):

@@ -204,6 +204,7 @@ def test_aligned_model_takes_the_class_from_the_image_and_redraws_as_without(ali
     np.testing.assert_allclose(call("decode", u, read), call("draw", z, read), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_alignment_that_diverges_is_stopped_with_advice(tiny, tmp_path):
     tiny.model.couplings, tiny.alignment.learning_rate, tiny.alignment.style_weight = 2, 1.0, 1e6
     tiny.alignment.lambda_adv, tiny.alignment.epochs, tiny.model.reference_couplings = 1e6, 50, 10
@@ -346,6 +347,7 @@ def test_device_and_host_path_give_the_same_result(whole, tiny, tmp_path):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_leave_the_same_run(whole, tiny, tmp_path, monkeypatch):
     """Log lines, checkpoints and pictures come at the same steps; 4 steps an epoch, a log line every 2nd."""
     monkeypatch.setattr(stepper, "_NO_SCAN", ())
