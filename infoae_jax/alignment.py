@@ -157,7 +157,7 @@ class Alignment(nn.Module):
         return self.couplings.inverse(u, content)
 
 
-class Training(nn.Module):
+class Helpers(nn.Module):
     """What is only needed to train the alignment: the density model, the adversary, and what reads looks."""
 
     size: int
@@ -221,14 +221,13 @@ def class_maps(
         own = _power(whiten @ (c.T @ c + size * pooled) @ whiten / (len(c) + size), -0.5) @ whiten
         maps.append(own)
         responses.append(own @ c.T @ looks[m] / (len(c) + size))
-    turns = [np.eye(size)] * num_classes
+    response, turns = np.stack(responses), np.broadcast_to(np.eye(size), (num_classes, size, size))
     for _ in range(_PROCRUSTES_STEPS):
-        mean = np.mean([t @ r for t, r in zip(turns, responses, strict=True)], axis=0)
-        for i, response in enumerate(responses):
-            wanted = mean @ response.T
-            left, _, right = np.linalg.svd(wanted + _STILL * np.linalg.norm(wanted) * np.eye(size))
-            turns[i] = left @ right
-    matrix = np.stack([t @ m for t, m in zip(turns, maps, strict=True)])
+        wanted = (turns @ response).mean(0) @ response.mT
+        still = _STILL * np.linalg.norm(wanted, axis=(1, 2), keepdims=True) * np.eye(size)
+        left, _, right = np.linalg.svd(wanted + still)
+        turns = left @ right
+    matrix = turns @ np.stack(maps)
     found = {"mean": means, "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
     return {name: value.astype(np.float32) for name, value in found.items()}
 
@@ -239,11 +238,10 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vector * np.maximum(value, 1e-12) ** exponent) @ vector.T
 
 
-def init_training(training: Training, alignment: Any, key: Any) -> dict[str, Any]:
+def init_training(helpers: Helpers, alignment: Any, key: Any) -> dict[str, Any]:
     """The state of the training beside the parameters `alignment`."""
-    params = training.init(
-        key, jnp.zeros((1, training.size)), jnp.zeros((1, training.num_classes)), method="everything"
-    )["params"]
+    z, content = jnp.zeros((1, helpers.size)), jnp.zeros((1, helpers.num_classes))
+    params = helpers.init(key, z, content, method="everything")["params"]
     groups = _groups(alignment, params)
     return {"params": params} | {name: _optimizer(name).init(group) for name, group in groups.items()}
 
@@ -261,7 +259,7 @@ def _optimizer(group: str) -> optax.GradientTransformation:
 
 def align_step(
     alignment: Alignment,
-    training: Training,
+    helpers: Helpers,
     config: AlignmentConfig | SimpleNamespace,
     state: tuple[Any, dict[str, Any]],
     z: Codes,
@@ -291,19 +289,19 @@ def align_step(
     swapped = jax.nn.one_hot(targets[:half], alignment.num_classes)
     lam = config.lambda_adv * jnp.minimum(progress / _RAMP, 1)
 
-    def loss(params: Any, helpers: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss(params: Any, helper_params: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         u, log_det = alignment.apply({"params": params}, z, content)
         start = alignment.apply({"params": params}, z, content, method="affine")
-        log_p, logits = training.apply({"params": helpers}, u, lam)
+        log_p, logits = helpers.apply({"params": helper_params}, u, lam)
         log_likelihood = (log_p + log_det).mean() / alignment.size
         logits = jnp.asarray(logits)
         adversary = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        read = training.apply({"params": helpers}, start, content, method="read_look")
+        read = helpers.apply({"params": helper_params}, start, content, method="read_look")
         look = ((jnp.asarray(read) - looks) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
-        fixed = {"params": jax.lax.stop_gradient(helpers)}
+        fixed = {"params": jax.lax.stop_gradient(helper_params)}
         swap = alignment.apply({"params": params}, u[:half], swapped, method="inverse_couplings")
-        style = ((jnp.asarray(training.apply(fixed, swap, swapped, method="read_look")) - looks[:half]) ** 2).mean()
+        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="read_look")) - looks[:half]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
             "style": style,
@@ -316,7 +314,7 @@ def align_step(
     gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, others["params"])
     if axis is not None:
         gradients, metrics = mean_over((gradients, metrics), axis)
-    rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    rate = optax.cosine_decay_schedule(1.0, 1)(progress) * config.learning_rate
     rates = {"map": rate, "readers": _READERS_RATE * rate}
     groups, slopes = _groups(params, others["params"]), _groups(*gradients)
     moved, moments = {}, {}

@@ -56,7 +56,8 @@ def bounded(z: Float[Array, "b z"], latent: str) -> Float[Array, "b z"]:
     """The latent as decoder and adversary get it.
 
     Unbounded, the encoder can win against the adversary by scale alone, and training diverges. On the unit sphere, or
-    within the unit ball (where no dimension is lost to a density), it cannot.
+    within the unit ball (where no dimension is lost to a density), it cannot. The sphere is that of
+    Davidson et al. 2018; the ball is ours.
     """
     if latent == "sphere":
         return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
@@ -174,7 +175,7 @@ class InfoAutoencoder(nn.Module):
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
         self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
         if self.couplings:
-            self.alignment = Alignment(self.bottleneck, self.num_classes, self.couplings, self.coupling_hidden)
+            self.alignment = alignment_of(self)
 
     def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
         """Everything once; what `init` calls."""
@@ -236,6 +237,11 @@ class InfoAutoencoder(nn.Module):
     def transfer(self, style_images: Images, labels: Labels) -> Float[Array, "b h w c"]:
         """The style of each image with the content `labels`. Not clipped to [0, 1]."""
         return self.decode(self.encode(style_images), labels)
+
+
+def alignment_of(model: InfoAutoencoder) -> Alignment:
+    """The alignment as a module of its own, for the parameters `model` has under that name."""
+    return Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
 
 
 def build(

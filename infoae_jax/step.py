@@ -36,7 +36,7 @@ METRICS = (
     "gradient_norm",
 )
 _SHIFT = 2  # pixels
-_SHIFT_SEED, _UNSETTLED_SEED = 2, 3
+_SHIFT_SEED, _AUGMENT_SEED = 2, 3
 _WARMUP = 0.1  # share of the training over which the rate rises, where it does
 
 
@@ -83,7 +83,7 @@ def static(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **traced, data_on="auto", steps_per_call=1)
 
 
-def numbers(section: AlignmentConfig | RefineConfig) -> dict[str, Float[np.ndarray, ""]]:
+def weights(section: AlignmentConfig | RefineConfig) -> dict[str, Float[np.ndarray, ""]]:
     """The weights and rates of a later phase, to be traced."""
     fields = dataclasses.fields(section)
     return {f.name: np.asarray(getattr(section, f.name), np.float32) for f in fields if f.type is float}
@@ -105,14 +105,14 @@ def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, 
     opt_state = {name: _optimizer(config).init(part) for name, part in _networks(params).items()}
     if model.couplings:
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        opt_state["alignment"] = alignment.init_training(alignment_training(model), params["alignment"], key)
+        opt_state["alignment"] = alignment.init_training(alignment_helpers(model), params["alignment"], key)
     return TrainState(jnp.int32(0), params, opt_state, zero_sums())
 
 
-def alignment_training(model: InfoAutoencoder) -> alignment.Training:
+def alignment_helpers(model: InfoAutoencoder) -> alignment.Helpers:
     """The networks that help to train the alignment of `model`."""
     features = glance.count(model.image_shape[-1])
-    return alignment.Training(
+    return alignment.Helpers(
         model.bottleneck, model.num_classes, model.coupling_hidden, features, model.reference_couplings
     )
 
@@ -204,6 +204,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One Adam step of every network, then `adversary_steps - 1` more of the adversary on the same latents.
 
+    Several for each of its opponent, as in Goodfellow et al. 2014, Algorithm 1.
+
     Images are uint8 (0..255), labels 0 .. classes - 1. Returns the new state, and `METRICS` from before the step.
 
     Args:
@@ -214,7 +216,7 @@ def train_step(
     lam = scheduled_lambda(config.lambda_schedule, hyper.lambda_adv, hyper.lambda_ramp, progress)
     rate = hyper.learning_rate
     if config.learning_rate_schedule != "constant":
-        rate = rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        rate = optax.cosine_decay_schedule(1.0, 1)(progress) * rate
     if config.learning_rate_schedule == "warmup_cosine":
         rate = rate * jnp.minimum(1.0, (state.step + 1) / (_WARMUP * hyper.total_steps))
     optimizer = _optimizer(config)
@@ -297,7 +299,7 @@ def refine_step(
         redrawn, swaps = jnp.split(pictures, 2)
         pixels = to_unit_interval(images)
         again = _apply(model, params, "encode", jnp.clip(pictures, 0, 1), classes)
-        seen = _unsettled(jnp.clip(swaps, 0, 1), config.content_noise, state.step, axis)
+        seen = _augmented(jnp.clip(swaps, 0, 1), config.content_noise, state.step, axis)
         content, content_accuracy = _cross_entropy(_apply(model, params, "classify", seen), targets)
         metrics = {
             "reconstruction": jnp.mean((redrawn - pixels) ** 2),
@@ -317,7 +319,7 @@ def refine_step(
     gradient, metrics = jax.grad(loss, has_aux=True)(state.params["image_decoder"])
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
-    rate = config.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    rate = optax.cosine_decay_schedule(1.0, 1)(progress) * config.learning_rate
     # One optimiser has both halves of the autoencoder; the encoder is given zeros, and stays.
     network = _networks(state.params)["autoencoder"]
     gradients = jax.tree.map(jnp.zeros_like, network) | {"image_decoder": gradient}
@@ -327,7 +329,7 @@ def refine_step(
     return TrainState(state.step + 1, params, state.opt_state | {"autoencoder": moments}, state.sums), metrics
 
 
-def _unsettled(
+def _augmented(
     pictures: Float[Array, "b h w c"], noise: Float[Array, ""] | float, step: Int[Array, ""], axis: str | None
 ) -> Float[Array, "b h w c"]:
     """Pictures with normal noise, not clipped, all shifted alike (cyclically); as they are where `noise` is 0.
@@ -335,7 +337,7 @@ def _unsettled(
     A function of the step, the same for every seed of the training.
     """
     devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
-    noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(_UNSETTLED_SEED), step))
+    noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(_AUGMENT_SEED), step))
     # Drawn for all devices, so that it does not depend on how many there are.
     drawn = jax.random.normal(noise_key, (devices * len(pictures), *pictures.shape[1:]), pictures.dtype)
     own = jax.lax.dynamic_slice_in_dim(drawn, device * len(pictures), len(pictures))

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from infoae_jax import alignment, step
 from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
 from infoae_jax.hosts import put
-from infoae_jax.model import InfoAutoencoder
+from infoae_jax.model import InfoAutoencoder, alignment_of
 
 # Takes (state, steps done, steps that may be taken); returns (state, metrics of the last step, steps taken).
 Stepper = Callable[[step.TrainState, int, int], tuple[step.TrainState, dict[str, jax.Array], int]]
@@ -35,7 +35,7 @@ def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
 
 def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Mesh) -> Callable[..., Any]:
     """`alignment.align_step` on (state, latents, labels, looks, targets, progress), the batch shared by the devices."""
-    return _with_batch(align_program(model, mesh), step.numbers(config), mesh)
+    return _with_batch(align_program(model, mesh), step.weights(config), mesh)
 
 
 def make_refine_stepper(
@@ -43,17 +43,17 @@ def make_refine_stepper(
 ) -> Callable[..., Any]:
     """`step.refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
     return _with_batch(
-        refine_program(model, step.static(train), mesh, config.cycle_weight > 0), step.numbers(config), mesh
+        refine_program(model, step.static(train), mesh, config.cycle_weight > 0), step.weights(config), mesh
     )
 
 
-def _with_batch(program: Callable, numbers: dict[str, Any], mesh: Mesh) -> Callable[..., Any]:
+def _with_batch(program: Callable, weights: dict[str, Any], mesh: Mesh) -> Callable[..., Any]:
     """`program` on (state, four arrays of the host, progress)."""
-    parts, numbers = NamedSharding(mesh, P(AXIS)), put(numbers, NamedSharding(mesh, P()))
+    parts, weights = NamedSharding(mesh, P(AXIS)), put(weights, NamedSharding(mesh, P()))
 
     def take(state: Any, *batch_and_progress: Any) -> tuple[Any, dict[str, jax.Array]]:
         *batch, progress = batch_and_progress
-        return program(state, *put(tuple(batch), parts), np.float32(progress), numbers)
+        return program(state, *put(tuple(batch), parts), np.float32(progress), weights)
 
     return take
 
@@ -78,13 +78,13 @@ def gathered_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, st
 
 @functools.lru_cache(_PROGRAMS)
 def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
-    """(state, latents, labels, looks, targets, progress, numbers) -> state, metrics."""
+    """(state, latents, labels, looks, targets, progress, weights) -> state, metrics."""
     return on_all(align_function(model, AXIS), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
 
 
 @functools.lru_cache(_PROGRAMS)
 def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
-    """(state, images, latents, labels, targets, progress, numbers) -> state, metrics."""
+    """(state, images, latents, labels, targets, progress, weights) -> state, metrics."""
     return on_all(refine_function(model, config, AXIS, cycle), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
 
 
@@ -96,22 +96,21 @@ def order_program(count: int, mesh: Mesh) -> Callable[..., Any]:
 
 def align_function(model: InfoAutoencoder, axis: str | None) -> Callable[..., Any]:
     """`alignment.align_step` with its weights and rate, traced, as the last argument."""
-    mapping = alignment.Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
-    training = step.alignment_training(model)
+    mapping, helpers = alignment_of(model), step.alignment_helpers(model)
 
-    def align_step(state: Any, z: Any, labels: Any, looks: Any, targets: Any, progress: Any, numbers: Any) -> Any:
-        weights = SimpleNamespace(**numbers)
-        return alignment.align_step(mapping, training, weights, state, z, labels, looks, targets, progress, axis)
+    def align_step(state: Any, z: Any, labels: Any, looks: Any, targets: Any, progress: Any, weights: Any) -> Any:
+        config = SimpleNamespace(**weights)
+        return alignment.align_step(mapping, helpers, config, state, z, labels, looks, targets, progress, axis)
 
     return align_step
 
 
-def refine_function(model: InfoAutoencoder, config: TrainConfig, axis: str | None, cycle: bool) -> Callable[..., Any]:
+def refine_function(model: InfoAutoencoder, train: TrainConfig, axis: str | None, cycle: bool) -> Callable[..., Any]:
     """`step.refine_step` with its weights and rate, traced, as the last argument."""
 
-    def refine_step(state: Any, images: Any, z: Any, labels: Any, targets: Any, progress: Any, numbers: Any) -> Any:
-        weights = SimpleNamespace(**numbers)
-        return step.refine_step(model, config, weights, state, images, z, labels, targets, progress, axis, cycle)
+    def refine_step(state: Any, images: Any, z: Any, labels: Any, targets: Any, progress: Any, weights: Any) -> Any:
+        refine = SimpleNamespace(**weights)
+        return step.refine_step(model, train, refine, state, images, z, labels, targets, progress, axis, cycle)
 
     return refine_step
 

@@ -209,7 +209,7 @@ class _Group:
         """The alignment and the refinement."""
         configs = [self._configs[i] for i in self._members]
         sections = [config.alignment if kind == "align" else config.refine for config in configs]
-        numbers = self._stacked([step.numbers(section) for section in sections])
+        weights = self._stacked([step.weights(section) for section in sections])
         tables = tuple(
             self._stacked(list(rows)) if own_table else jax.device_put(rows[0], self._everywhere)
             for own_table, rows in zip(
@@ -230,7 +230,7 @@ class _Group:
         def take(carry: Any, inputs: list[tuple[Any, ...]]) -> Any:
             _, rows, targets, progress = zip(*inputs, strict=True)
             rows_and_targets = jax.device_put((np.stack(rows).astype(np.int32), np.stack(targets)), self._parts)
-            return program(carry, tables, *rows_and_targets, np.float32(progress[0]), numbers)
+            return program(carry, tables, *rows_and_targets, np.float32(progress[0]), weights)
 
         return take
 
@@ -262,21 +262,21 @@ def order_program(count: int, mesh: Mesh) -> Callable[..., Any]:
 
 @functools.lru_cache(16)
 def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
-    """(carries, (latents, labels, looks), rows, targets, progress, numbers) -> carries, metrics."""
+    """(carries, (latents, labels, looks), rows, targets, progress, weights) -> carries, metrics."""
     return _of_rows(stepper.align_function(model, None), mesh, _OWN_TABLES["align"])
 
 
 @functools.lru_cache(16)
 def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
-    """(states, (images, latents, labels), rows, targets, progress, numbers) -> states, metrics."""
+    """(states, (images, latents, labels), rows, targets, progress, weights) -> states, metrics."""
     return _of_rows(stepper.refine_function(model, config, None, cycle), mesh, _OWN_TABLES["refine"])
 
 
 def _of_rows(function: Callable[..., Any], mesh: Mesh, own_tables: tuple[bool, ...]) -> Callable[..., Any]:
     """The rows are gathered on the device, so that only their numbers are sent there."""
 
-    def one(carry: Any, tables: Any, rows: Any, targets: Any, progress: Any, numbers: Any) -> Any:
-        return function(carry, *(table[rows] for table in tables), targets, progress, numbers)
+    def one(carry: Any, tables: Any, rows: Any, targets: Any, progress: Any, weights: Any) -> Any:
+        return function(carry, *(table[rows] for table in tables), targets, progress, weights)
 
     return _for_each(one, mesh, (0, tuple(0 if own_table else None for own_table in own_tables), 0, 0, None, 0))
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoae_jax.alignment import Alignment, Training, align_step, class_maps, init_training
+from infoae_jax.alignment import Alignment, Helpers, align_step, class_maps, init_training
 from infoae_jax.config import AlignmentConfig
 
 K = 3
@@ -102,7 +102,7 @@ def test_class_maps_of_equal_classes_are_equal_and_few_images_are_borne():
 
 def train(data, lam, style_weight=0.0, steps=150):
     z, labels, looks = data
-    module, training = Alignment(4, K, 4, 32), Training(4, K, 32, 3, 10)
+    module, training = Alignment(4, K, 4, 32), Helpers(4, K, 32, 3, 10)
     params = module.init(jax.random.key(0), z[:1], jax.nn.one_hot(labels[:1], K))["params"]
     params |= jax.tree.map(jnp.asarray, class_maps(*map(np.asarray, (z, labels)), K, np.asarray(looks)))
     config = AlignmentConfig(epochs=1, batch_size=256, learning_rate=5e-3, style_weight=style_weight, lambda_adv=lam)
@@ -176,7 +176,7 @@ def test_training_moves_nothing_but_the_couplings(data):
 
 @pytest.mark.parametrize("reference", [0, 3])
 def test_adversary_works_against_the_map_but_not_on_itself(data, reference):
-    module, training = Alignment(4, K, 2, 8), Training(4, K, 8, 3, reference)
+    module, training = Alignment(4, K, 2, 8), Helpers(4, K, 8, 3, reference)
     z, labels, looks = (rows[:64] for rows in data)
     params = module.init(jax.random.key(0), z, jax.nn.one_hot(labels, K))["params"]
 

@@ -298,9 +298,9 @@ def test_refinement_descends_the_errors_of_the_image_and_of_its_way_back():
 def test_pictures_get_noise_and_are_shifted():
     ramp = jnp.linspace(0, 1, 20)
     pictures = jnp.tile((ramp[:, None] + 2 * ramp[None])[None, :, :, None], (64, 1, 1, 3))
-    assert np.array_equal(step._unsettled(pictures, 0.0, jnp.int32(0), None), pictures)
+    assert np.array_equal(step._augmented(pictures, 0.0, jnp.int32(0), None), pictures)
     seen, plain = (
-        [np.asarray(step._unsettled(pictures, 0.25, jnp.int32(i), None)) for i in range(60)],
+        [np.asarray(step._augmented(pictures, 0.25, jnp.int32(i), None)) for i in range(60)],
         pictures[0, ..., 0],
     )
     every = [(rows, columns) for rows in range(-3, 4) for columns in range(-3, 4)]
