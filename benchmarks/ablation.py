@@ -79,7 +79,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "one adversary step": {"train.adversary_steps": 1},
     "constant lambda": {"train.lambda_schedule": "constant"},
     "lambda rises as a sigmoid": {"train.lambda_schedule": "dann"},
-    "alignment within the ball": {"model.unfold": False},
     "latent on the sphere": {"model.latent": "sphere"},
     "unbounded latent": {"model.latent": "unbounded"},
 }
@@ -190,7 +189,7 @@ def shared_steps(run: Path, wanted: Config) -> int:
         return 0
     config, shared = runlog.read_info(run).config, 0
     couplings: dict[str, Any] = {
-        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings", "unfold")
+        name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
     }
     but_for_couplings = dataclasses.replace(config, model=dataclasses.replace(config.model, **couplings))
     for section, kind, theirs, sections in (

@@ -141,7 +141,7 @@ def _card(
         f"**What rounding costs.** Large kernels have 8 bits here, with a scale for each output channel, the rest 16; "
         f"the adversary is left out. On {after['images']:,} test images:",
         f"| figure | run | as boxed |\n|---|---|---|\n"
-        f"| reconstruction MSE | {before['mse']:.5f} | {after['mse']:.5f} |\n"
+        f"| MSE of pictures, clipped to [0, 1] | {before['mse']:.5f} | {after['mse']:.5f} |\n"
         f"| classes read right | {before['content_accuracy']:.2%} | {after['content_accuracy']:.2%} |",
         f"**Limits.** One seed. {_LIMITS[name]}",
     ]

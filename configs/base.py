@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
     model.couplings = 8  # layers of the alignment that follows the autoencoder's training; 0 = no alignment
     model.coupling_hidden = 128  # their width
     model.reference_couplings = 10  # layers of the distribution that all classes come to share; 0 = the normal one
-    model.unfold = True  # ball: align the latent as it was before it was scaled into the ball
 
     config.train = train = ConfigDict()
     train.epochs = 15

@@ -275,7 +275,7 @@ def align_step(
       config: of its weights and rate, which may be traced.
       state: parameters of the alignment, and what `init_training` gives.
       looks: `glance.styles` of the images.
-      targets: classes to swap to, of any kind; those of the first half of the batch are used.
+      targets: classes to swap to, of any kind; every second one is used.
       progress: share of this training that is done, in [0, 1).
       axis: as for `step.train_step`.
 
@@ -285,8 +285,8 @@ def align_step(
     """
     params, others = state
     content = jax.nn.one_hot(labels, alignment.num_classes)
-    half = (len(z) + 1) // 2
-    swapped = jax.nn.one_hot(targets[:half], alignment.num_classes)
+    some = slice(None, None, 2)  # the same rows on any number of devices whose shares are even
+    swapped = jax.nn.one_hot(targets[some], alignment.num_classes)
     lam = config.lambda_adv * jnp.minimum(progress / _RAMP, 1)
 
     def loss(params: Any, helper_params: Any) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -300,8 +300,8 @@ def align_step(
         look = ((jnp.asarray(read) - looks) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
         fixed = {"params": jax.lax.stop_gradient(helper_params)}
-        swap = alignment.apply({"params": params}, u[:half], swapped, method="inverse_couplings")
-        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="read_look")) - looks[:half]) ** 2).mean()
+        swap = alignment.apply({"params": params}, u[some], swapped, method="inverse_couplings")
+        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="read_look")) - looks[some]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
             "style": style,

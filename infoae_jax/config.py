@@ -44,7 +44,6 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    unfold: bool
     bottleneck: int = _range(1, 4096)
     latent: str = _choice("unbounded", "sphere", "ball")
     hidden: int = _range(1, 65536)
@@ -243,7 +242,7 @@ def _check_combinations(config: Config) -> None:
     if model.latent == "sphere" and model.bottleneck < 2:
         raise UserError(
             "config.model.bottleneck is 1, but model.latent='sphere' needs 2 or more (a sphere in one dimension is "
-            "two points). Raise it, or use --config.model.latent=unbounded."
+            "two points). Raise it, or use --config.model.latent=ball."
         )
     if model.couplings and model.bottleneck < 2:
         raise UserError(

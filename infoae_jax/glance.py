@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 _GRIDS = (1, 2, 4)
-_AT_ONCE = 4096  # images, which bounds the memory
+_PIXELS_AT_ONCE = 4096 * 32 * 32  # which bounds the memory
 
 
 def count(channels: int) -> int:
@@ -35,7 +35,8 @@ def styles(
 
 
 def _portions(images: np.ndarray) -> list[np.ndarray]:
-    return [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+    size = max(_PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]), 1)
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def _glance(images: UInt8[np.ndarray, "n h w c"]) -> list[Float[np.ndarray, "n f"]]:

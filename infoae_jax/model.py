@@ -55,9 +55,9 @@ def _third_padding_back(height: int, width: int) -> Padding:
 def bounded(z: Float[Array, "b z"], latent: str) -> Float[Array, "b z"]:
     """The latent as decoder and adversary get it.
 
-    Unbounded, the encoder can win against the adversary by scale alone, and training diverges. On the unit sphere, or
-    within the unit ball (where no dimension is lost to a density), it cannot. The sphere is that of
-    Davidson et al. 2018; the ball is ours.
+    Unbounded, the encoder can win against the adversary by scale alone, as it does in the paper's recipe. On the unit
+    sphere, or within the unit ball (where no dimension is lost to a density), it cannot. The sphere is that of Davidson
+    et al. 2018; the ball is ours.
     """
     if latent == "sphere":
         return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
@@ -166,7 +166,6 @@ class InfoAutoencoder(nn.Module):
     couplings: int
     coupling_hidden: int
     reference_couplings: int
-    unfold: bool
     dtype: str
 
     def setup(self):
@@ -203,7 +202,7 @@ class InfoAutoencoder(nn.Module):
         z, content = jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)
         if self.couplings:
             z = self.alignment.inverse(z, content)
-            z = bounded(z, self.latent) if self._unfolds else z
+            z = bounded(z, self.latent) if self.latent == "ball" else z
         return self.image_decoder(z, content)
 
     def embed(self, images: Images) -> Float[Array, "b z"]:
@@ -211,16 +210,12 @@ class InfoAutoencoder(nn.Module):
         return bounded(self.style_encoder(to_unit_interval(images)), self.latent)
 
     def coordinates(self, images: Images) -> Float[Array, "b z"]:
-        """What is aligned: the latent of `embed`, but, if `unfold` is set, of the ball as it was before it was bounded.
+        """What is aligned: the latent of `embed`, but of the ball as it was before it was bounded.
 
         Gradient reversal drives the latents to the ball's surface: a thin, curved shell, on which densities are hard to
-        match. The unfolded ball is the whole space.
+        match. Before, they fill the whole space.
         """
-        return self.style_encoder(to_unit_interval(images)) if self._unfolds else self.embed(images)
-
-    @property
-    def _unfolds(self) -> bool:
-        return self.unfold and self.latent == "ball"
+        return self.style_encoder(to_unit_interval(images)) if self.latent == "ball" else self.embed(images)
 
     def draw(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Image from a latent as `embed` gives it."""
@@ -265,6 +260,5 @@ def build(
         couplings=config.couplings,
         coupling_hidden=config.coupling_hidden,
         reference_couplings=config.reference_couplings,
-        unfold=config.unfold,
         dtype=dtype,
     )

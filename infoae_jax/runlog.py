@@ -20,7 +20,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 _REPEATED = ("step", "epoch", "test", "align", "refine")  # kinds of lines that a run which was killed writes again
 _ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 
-_FORMAT = 11
+_FORMAT = 12
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
@@ -52,10 +52,16 @@ _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     10: {"model": {"reference_couplings": 10}, "train": {"content_shift": 0}},
 }
 # Settings that a config.json of an older format may have, by the format that dropped them: the value that changed
-# nothing.
+# nothing, or that all models have now.
 _DROPPED: dict[int, dict[str, dict[str, Any]]] = {
     8: {"train": {"cycle_weight": 0.0}},  # it was of another loss, between latents
     11: {"alignment": {"transport": 0.0}},
+    12: {"model": {"unfold": True}},
+}
+# Whether nothing of these was used, by what the model was.
+_UNUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "alignment": lambda model: not model["couplings"],
+    "model": lambda model: not model["couplings"] or model["latent"] != "ball",
 }
 
 
@@ -236,11 +242,16 @@ def parse_record(record: dict[str, Any]) -> RunInfo:
     gone = []
     for number in range(record["format"] + 1, _FORMAT + 1):
         for section, values in _DROPPED.get(number, {}).items():
-            without = section == "alignment" and not config["model"]["couplings"]  # nothing of it was used
+            unused = section in _UNUSED and _UNUSED[section](config["model"])
             for name, nothing in values.items():
                 value = config[section].pop(name, nothing)
-                if value != nothing and not without:
-                    gone.append(f"{section}.{name}: {value!r}")
+                if value == nothing or unused:
+                    continue
+                if section == "model":  # it would draw, and tell nobody that it is another one
+                    raise UserError(
+                        f"model.{name}: {value!r} is no longer in this version. Use an older one to read it."
+                    )
+                gone.append(f"{section}.{name}: {value!r}")
         for section, values in _BROUGHT.get(number, {}).items():
             config.setdefault(section, {}).update(values)
     return RunInfo(

@@ -59,7 +59,8 @@ class Hyper:
 class TrainState:
     step: Any  # int32: how many steps are done
     params: Any  # {module: parameters}
-    opt_state: Any  # {network: Adam's moments}
+    # {network: Adam's moments}; 'alignment': what `alignment.init_training` gives, its helpers' parameters among it.
+    opt_state: Any
     # Sums of the metrics since the epoch began: part of the state, so that a resumed epoch reports the same means.
     sums: Any  # {metric: float32}
 

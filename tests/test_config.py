@@ -21,11 +21,16 @@ def test_every_config_parses_and_survives_json(name, arg):
     assert parse(json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_paper_variant_is_the_papers():
-    config = parse(mnist.get_config("paper"))
-    assert (config.train.epochs, config.train.learning_rate) == (300, 1e-3)
-    assert (config.train.learning_rate_schedule, config.train.lambda_schedule) == ("constant", "constant")
-    assert (config.model.latent, config.train.adversary_steps, config.train.clip_norm) == ("unbounded", 1, 0)
+@pytest.mark.parametrize("name", MODULES)
+def test_paper_variant_is_the_papers(name):
+    values = MODULES[name].get_config("paper")
+    values.data.dir = "somewhere"
+    config = parse(values)
+    train = config.train
+    assert (train.epochs, train.learning_rate, train.lambda_adv) == (300, 1e-3, 1e-3)
+    assert (train.learning_rate_schedule, train.lambda_schedule, train.clip_norm) == ("constant", "constant", 0)
+    assert (train.adversary_steps, train.cycle_weight, train.content_shift) == (1, 0, 0)
+    assert (config.model.latent, config.model.couplings, config.refine.epochs) == ("unbounded", 0, 0)
 
 
 def test_unknown_variant():
@@ -87,7 +92,7 @@ def test_bottleneck_one_on_the_sphere():
     values.model.couplings, values.model.latent = 0, "sphere"
     with pytest.raises(UserError, match="sphere"):
         parse(values)
-    values.model.latent = "unbounded"
+    values.model.latent = "ball"
     parse(values)
 
 

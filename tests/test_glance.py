@@ -41,3 +41,14 @@ def test_styles_tell_what_was_drawn_whatever_the_class():
 def test_constant_images_and_absent_classes_are_borne():
     found = glance.styles(np.full((10, 8, 8, 3), 7, np.uint8), np.zeros(10, np.int32), 3)
     assert np.isfinite(found).all()
+
+
+def test_images_are_looked_at_in_portions_of_so_many_pixels(monkeypatch):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (50, 16, 16, 3), np.uint8), np.arange(50, dtype=np.int32) % 3
+    whole = glance.styles(images, labels, 3)
+    monkeypatch.setattr(glance, "_PIXELS_AT_ONCE", 7 * 16 * 16)
+    assert [len(portion) for portion in glance._portions(images)] == [7] * 7 + [1]
+    np.testing.assert_allclose(glance.styles(images, labels, 3), whole, atol=1e-6)
+    monkeypatch.setattr(glance, "_PIXELS_AT_ONCE", 1)  # less than an image has
+    assert len(glance._portions(images)) == 50

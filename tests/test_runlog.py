@@ -34,7 +34,7 @@ def test_a_run_of_format_1_is_still_read(tmp_path, info):
     record["format"] = 1
     del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"], record["config"]["evaluate"]
     del record["config"]["alignment"], record["config"]["refine"], record["config"]["model"]["couplings"]
-    del record["config"]["model"]["coupling_hidden"], record["config"]["model"]["unfold"]
+    del record["config"]["model"]["coupling_hidden"]
     del record["config"]["train"]["cycle_weight"]
     (tmp_path / "config.json").write_text(json.dumps(record))
     read = runlog.read_info(tmp_path)
@@ -60,6 +60,24 @@ def test_a_cycle_weight_of_format_7_was_of_another_loss(tmp_path, info, number, 
     assert read.gone == (() if weight else ("train.cycle_weight: 0.03",))
     assert (config.train.cycle_weight, config.refine.content_noise) == (weight, 0.0)
     assert (config.train.content_shift, config.model.reference_couplings) == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("latent", "couplings", "refused"), [("ball", 2, True), ("ball", 0, False), ("sphere", 2, False)]
+)
+def test_a_model_that_is_no_more_is_refused(tmp_path, info, latent, couplings, refused):
+    """Until format 12, the latent of the ball could be aligned as the decoder gets it."""
+    model = dataclasses.replace(info.config.model, couplings=couplings, latent=latent)
+    info = dataclasses.replace(info, config=dataclasses.replace(info.config, model=model))
+    runlog.open_run(tmp_path, info, "1 x cpu")
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["format"], record["config"]["model"]["unfold"] = 11, False
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="unfold: False is no longer") if refused else contextlib.nullcontext():
+        assert runlog.read_info(tmp_path) == info
+    record["config"]["model"]["unfold"] = True
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert runlog.read_info(tmp_path) == info
 
 
 @pytest.mark.parametrize(

@@ -402,7 +402,7 @@ def test_one_device_and_four_give_the_same_losses(whole, tiny_config, tmp_path):
 def test_divergence_stops_with_epoch_values_and_advice(tiny, tmp_path):
     tiny.model.latent = "unbounded"
     tiny.train.update(lambda_adv=100.0, lambda_schedule="constant", learning_rate=0.5, epochs=50)
-    with pytest.raises(DivergedError, match=r"(?s)diverged in epoch \d+ \(step \d+\).*lambda_adv.*latent=sphere"):
+    with pytest.raises(DivergedError, match=r"(?s)diverged in epoch \d+ \(step \d+\).*lambda_adv.*latent=ball"):
         fit(parse(tiny), tmp_path / "run")
     last = runlog.read(tmp_path / "run")[-1]
     assert last["kind"] == "diverged"
