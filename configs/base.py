@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     train.epochs = 15
     train.batch_size = 256  # what is left over of an epoch is left out of it (another part each time)
     train.learning_rate = 1e-3  # Adam
-    # 'cosine' (to 0 at the end, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but it rises over the first tenth,
+    # 'cosine' (to 0 at the end, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but rising in the first tenth,
     # as in Goyal et al. 2017) or 'constant'
     train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again; 0 = it is not
