@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/rendered.py
 
-Some five minutes on two cores. By `infoae evaluate`, mean of three seeds: reconstruction error (MSE) 0.0085, the class
-read from the latent in 18.4 % of the cases (chance 10.3 %), 98.3 % of the swaps read as the class asked for.
+Some five to nine minutes on two cores. By `infoae evaluate`, seed 0: reconstruction error (MSE) 0.0084, the class read
+from the latent in 17.5 % of the cases (chance 10.3 %), 98.8 % of the swaps read as the class asked for.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.num_train, config.data.num_test = 64_000, 4_000
     config.model.bottleneck = 32
     base.in_colour(config)
-    config.model.reference_couplings = 1  # the simpler, the less leaks; with so many images style is kept all the same
-    config.train.epochs, config.alignment.epochs, config.refine.epochs = 3, 25, 1
+    config.model.reference_couplings = 0  # the simpler, the less leaks; with so many images swaps are good all the same
+    config.train.epochs, config.alignment.epochs, config.refine.epochs = 3, 30, 1
     return base.with_variants(config, arg)
 
 
