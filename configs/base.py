@@ -130,7 +130,9 @@ def use_tiny(config: ConfigDict) -> None:
 
 
 def with_variants(config: ConfigDict, arg: str | None) -> ConfigDict:
-    """Applies what stands behind the colon of `--config=configs/mnist.py:paper`; several are joined by commas.
+    """Applies what stands behind the colon of `--config=configs/mnist.py:paper`.
+
+    Several are joined by commas, and the later wins.
 
     Raises:
       ValueError: for an unknown variant.
