@@ -1,7 +1,8 @@
 """Speed, as ratios measured in one run on one machine, at best an otherwise idle one.
 
     python benchmarks/speed.py step --rival_python=torch-env/bin/python   # training step and inference, against PyTorch
-    python benchmarks/speed.py layers    # each convolution and its gradients, against flax
+    python benchmarks/speed.py layers    # each convolution and its gradients on one core, against flax
+    python benchmarks/speed.py ways      # the same with many images on all of a device, e.g. a GPU
     python benchmarks/speed.py loop      # the whole of `fit` against the bare step
     python benchmarks/speed.py start     # seconds from the command to the first training step, cold and warm
     python benchmarks/speed.py scaling   # a step with 20,000, 60,000 and 120,000 images
@@ -182,6 +183,7 @@ def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     The peak is what a matrix product of 1024 x 1024 reaches here.
     """
+    jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     square = jnp.ones((1024, 1024))
@@ -213,6 +215,53 @@ def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "flax_ms": times[1],
                 "share_of_peak": 2 * 64 * positions * k * k * c * d / times[0] / peak,
             }
+
+
+def ways(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Each convolution of the network on this device with 1024 images, as a share of flax's time.
+
+    'all': forward and both gradients. 'forward' of transposed ones: each way in which `conv` can compute them.
+    """
+    for name, side, c, d, k, padding in _LAYERS:
+        ours, flax = (getattr(module, name)(d, (k, k), (2, 2), padding) for module in (conv, nn))
+        x = jax.random.normal(jax.random.key(0), (1024, side, side, c))
+        variables = ours.init(jax.random.key(1), x)
+        before, out = conv._transposed_geometry(padding, (side, side), (k, k), (2, 2))
+        found: dict[str, dict[str, Callable[..., Any]]] = {"all": {}}
+        for which, layer in (("flax", flax), ("ours", ours)):
+            found["all"][which] = jax.value_and_grad(functools.partial(_sum_of_squares, layer), argnums=(0, 1))
+        if name == "ConvTranspose":
+            found["forward"] = {"flax": flax.apply}
+            for way in (conv._merged, conv._phases, conv._dilated):
+                compute = functools.partial(way, (2, 2), before, out)
+                found["forward"][way.__name__[1:]] = lambda v, x, f=compute: f(x, v["params"]["kernel"])
+        for what, functions in found.items():
+            times = _queued_ms({which: jax.jit(f) for which, f in functions.items()}, (variables, x), args)
+            yield {
+                "layer": f"{name} {side}x{side}, {c} to {d}, {k}x{k}",
+                "what": what,
+                "device": jax.local_devices()[0].device_kind,
+                "flax_ms": times["flax"],
+                "ratios": {which: ms / times["flax"] for which, ms in times.items() if which != "flax"},
+            }
+
+
+def _sum_of_squares(layer: Any, variables: Any, x: Any) -> jax.Array:
+    return jnp.sum(layer.apply(variables, x) ** 2)
+
+
+def _queued_ms(functions: dict[str, Callable[..., Any]], arguments: Any, args: argparse.Namespace) -> dict[str, float]:
+    """Of a call, where only the last of many is waited for; medians over rounds, in which all take their turn."""
+    times: dict[str, list[float]] = {which: [] for which in functions}
+    for i in range(args.rounds + 1):
+        for which, function in functions.items():
+            begin = time.perf_counter()
+            for _ in range(args.repeats):
+                last = function(*arguments)
+            jax.block_until_ready(last)
+            if i:  # the first one compiles
+                times[which].append(1e3 * (time.perf_counter() - begin) / args.repeats)
+    return {which: statistics.median(found) for which, found in times.items()}
 
 
 # --- loop, start, scaling ---------------------------------------------------------------------------------------------
@@ -413,6 +462,7 @@ def main() -> None:
     commands = {
         "step": step_against_rival,
         "layers": layers,
+        "ways": ways,
         "loop": loop,
         "start": start,
         "scaling": scaling,
@@ -425,9 +475,9 @@ def main() -> None:
         "--repeats",
         type=int,
         default=20,
-        help="how many are measured: calls (layers, use), answers (demo), rounds (step), epochs (loop)",
+        help="how many are measured: calls (layers, ways, use), answers (demo), rounds (step), epochs (loop)",
     )
-    parser.add_argument("--rounds", type=int, default=6, help="start, scaling: how often all take their turn")
+    parser.add_argument("--rounds", type=int, default=6, help="start, scaling, ways: how often all take their turn")
     parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
     parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")
     parser.add_argument("--data_dir", default="", help="start: where TFDS has prepared MNIST")

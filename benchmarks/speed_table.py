@@ -9,14 +9,14 @@ from typing import Any
 def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str]) -> str:
     """Markdown from the newest line of each measurement."""
     lines: dict[Any, dict[str, Any]] = {}
-    kind = ("task", "shape", "batch", "layer", "what", "config", "model", "networks")
+    kind = ("task", "shape", "batch", "device", "layer", "what", "config", "model", "networks")
     for line in map(json.loads, path.read_text().splitlines()):
         lines[line["command"], *(line.get(k) for k in kind)] = line
     text = ["| what | " + " | ".join(shapes) + " |", "|---|---|---|"]
     names = {"train": "training step", "train_all": "training step, the rival doing all of it"}
     for task, batches in tasks.items():
         for batch in batches:
-            row = [lines.get(("step", task, shape, batch, *5 * (None,))) for shape in shapes]
+            row = [lines.get(("step", task, shape, batch, *6 * (None,))) for shape in shapes]
             if any(row):
                 cells = " | ".join(_with_quartiles(line) if line else "" for line in row)
                 text.append(f"| {names.get(task, f'`{task}`')}, batch {batch} | {cells} |")
@@ -49,6 +49,10 @@ def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str
         for i in range(0, len(every), 3):
             ratios = [f"{line['ratio']:.2f} ({line['share_of_peak']:.0%})" for line in every[i : i + 3]]
             text.append(f"| {every[i]['layer']} | {' | '.join(ratios)} |")
+    for key, line in lines.items():
+        if key[0] == "ways":
+            ratios = [f"{way} {ratio:.2f}" for way, ratio in line["ratios"].items()]
+            text += ["", f"{line['device']}, {line['layer']}, {line['what']}, in flax's time: {', '.join(ratios)}."]
     if len({json.dumps(line["environment"]) for line in lines.values()}) > 1:
         text += ["", "(measured with more than one version of the code or the packages: see the file)"]
     return "\n".join(text)

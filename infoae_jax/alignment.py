@@ -26,6 +26,7 @@ maps is wanted, one that keeps styles together: style_weight * |look of the swap
 network reads the look (as `glance.styles` has it) from latent and class, so that no picture is drawn.
 """
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,12 @@ _PROCRUSTES_STEPS = 100
 _STILL = 1e-9  # weight of the identity, against the norm of what the looks say of a turn
 _MOST_LOG_SCALE = 0.8  # of one coupling, so that no layer is nearly singular
 _ADVERSARY_HIDDEN, _READER_HIDDEN = 256, 128
+# By default a GPU rounds the factors of a product to 10 bits (TF32): a map's inverse would be none, and its log
+# determinant that of another map.
+_EXACT = jax.lax.Precision.HIGHEST
+_product = functools.partial(jnp.matmul, precision=_EXACT)
+_einsum = functools.partial(jnp.einsum, precision=_EXACT)
+_Dense = functools.partial(nn.Dense, precision=_EXACT)
 
 Codes = Float[Array, "b z"]
 OneHot = Float[Array, "b n"]
@@ -66,11 +73,11 @@ class Couplings(nn.Module):
         self.layers = [
             nn.Sequential(
                 [
-                    nn.Dense(self.hidden),
+                    _Dense(self.hidden),
                     nn.relu,
-                    nn.Dense(self.hidden),
+                    _Dense(self.hidden),
                     nn.relu,
-                    nn.Dense(2 * out, kernel_init=nn.initializers.zeros),
+                    _Dense(2 * out, kernel_init=nn.initializers.zeros),
                 ]
             )
             for _ in range(self.count)
@@ -82,9 +89,9 @@ class Couplings(nn.Module):
         """The image of x, and the logarithm of the Jacobian's determinant."""
         log_det = jnp.zeros(x.shape[0], x.dtype)
         for layer, rotation in zip(self.layers, jax.lax.stop_gradient(self.rotations), strict=True):
-            kept, moved = jnp.split(x @ rotation, [self.size // 2], axis=1)
+            kept, moved = jnp.split(_product(x, rotation), [self.size // 2], axis=1)
             log_scale, shift = self._scale_and_shift(layer, kept, condition)
-            x = jnp.concatenate([kept, moved * jnp.exp(log_scale) + shift], axis=1) @ rotation.T
+            x = _product(jnp.concatenate([kept, moved * jnp.exp(log_scale) + shift], axis=1), rotation.T)
             log_det += log_scale.sum(1)
         return x, log_det
 
@@ -92,9 +99,9 @@ class Couplings(nn.Module):
         """The x whose image is y."""
         rotations = jax.lax.stop_gradient(self.rotations)
         for layer, rotation in reversed(list(zip(self.layers, rotations, strict=True))):
-            kept, moved = jnp.split(y @ rotation, [self.size // 2], axis=1)
+            kept, moved = jnp.split(_product(y, rotation), [self.size // 2], axis=1)
             log_scale, shift = self._scale_and_shift(layer, kept, condition)
-            y = jnp.concatenate([kept, (moved - shift) * jnp.exp(-log_scale)], axis=1) @ rotation.T
+            y = _product(jnp.concatenate([kept, (moved - shift) * jnp.exp(-log_scale)], axis=1), rotation.T)
         return y
 
     @staticmethod
@@ -144,13 +151,13 @@ class Alignment(nn.Module):
     def affine(self, z: Codes, content: OneHot) -> Codes:
         """The first half of the map: the latent, whitened and turned as its class wants it."""
         mean, matrix = jax.lax.stop_gradient((self.mean, self.matrix))
-        return jnp.einsum("bn,nij,bj->bi", content, matrix, z - content @ mean)
+        return _einsum("bn,nij,bj->bi", content, matrix, z - _product(content, mean))
 
     def inverse(self, u: Codes, content: OneHot) -> Codes:
         """The z of which this is the u."""
         mean, inverse_matrix = jax.lax.stop_gradient((self.mean, self.inverse_matrix))
         whitened = self.inverse_couplings(u, content)
-        return jnp.einsum("bn,nij,bj->bi", content, inverse_matrix, whitened) + content @ mean
+        return _einsum("bn,nij,bj->bi", content, inverse_matrix, whitened) + _product(content, mean)
 
     def inverse_couplings(self, u: Codes, content: OneHot) -> Codes:
         """What `affine` gives for the latent."""

@@ -12,6 +12,11 @@ _FOUR = "--xla_force_host_platform_device_count=4"
 _FLAGS = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "").replace(_FOUR, "")
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FOUR}"
 
+# On the CPU, which can be four devices, unless the caller wants it otherwise. A GPU would compute products with 10
+# bits, fewer than tests compare.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
+
 # Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _COMPILED = tempfile.mkdtemp(prefix="infoae_jax-compiled-")

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,19 @@ def test_inverse_is_the_inverse_and_log_determinant_that_of_the_jacobian(size):
     whole = jnp.linalg.slogdet(jacobian)[1]
     affine = jnp.linalg.slogdet(params["matrix"])[1][jnp.arange(20) % K]
     np.testing.assert_allclose(log_det + affine, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["__call__", "inverse"])
+def test_no_gpu_rounds_the_factors_of_a_product(method):
+    module = Alignment(4, K, 2, 8)
+    z, content = jnp.zeros((2, 4)), jnp.zeros((2, K))
+    variables = jax.eval_shape(module.init, jax.random.key(0), z, content)
+    with jax.default_matmul_precision("default"):  # what users have
+        program = jax.jit(functools.partial(module.apply, method=method))
+        text = jax.export.export(program, platforms=["cuda"])(variables, z, content).mlir_module()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 10
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_untrained_alignment_is_the_identity():
