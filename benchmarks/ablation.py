@@ -41,12 +41,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "paper's recipe, lambda 0.002": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.002},
     "paper's recipe, lambda 0.003": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.003},
     "paper's recipe, lambda 0.01": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.01},
-    "paper's recipe, lambda 0.003, gradients clipped to 1": {
-        "variant": "paper",
-        "train.epochs": 15,
-        "train.lambda_adv": 0.003,
-        "train.clip_norm": 1.0,
-    },
     "adversary only: no alignment, no refinement": _OFF,
     "no refinement": {"refine.epochs": 0},
     "refinement without swaps": {
@@ -162,7 +156,7 @@ def adopt(other: Path, there: runlog.RunInfo, step: int, folder: Path, here: run
     def fresh(info: runlog.RunInfo) -> TrainState:
         config = info.config
         model = build(config.model, info.image_shape, len(info.class_names), config.train.dtype)
-        return init_state(model, config.train, config.train.seed)
+        return init_state(model, config.train.seed)
 
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(

@@ -140,7 +140,7 @@ def ours(args: argparse.Namespace) -> None:
     config = parse(values)
     model = build(config.model, (args.side, args.side, args.channels), 10)
     mesh = _data_mesh()
-    state = jax.device_put(step.init_state(model, config.train, 0), NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(step.init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
     images, labels = _example(args.side, args.channels, max(4 * args.batch, 2048))
     function: Callable[[], Any]
     if args.task.startswith("train"):
@@ -294,7 +294,7 @@ def _bare_steps(config: Config, side: int, channels: int, num_images: int) -> Ca
     model = build(config.model, (side, side, channels), 10)
     images, labels = _example(side, channels, num_images)
     take_steps = stepper.make_stepper(model, config.train, images, labels, mesh)
-    state = jax.device_put(step.init_state(model, config.train, 0), NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(step.init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
     at = 0
 
     def run(steps: int) -> float:
@@ -381,7 +381,7 @@ def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for shape, (side, channels) in SHAPES.items():
         config = parse((mnist if side == 28 else svhn).get_config())
         model = build(config.model, (side, side, channels), 10)
-        variables = jax.device_put({"params": step.init_state(model, config.train, 0).params}, whole)
+        variables = jax.device_put({"params": step.init_state(model, 0).params}, whole)
         images, labels = _example(side, channels, count)
         info = runlog.RunInfo(config, model.image_shape, tuple("0123456789"), count, count, "drawn at random")
         trained = transfer.Trained(model, variables, info, styles.Kept(np.zeros((1, model.bottleneck)), labels[:1]))

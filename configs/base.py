@@ -49,7 +49,6 @@ def get_config() -> ConfigDict:
     train.lambda_schedule = "linear"  # 'constant', 'linear' (0 -> lambda, then constant) or 'dann' (sigmoid)
     train.lambda_ramp = 0.5  # share of the training over which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
-    train.clip_norm = 0.0  # clip each network's gradient to this norm; 0 = off
     train.seed = 0
     train.data_on = "auto"  # where the images wait: 'device' memory or 'host'; auto = device on accelerators
     train.steps_per_call = 1  # accelerators: steps in one dispatch, where so many come before a log line or checkpoint

@@ -67,7 +67,6 @@ class TrainConfig:
     lambda_schedule: str = _choice("constant", "linear", "dann")
     lambda_ramp: float = _range(0, 1, above=True)
     adversary_steps: int = _range(1, 100)
-    clip_norm: float = _range(0, 1e6)
     seed: int = _range(0, 2**32 - 1)
     data_on: str = _choice("auto", "device", "host")
     steps_per_call: int = _range(1, 10_000)

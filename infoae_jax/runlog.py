@@ -32,7 +32,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 _REPEATED = ("step", "epoch", "test", "align", "refine")  # kinds of lines that a run which was killed writes again
 _ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 
-_FORMAT = 12
+_FORMAT = 13
 # Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
 _BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
     2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
@@ -57,6 +57,7 @@ _DROPPED: dict[int, dict[str, dict[str, Any]]] = {
     8: {"train": {"cycle_weight": 0.0}},  # it was of another loss, between latents
     11: {"alignment": {"transport": 0.0}},
     12: {"model": {"unfold": True}},
+    13: {"train": {"clip_norm": 0.0}},
 }
 # Whether nothing of these was used, by what the model was.
 _UNUSED: dict[str, Callable[[dict[str, Any]], bool]] = {

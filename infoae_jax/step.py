@@ -38,6 +38,7 @@ METRICS = (
 _SHIFT = 2  # pixels
 _SHIFT_SEED, _AUGMENT_SEED = 2, 3
 _WARMUP = 0.1  # share of the training over which the rate rises, where it does
+_ADAM = optax.chain(optax.scale_by_adam())  # a chain of one, as older checkpoints have it
 
 
 # The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
@@ -90,20 +91,15 @@ def weights(section: AlignmentConfig | RefineConfig) -> dict[str, Float[np.ndarr
     return {f.name: np.asarray(getattr(section, f.name), np.float32) for f in fields if f.type is float}
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, optax.scale_by_adam())
-
-
 def _networks(params: Any) -> dict[str, Any]:
     return {name: {part: params[part] for part in parts} for name, parts in NETWORKS.items()}
 
 
-def init_state(model: InfoAutoencoder, config: TrainConfig, seed: UInt32[Array, ""] | np.uint32 | int) -> TrainState:
+def init_state(model: InfoAutoencoder, seed: UInt32[Array, ""] | np.uint32 | int) -> TrainState:
     """Fresh parameters and optimiser state; a pure function of `seed`."""
     images = jnp.zeros((1, *model.image_shape), jnp.uint8)
     params = model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]
-    opt_state = {name: _optimizer(config).init(part) for name, part in _networks(params).items()}
+    opt_state = {name: _ADAM.init(part) for name, part in _networks(params).items()}
     if model.couplings:
         key = jax.random.fold_in(jax.random.key(seed), 1)
         opt_state["alignment"] = alignment.init_training(alignment_helpers(model), params["alignment"], key)
@@ -220,10 +216,9 @@ def train_step(
         rate = optax.cosine_decay_schedule(1.0, 1)(progress) * rate
     if config.learning_rate_schedule == "warmup_cosine":
         rate = rate * jnp.minimum(1.0, (state.step + 1) / (_WARMUP * hyper.total_steps))
-    optimizer = _optimizer(config)
 
     def descend(gradient, params, opt_state):
-        direction, opt_state = optimizer.update(gradient, opt_state, params)
+        direction, opt_state = _ADAM.update(gradient, opt_state, params)
         return jax.tree.map(lambda p, d: p - rate * d, params, direction), opt_state
 
     pixels = to_unit_interval(images)
@@ -324,7 +319,7 @@ def refine_step(
     # One optimiser has both halves of the autoencoder; the encoder is given zeros, and stays.
     network = _networks(state.params)["autoencoder"]
     gradients = jax.tree.map(jnp.zeros_like, network) | {"image_decoder": gradient}
-    direction, moments = _optimizer(train).update(gradients, state.opt_state["autoencoder"], network)
+    direction, moments = _ADAM.update(gradients, state.opt_state["autoencoder"], network)
     decoder = jax.tree.map(lambda p, d: p - rate * d, network["image_decoder"], direction["image_decoder"])
     params = state.params | {"image_decoder": decoder}
     return TrainState(state.step + 1, params, state.opt_state | {"autoencoder": moments}, state.sums), metrics

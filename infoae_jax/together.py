@@ -306,7 +306,7 @@ def memory_estimate(trials: Sequence[plan.Trial], devices: int = 1) -> int:
     weight = config.train.cycle_weight
     splits = data.load(config.data)
     model, images, labels = train.build_for(config, splits), splits.train.images, splits.train.labels
-    state = jax.eval_shape(lambda: step.init_state(model, config.train, 0))
+    state = jax.eval_shape(lambda: step.init_state(model, 0))
     batch = jax.ShapeDtypeStruct((config.train.batch_size, *model.image_shape), np.float32)
     classes = jax.ShapeDtypeStruct((config.train.batch_size,), np.int32)
 

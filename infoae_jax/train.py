@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 
 from infoae_jax import data, hosts, runlog, step
 from infoae_jax.checkpoint import Checkpoints
-from infoae_jax.config import Config, TrainConfig, to_dict
+from infoae_jax.config import Config, to_dict
 from infoae_jax.errors import UserError
 from infoae_jax.model import InfoAutoencoder, build
 from infoae_jax.phases import PHASES
@@ -129,13 +129,13 @@ def build_for(config: Config, splits: data.Splits) -> InfoAutoencoder:
 
 
 @functools.lru_cache(16)
-def _init_program(model: InfoAutoencoder, config: TrainConfig, sharding: NamedSharding) -> Any:
-    return jax.jit(functools.partial(step.init_state, model, config), out_shardings=sharding)
+def _init_program(model: InfoAutoencoder, sharding: NamedSharding) -> Any:
+    return jax.jit(functools.partial(step.init_state, model), out_shardings=sharding)
 
 
 def restore(run: Run, at: int | None = None) -> tuple[int, step.TrainState]:
     """The newest checkpoint's step and state (or those of the one of step `at`), or fresh ones, on all devices."""
-    init = _init_program(run.model, step.static(run.config.train), run.replicated)
+    init = _init_program(run.model, run.replicated)
     seed = np.uint32(run.config.train.seed)
     shapes = init.eval_shape(seed)
     if jax.process_count() == 1:

@@ -329,7 +329,7 @@ def restore(run: str | Path, step: int | None = None) -> tuple[int, InfoAutoenco
     model = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # Not the optimiser's state: three times the memory, and another version of the code may keep another one.
-    shapes = jax.eval_shape(lambda: init_state(model, info.config.train, 0).params)
+    shapes = jax.eval_shape(lambda: init_state(model, 0).params)
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     restored = None
     if (run / "checkpoints").is_dir():

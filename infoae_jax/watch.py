@@ -42,7 +42,7 @@ def check_sound(values: dict[str, float], at: int, steps_per_epoch: int) -> None
         f"Training diverged in epoch {int(epoch)} (step {at}): {cause}.\n  {figures}\n"
         f"Start again in another --workdir with a smaller --config.train.lambda_adv, or, where they are not set so, "
         f"with --config.model.latent=ball or --config.train.lambda_schedule=linear. A smaller "
-        f"--config.train.learning_rate or --config.train.clip_norm=1 help when it is not the adversary."
+        f"--config.train.learning_rate helps when it is not the adversary."
     )
 
 

@@ -106,7 +106,7 @@ def untrained(cache, tmp_path_factory):
     folder.mkdir()
     runlog.open_run(folder, info, "1 x cpu")
     model = build(config.model, info.image_shape, 10)
-    shapes = jax.eval_shape(lambda: init_state(model, config.train, 0))  # nothing is compiled
+    shapes = jax.eval_shape(lambda: init_state(model, 0))  # nothing is compiled
 
     def fill(path, leaf, rng):
         if any(name in jax.tree_util.keystr(path) for name in ("matrix", "rotations")):  # to be inverted

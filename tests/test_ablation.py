@@ -86,7 +86,7 @@ def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, 
 
     def state(config):
         model = build(config.model, (28, 28, 1), 10)
-        return jax.jit(lambda: init_state(model, config.train, config.train.seed))()
+        return jax.jit(lambda: init_state(model, config.train.seed))()
 
     run = make_run(tmp_path, "a", there, {"epoch": 30, "align": 50})
     for step in (30, 50):

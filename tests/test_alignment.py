@@ -230,7 +230,7 @@ def test_alignment_is_the_same_on_four_devices():
     section = AlignmentConfig(epochs=1, batch_size=64, learning_rate=1e-3, style_weight=1.0, lambda_adv=0.5)
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
-        state = init_state(model, config.train, 0)
+        state = init_state(model, 0)
         carry = state.params["alignment"], state.opt_state["alignment"]
         take = make_align_stepper(model, section, Mesh(np.array(devices), (AXIS,)))
         for _ in range(2):

@@ -28,7 +28,7 @@ def test_paper_variant_is_the_papers(name):
     config = parse(values)
     train = config.train
     assert (train.epochs, train.learning_rate, train.lambda_adv) == (300, 1e-3, 1e-3)
-    assert (train.learning_rate_schedule, train.lambda_schedule, train.clip_norm) == ("constant", "constant", 0)
+    assert (train.learning_rate_schedule, train.lambda_schedule) == ("constant", "constant")
     assert (train.adversary_steps, train.cycle_weight, train.content_shift) == (1, 0, 0)
     assert (config.model.latent, config.model.couplings, config.refine.epochs) == ("unbounded", 0, 0)
 

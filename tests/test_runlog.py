@@ -81,19 +81,27 @@ def test_a_model_that_is_no_more_is_refused(tmp_path, info, latent, couplings, r
 
 
 @pytest.mark.parametrize(
-    ("couplings", "value", "gone"),
-    [(2, 0.0, ()), (2, 0.03, ("alignment.transport: 0.03",)), (0, 0.03, ())],
+    ("number", "section", "name", "couplings", "value", "gone"),
+    [
+        (10, "alignment", "transport", 2, 0.0, ()),
+        (10, "alignment", "transport", 2, 0.03, ("alignment.transport: 0.03",)),
+        (10, "alignment", "transport", 0, 0.03, ()),
+        (12, "train", "clip_norm", 0, 0.0, ()),
+        (12, "train", "clip_norm", 0, 1.0, ("train.clip_norm: 1.0",)),
+    ],
 )
-def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(tmp_path, info, couplings, value, gone):
+def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(
+    tmp_path, info, number, section, name, couplings, value, gone
+):
     model = dataclasses.replace(info.config.model, couplings=couplings)
     info = dataclasses.replace(info, config=dataclasses.replace(info.config, model=model))
     runlog.open_run(tmp_path, info, "1 x cpu")
     record = json.loads((tmp_path / "config.json").read_text())
-    record["format"], record["config"]["alignment"]["transport"] = 10, value
+    record["format"], record["config"][section][name] = number, value
     (tmp_path / "config.json").write_text(json.dumps(record))
     read = runlog.read_info(tmp_path)
     assert read == dataclasses.replace(info, gone=gone)
-    with pytest.raises(UserError, match="transport: 0.03") if gone else contextlib.nullcontext():
+    with pytest.raises(UserError, match=f"{name}: {value}") if gone else contextlib.nullcontext():
         runlog.open_run(tmp_path, info, "1 x cpu")
 
 

@@ -30,7 +30,7 @@ def make(couplings=0, **train):
 
 
 def init(model, config):
-    return jax.jit(lambda: step.init_state(model, config, 0))()
+    return jax.jit(lambda: step.init_state(model, 0))()
 
 
 def run(steps=3, **train):
@@ -339,14 +339,6 @@ def test_more_adversary_steps_move_the_adversary_alone():
     assert int(three.step) == 1
 
 
-def test_clipping_limits_each_networks_gradient():
-    free, _ = run(1, clip_norm=0.0)
-    clipped, _ = run(1, clip_norm=1e-9)  # below Adam's epsilon, so that the step becomes small
-    begin = init(*make()[:2])
-    for name, moved in distance(parts(dict(clipped.params)), parts(dict(begin.params))).items():
-        assert moved < 0.5 * distance(parts(dict(free.params)), parts(dict(begin.params)))[name]
-
-
 def test_sums_are_those_of_the_epoch():
     state, history = run(6)  # 4 steps make an epoch
     assert float(state.sums["count"]) == 2
@@ -381,7 +373,7 @@ def test_the_step_lowers_for_accelerators(platform, steps):
     """As it runs there: on several devices, gathering from the data set, in a loop, the state donated."""
     model, config, images, labels = make()
     hyper = step.make_hyper(config, len(images))
-    state = jax.eval_shape(lambda: step.init_state(model, config, 0))
+    state = jax.eval_shape(lambda: step.init_state(model, 0))
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
     function = functools.partial(step.gathered_train_step, model, config, axis=AXIS, steps=steps)
     args = (state, images, labels, step.epoch_order(jnp.int32(0), hyper, len(images)), hyper)

@@ -24,7 +24,7 @@ def run(steps, devices=4, most=lambda at: 4 - at % 4, **options):
     images, labels = rng.integers(0, 256, (COUNT, *SHAPE), np.uint8), np.arange(COUNT, dtype=np.int32) % 10
     mesh = Mesh(np.array(jax.devices()[:devices]), (stepper.AXIS,))
     take = stepper.make_stepper(model, config.train, images, labels, mesh)
-    init = jax.jit(lambda: step.init_state(model, config.train, 0), out_shardings=NamedSharding(mesh, PartitionSpec()))
+    init = jax.jit(lambda: step.init_state(model, 0), out_shardings=NamedSharding(mesh, PartitionSpec()))
     state, history, taken = init(), [], []
     while sum(taken) < steps:
         state, metrics, count = take(state, sum(taken), most(sum(taken)))

@@ -184,7 +184,7 @@ def shapes(tree, runs):
 def program_and_arguments(config, shape, images, runs, mesh):
     """The group's training step, and the shapes that it takes."""
     model = build(config.model, shape, 10, config.train.dtype)
-    state = shapes(jax.eval_shape(lambda: step.init_state(model, config.train, 0)), runs)
+    state = shapes(jax.eval_shape(lambda: step.init_state(model, 0)), runs)
     hyper = shapes(jax.eval_shape(lambda: step.make_hyper(config.train, images)), runs)
     arrays = [
         jax.ShapeDtypeStruct(dims, kind)
