@@ -49,10 +49,22 @@ def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str
         for i in range(0, len(every), 3):
             ratios = [f"{line['ratio']:.2f} ({line['share_of_peak']:.0%})" for line in every[i : i + 3]]
             text.append(f"| {every[i]['layer']} | {' | '.join(ratios)} |")
-    for key, line in lines.items():
-        if key[0] == "ways":
-            ratios = [f"{way} {ratio:.2f}" for way, ratio in line["ratios"].items()]
-            text += ["", f"{line['device']}, {line['layer']}, {line['what']}, in flax's time: {', '.join(ratios)}."]
+    measured = [line for line in lines.values() if line["command"] == "ways"]
+    for device in dict.fromkeys(line["device"] for line in measured):
+        by_layer: dict[str, dict[str, float]] = {}
+        for line in measured:
+            if line["device"] == device:
+                by_layer.setdefault(line["layer"], {}).update(line["ratios"])
+        ways = list(dict.fromkeys(way for layer in by_layer.values() for way in layer))
+        text += [
+            "",
+            f"Of flax's time, {device}:",
+            "",
+            f"| layer | {' | '.join(ways)} |",
+            "|---" * (len(ways) + 1) + "|",
+        ]
+        for name, layer in by_layer.items():
+            text.append(f"| {name} | " + " | ".join(f"{layer[w]:.2f}" if w in layer else "" for w in ways) + " |")
     if len({json.dumps(line["environment"]) for line in lines.values()}) > 1:
         text += ["", "(measured with more than one version of the code or the packages: see the file)"]
     return "\n".join(text)

@@ -50,8 +50,8 @@ _PROCRUSTES_STEPS = 100
 _STILL = 1e-9  # weight of the identity, against the norm of what the looks say of a turn
 _MOST_LOG_SCALE = 0.8  # of one coupling, so that no layer is nearly singular
 _ADVERSARY_HIDDEN, _READER_HIDDEN = 256, 128
-# By default a GPU rounds the factors of a product to 10 bits (TF32): a map's inverse would be none, and its log
-# determinant that of another map.
+# By default GPUs (TF32) and TPUs (bfloat16) round the factors of a product, and `inverse` would not undo the map. The
+# networks that only read from codes need no such care.
 _EXACT = jax.lax.Precision.HIGHEST
 _product = functools.partial(jnp.matmul, precision=_EXACT)
 _einsum = functools.partial(jnp.einsum, precision=_EXACT)

@@ -19,10 +19,11 @@ gradient needs anything but (1), (2), and the filter gradient of (1).
 
 Three ways to compute (2) itself. On the CPU each was the fastest for some of the layers of this network (one core, 64
 images, jax 0.10.2): dilated for 3x3 taps (0.9 ms against 2.6 in phases), phases for 5x5 taps (3.6 against 4.5 dilated),
-merged for 1 or 3 output channels (0.5 against 0.9 dilated and 1.5 in phases). On a GPU merged is (few launches, nothing
-dilated): on an H100, 1024 images, jax 0.11.2, it took 0.22 to 0.37 of the time of flax's layer for 5x5 taps, where
-phases took 0.33 to 0.82 and dilated 0.57 to 0.96; for 3x3 taps, 0.81 and 0.98, where dilated took 0.97 and 0.95
-(`speed.py ways` in the benchmarks). For TPUs the choice, dilated, was reasoned, not measured.
+merged for 1 or 3 output channels (0.5 against 0.9 dilated and 1.5 in phases). On GPUs merged is taken (few launches,
+nothing dilated), the fastest for 5x5 taps and within 4 % of dilated for 3x3: on an H100, 1024 images, jax 0.11.2, of
+the time of flax's layer, whose bias ours did without, merged took 0.22 to 0.37 for 5x5 taps, phases 0.33 to 0.82,
+dilated 0.57 to 0.96; for 3x3 taps merged 0.81 and 0.98, dilated 0.97 and 0.95 (`speed.py ways` in the benchmarks). For
+TPUs the choice, dilated, was reasoned, not measured.
 
 * dilated: put s - 1 zeros between the inputs and convolve.
 * phases: write o = s q + p with the phase p in 0..s-1. In (2) only the taps t = t0, t0 + s, t0 + 2s, ... with

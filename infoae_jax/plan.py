@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from infoae_jax import runlog
 from infoae_jax.config import Config, flatten, parse, to_dict
 from infoae_jax.errors import UserError
 
@@ -97,11 +98,14 @@ def short(field: str) -> str:
 
 
 def values_in(name: str, config: Config) -> dict[str, Any]:
-    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out."""
+    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out.
+
+    A setting that there was once has the value that stands in the name.
+    """
     flat = flatten(to_dict(config))
-    called = {short(field): field for field in flat}
-    fields = [called.get(part.partition("=")[0]) for part in name.split(",")]
-    return {field: flat[field] for field in fields if field}
+    called = {short(field): field for field in (*runlog.GONE, *flat)}
+    parts = ((called.get(key), value) for key, _, value in (part.partition("=") for part in name.split(",")))
+    return {field: flat.get(field, value) for field, value in parts if field}
 
 
 def name_of(values: Mapping[str, Any]) -> str:

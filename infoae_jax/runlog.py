@@ -59,6 +59,8 @@ _DROPPED: dict[int, dict[str, dict[str, Any]]] = {
     12: {"model": {"unfold": True}},
     13: {"train": {"clip_norm": 0.0}},
 }
+# Their names, also of those that came back as another setting.
+GONE = tuple(f"{section}.{name}" for dropped in _DROPPED.values() for section in dropped for name in dropped[section])
 # Whether nothing of these was used, by what the model was.
 _UNUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "alignment": lambda model: not model["couplings"],

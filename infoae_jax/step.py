@@ -38,7 +38,7 @@ METRICS = (
 _SHIFT = 2  # pixels
 _SHIFT_SEED, _AUGMENT_SEED = 2, 3
 _WARMUP = 0.1  # share of the training over which the rate rises, where it does
-_ADAM = optax.chain(optax.scale_by_adam())  # a chain of one, as older checkpoints have it
+_ADAM = optax.chain(optax.scale_by_adam())  # a chain of one, as all checkpoints have it
 
 
 # The fields of these two are arrays, but JAX also builds them from shapes, shardings and the like: hence `Any`.
@@ -252,7 +252,6 @@ def train_step(
 
 def refine_step(
     model: InfoAutoencoder,
-    train: TrainConfig,
     config: RefineConfig | SimpleNamespace,
     state: TrainState,
     images: UInt8[Array, "b h w c"],

@@ -38,13 +38,9 @@ def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Me
     return _with_batch(align_program(model, mesh), step.weights(config), mesh)
 
 
-def make_refine_stepper(
-    model: InfoAutoencoder, train: TrainConfig, config: RefineConfig, mesh: Mesh
-) -> Callable[..., Any]:
+def make_refine_stepper(model: InfoAutoencoder, config: RefineConfig, mesh: Mesh) -> Callable[..., Any]:
     """`step.refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
-    return _with_batch(
-        refine_program(model, step.static(train), mesh, config.cycle_weight > 0), step.weights(config), mesh
-    )
+    return _with_batch(refine_program(model, mesh, config.cycle_weight > 0), step.weights(config), mesh)
 
 
 def _with_batch(program: Callable, weights: dict[str, Any], mesh: Mesh) -> Callable[..., Any]:
@@ -83,9 +79,9 @@ def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
 
 
 @functools.lru_cache(_PROGRAMS)
-def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
+def refine_program(model: InfoAutoencoder, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
     """(state, images, latents, labels, targets, progress, weights) -> state, metrics."""
-    return on_all(refine_function(model, config, AXIS, cycle), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
+    return on_all(refine_function(model, AXIS, cycle), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
 
 
 @functools.lru_cache(_PROGRAMS)
@@ -105,12 +101,12 @@ def align_function(model: InfoAutoencoder, axis: str | None) -> Callable[..., An
     return align_step
 
 
-def refine_function(model: InfoAutoencoder, train: TrainConfig, axis: str | None, cycle: bool) -> Callable[..., Any]:
+def refine_function(model: InfoAutoencoder, axis: str | None, cycle: bool) -> Callable[..., Any]:
     """`step.refine_step` with its weights and rate, traced, as the last argument."""
 
     def refine_step(state: Any, images: Any, z: Any, labels: Any, targets: Any, progress: Any, weights: Any) -> Any:
         refine = SimpleNamespace(**weights)
-        return step.refine_step(model, train, refine, state, images, z, labels, targets, progress, axis, cycle)
+        return step.refine_step(model, refine, state, images, z, labels, targets, progress, axis, cycle)
 
     return refine_step
 

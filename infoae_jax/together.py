@@ -219,12 +219,7 @@ class _Group:
         program = (
             align_program(self._model, self._mesh)
             if kind == "align"
-            else refine_program(
-                self._model,
-                step.static(configs[0].train),
-                self._mesh,
-                any(config.refine.cycle_weight > 0 for config in configs),
-            )
+            else refine_program(self._model, self._mesh, any(config.refine.cycle_weight > 0 for config in configs))
         )
 
         def take(carry: Any, inputs: list[tuple[Any, ...]]) -> Any:
@@ -267,9 +262,9 @@ def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
 
 
 @functools.lru_cache(16)
-def refine_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
+def refine_program(model: InfoAutoencoder, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
     """(states, (images, latents, labels), rows, targets, progress, weights) -> states, metrics."""
-    return _of_rows(stepper.refine_function(model, config, None, cycle), mesh, _OWN_TABLES["refine"])
+    return _of_rows(stepper.refine_function(model, None, cycle), mesh, _OWN_TABLES["refine"])
 
 
 def _of_rows(function: Callable[..., Any], mesh: Mesh, own_tables: tuple[bool, ...]) -> Callable[..., Any]:

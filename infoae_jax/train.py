@@ -217,7 +217,7 @@ def _stepper(run: Run, kind: str) -> Callable[..., Any]:
     if kind == "align":
         take = make_align_stepper(model, config.alignment, run.mesh)
     else:
-        take = make_refine_stepper(model, config.train, config.refine, run.mesh)
+        take = make_refine_stepper(model, config.refine, run.mesh)
 
     def gather(carry: Any, tables: tuple[np.ndarray, ...], rows: np.ndarray, targets: np.ndarray, progress: float):
         return take(carry, *(table[rows] for table in tables), targets, progress)

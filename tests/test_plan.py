@@ -57,6 +57,13 @@ def test_names_are_readable_exact_and_stable(make):
     assert "/" not in plan.name_of({"data.dir": "/some/where"})
 
 
+def test_trials_of_a_setting_that_is_no_more_stay_apart(tiny_config):
+    found = [plan.values_in(f"clip_norm={value},seed=0,nonsense", tiny_config) for value in ("0", "1")]
+    assert found == [{"train.clip_norm": value, "train.seed": tiny_config.train.seed} for value in ("0", "1")]
+    # This one went, and came back as another.
+    assert plan.values_in("cycle_weight=7", tiny_config) == {"train.cycle_weight": tiny_config.train.cycle_weight}
+
+
 @pytest.mark.parametrize(
     ("added", "says"),
     [

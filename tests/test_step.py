@@ -29,7 +29,7 @@ def make(couplings=0, **train):
     return model, config.train, images, labels
 
 
-def init(model, config):
+def init(model):
     return jax.jit(lambda: step.init_state(model, 0))()
 
 
@@ -37,7 +37,7 @@ def run(steps=3, **train):
     model, config, images, labels = make(**train)
     take_step = jax.jit(functools.partial(step.train_step, model, config))
     hyper = step.make_hyper(config, len(images))
-    state, history = init(model, config), []
+    state, history = init(model), []
     for i in range(steps):
         part = slice(i % 4 * BATCH, (i % 4 + 1) * BATCH)
         state, metrics = take_step(state, images[part], labels[part], hyper)
@@ -87,8 +87,8 @@ def test_learning_rate_rises_over_a_tenth_of_the_training():
 
 
 def gradients(lam):
-    model, config, images, labels = make()
-    params = init(model, config).params
+    model, _, images, labels = make()
+    params = init(model).params
     pixels = jnp.asarray(images[:BATCH], jnp.float32) / 255
     loss = lambda p: step.losses(model, p, pixels, jnp.asarray(labels[:BATCH]), jnp.float32(lam))  # noqa: E731
     return jax.jit(jax.grad(loss, has_aux=True))(params)[0], params, model, pixels, labels[:BATCH]
@@ -146,7 +146,7 @@ def test_only_the_content_classifier_sees_shifted_images():
 def test_shifts_differ_from_step_to_step():
     model, config, images, labels = make(content_shift=2)
     take, hyper = jax.jit(functools.partial(step.train_step, model, config)), step.make_hyper(config, len(images))
-    begin = init(model, config)
+    begin = init(model)
 
     def content(at):
         state = dataclasses.replace(begin, step=jnp.int32(at))
@@ -168,20 +168,20 @@ def test_shifts_are_as_far_as_asked_for():
 
 def test_the_autoencoders_steps_leave_the_alignment_alone():
     state, _ = run(1, couplings=1)
-    begin = init(*make(couplings=1)[:2])
+    begin = init(make(couplings=1)[0])
     same = jax.tree.map(np.array_equal, state.params["alignment"], begin.params["alignment"])
     assert all(jax.tree.leaves(same))
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, state.params, begin.params)))
 
 
-def refine(model, train, mesh, steps=1, **changes):
+def refine(model, mesh, steps=1, **changes):
     """The state and metrics after `steps` steps of the refinement, on `mesh`'s devices; and the state before."""
     images, labels = (rows[:BATCH] for rows in make()[2:])
-    begin = init(model, train)
+    begin = init(model)
     z = np.asarray(model.apply({"params": begin.params}, images, method="encode"))
     weights = {"style_weight": 0.1, "cycle_weight": 1.0, "content_weight": 0.1, "content_noise": 0.0}
     config = RefineConfig(**{"epochs": 1, "learning_rate": 1e-3} | weights | changes)
-    take = make_refine_stepper(model, train, config, mesh)
+    take = make_refine_stepper(model, config, mesh)
     state, history = jax.tree.map(jnp.copy, begin), []
     for _ in range(steps):
         state, metrics = take(state, images, z, labels, labels[::-1].copy(), 0.0)
@@ -191,28 +191,28 @@ def refine(model, train, mesh, steps=1, **changes):
 
 def test_refinement_without_its_cycle_term_draws_nothing_back(monkeypatch):
     """... and is what it is in a group whose other runs have the term."""
-    model, train, _, _ = make(couplings=2)
-    _, ours, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=0.0)
+    model, *_ = make(couplings=2)
+    _, ours, (metrics,) = refine(model, one_device_mesh(), cycle_weight=0.0)
     assert metrics["cycle"] == 0
-    whole = stepper.refine_program(model, step.static(train), one_device_mesh(), True)
+    whole = stepper.refine_program(model, one_device_mesh(), True)
     asked = []
     monkeypatch.setattr(stepper, "refine_program", lambda *arguments: asked.append(arguments[-1]) or whole)
-    _, theirs, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=0.0)
+    _, theirs, (metrics,) = refine(model, one_device_mesh(), cycle_weight=0.0)
     assert metrics["cycle"] == 0
     assert max(distance(parts(ours.params), parts(theirs.params)).values()) < 1e-5
-    *_, (metrics,) = refine(model, train, one_device_mesh(), cycle_weight=1.0)
+    *_, (metrics,) = refine(model, one_device_mesh(), cycle_weight=1.0)
     assert metrics["cycle"] > 0
     assert asked == [False, True]
 
 
 def test_refinement_without_its_cycle_term_has_fewer_convolutions():
-    model, train, images, labels = make(couplings=2)
-    state = jax.eval_shape(lambda: init(model, train))
+    model, _, images, labels = make(couplings=2)
+    state = jax.eval_shape(lambda: init(model))
     weights = RefineConfig(1, 1e-3, 0.1, 0.0, 0.1, 0.0)
     arguments = state, images, np.zeros((len(images), model.bottleneck), np.float32), labels, labels, 0.0
 
     def convolutions(cycle):
-        take = functools.partial(step.refine_step, model, train, weights, cycle=cycle)
+        take = functools.partial(step.refine_step, model, weights, cycle=cycle)
         return str(jax.make_jaxpr(take)(*arguments)).count("conv_general_dilated")
 
     assert 0 < convolutions(False) < convolutions(True)
@@ -223,8 +223,8 @@ def one_device_mesh():
 
 
 def test_cycle_term_is_the_error_of_the_picture_encoded_and_drawn_again():
-    model, train, images, labels = make()
-    params, weight = init(model, train).params, 30.0
+    model, _, images, labels = make()
+    params, weight = init(model).params, 30.0
     pixels, labels = jnp.asarray(images[:BATCH], jnp.float32) / 255, jnp.asarray(labels[:BATCH])
 
     def errors(p):
@@ -250,8 +250,8 @@ def test_cycle_term_is_the_error_of_the_picture_encoded_and_drawn_again():
 
 
 def test_refinement_moves_the_decoder_alone():
-    model, train, _, _ = make(couplings=2)
-    begin, state, _ = refine(model, train, one_device_mesh())
+    model, *_ = make(couplings=2)
+    begin, state, _ = refine(model, one_device_mesh())
     moved = distance(parts(begin.params), parts(state.params))
     assert {name for name, by in moved.items() if by > 0} == {"image_decoder"}
     assert int(state.step) == 1
@@ -259,18 +259,18 @@ def test_refinement_moves_the_decoder_alone():
 
 @pytest.mark.parametrize("wanted", ["style", "content"])
 def test_refinement_descends_what_it_is_asked_to(wanted):
-    model, train, _, _ = make(couplings=2)
+    model, *_ = make(couplings=2)
     nothing = dict.fromkeys(("style_weight", "cycle_weight", "content_weight"), 0.0) | {"learning_rate": 5e-3}
-    _, _, without = refine(model, train, one_device_mesh(), 20, **nothing)
-    _, _, history = refine(model, train, one_device_mesh(), 20, **nothing | {f"{wanted}_weight": 10.0})
+    _, _, without = refine(model, one_device_mesh(), 20, **nothing)
+    _, _, history = refine(model, one_device_mesh(), 20, **nothing | {f"{wanted}_weight": 10.0})
     assert history[-1][wanted] < min(0.9 * history[0][wanted], 0.97 * without[-1][wanted])
 
 
 def test_refinement_descends_the_errors_of_the_image_and_of_its_way_back():
     weight = 30.0
-    model, train, images, labels = make(couplings=2)
+    model, _, images, labels = make(couplings=2)
     weights = {"style_weight": 0.0, "cycle_weight": weight, "content_weight": 0.0}
-    begin, state, history = refine(model, train, one_device_mesh(), **weights)
+    begin, state, history = refine(model, one_device_mesh(), **weights)
     pixels, z = images[:BATCH] / 255.0, model.apply({"params": begin.params}, images[:BATCH], method="encode")
     own, other = labels[:BATCH], labels[:BATCH][::-1].copy()
 
@@ -315,16 +315,16 @@ def test_pictures_get_noise_and_are_shifted():
 
 
 def test_classifier_sees_swaps_with_noise():
-    model, train, _, _ = make(couplings=2)
-    plain, noisy = (refine(model, train, one_device_mesh(), content_noise=noise)[2][0] for noise in (0.0, 0.2))
+    model, *_ = make(couplings=2)
+    plain, noisy = (refine(model, one_device_mesh(), content_noise=noise)[2][0] for noise in (0.0, 0.2))
     assert plain["content"] != noisy["content"]
     assert {k: plain[k] for k in ("reconstruction", "cycle")} == {k: noisy[k] for k in ("reconstruction", "cycle")}
 
 
 def test_refinement_is_the_same_on_four_devices():
-    model, train, _, _ = make(couplings=2)
-    _, one, mine = refine(model, train, one_device_mesh(), 2, content_noise=0.2)
-    _, four, theirs = refine(model, train, Mesh(np.array(jax.devices()), (AXIS,)), 2, content_noise=0.2)
+    model, *_ = make(couplings=2)
+    _, one, mine = refine(model, one_device_mesh(), 2, content_noise=0.2)
+    _, four, theirs = refine(model, Mesh(np.array(jax.devices()), (AXIS,)), 2, content_noise=0.2)
     assert mine[1] == pytest.approx(theirs[1], rel=1e-4)
     assert max(distance(parts(one.params), parts(four.params)).values()) < 1e-4
 
@@ -337,6 +337,13 @@ def test_more_adversary_steps_move_the_adversary_alone():
     assert set(moved.values()) == {0}
     assert int(three.opt_state["adversary"][0].count) == 3
     assert int(three.step) == 1
+
+
+def test_the_optimisers_state_is_called_what_it_is_in_older_checkpoints():
+    model, *_ = make()
+    state = jax.eval_shape(lambda: step.init_state(model, 0)).opt_state
+    names = {jax.tree_util.keystr(path[:3]) for path, _ in jax.tree_util.tree_leaves_with_path(state)}
+    assert names == {f"['{network}'][0].{moment}" for network in step.NETWORKS for moment in ("count", "mu", "nu")}
 
 
 def test_sums_are_those_of_the_epoch():
@@ -358,7 +365,7 @@ def test_gathered_step_is_the_plain_step_on_the_batch_it_gathers():
     model, config, images, labels = make()
     hyper = step.make_hyper(config, len(images))
     order = step.epoch_order(jnp.int32(0), hyper, len(images))
-    state = init(model, config).replace(step=jnp.int32(2))
+    state = init(model).replace(step=jnp.int32(2))
     gathered, _ = jax.jit(functools.partial(step.gathered_train_step, model, config))(
         state, images, labels, order, hyper
     )
@@ -383,8 +390,8 @@ def test_the_step_lowers_for_accelerators(platform, steps):
 
 
 def test_evaluation_counts_each_image_once():
-    model, config, images, labels = make()
-    params = init(model, config).params
+    model, _, images, labels = make()
+    params = init(model).params
     evaluation_sums = jax.jit(functools.partial(step.evaluation_sums, model))
 
     def sums(params, images, labels, mask):
