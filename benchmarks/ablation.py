@@ -72,7 +72,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "the rate does not fall to 0": {"train.learning_rate_schedule": "constant"},
     "one adversary step": {"train.adversary_steps": 1},
     "constant lambda": {"train.lambda_schedule": "constant"},
-    "lambda rises as a sigmoid": {"train.lambda_schedule": "dann"},
     "latent on the sphere": {"model.latent": "sphere"},
     "unbounded latent": {"model.latent": "unbounded"},
 }

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     train.cycle_weight = 1.0  # of the image's error when its picture is encoded and drawn again; 0 = it is not
     train.content_shift = 0  # the content classifier sees images shifted by up to so many pixels; for few images
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
-    train.lambda_schedule = "linear"  # 'constant', 'linear' (0 -> lambda, then constant) or 'dann' (sigmoid)
+    train.lambda_schedule = "linear"  # 'linear' (0 -> lambda, then constant) or 'constant'
     train.lambda_ramp = 0.5  # share of the training over which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
     train.seed = 0

@@ -64,7 +64,7 @@ class TrainConfig:
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
     lambda_adv: float = _range(0, 1e6)
-    lambda_schedule: str = _choice("constant", "linear", "dann")
+    lambda_schedule: str = _choice("constant", "linear")
     lambda_ramp: float = _range(0, 1, above=True)
     adversary_steps: int = _range(1, 100)
     seed: int = _range(0, 2**32 - 1)

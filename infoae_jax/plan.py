@@ -100,12 +100,16 @@ def short(field: str) -> str:
 def values_in(name: str, config: Config) -> dict[str, Any]:
     """What a trial of this name changes, as its configuration has it; parts that name no setting are left out.
 
-    A setting that there was once has the value that stands in the name.
+    Settings, and values, that there were only once are as the name writes them.
     """
     flat = flatten(to_dict(config))
     called = {short(field): field for field in (*runlog.GONE, *flat)}
     parts = ((called.get(key), value) for key, _, value in (part.partition("=") for part in name.split(",")))
-    return {field: flat.get(field, value) for field, value in parts if field}
+    return {
+        field: flat[field] if field in flat and written(flat[field]) == value else value
+        for field, value in parts
+        if field
+    }
 
 
 def name_of(values: Mapping[str, Any]) -> str:

@@ -35,12 +35,10 @@ def scheduled_lambda(
     """Lambda at a point of the training.
 
     Args:
-      schedule: 'constant', 'linear' (0 to `lam` over the ramp), or 'dann' (`2 / (1 + exp(-10 p)) - 1` times `lam`,
-        Ganin & Lempitsky 2015, section 4.1).
+      schedule: 'constant', or 'linear' (0 to `lam` over the ramp).
       lam: the final value.
-      ramp: share of the training, in (0, 1], over which lambda rises; p runs from 0 to 1 over it.
+      ramp: share of the training, in (0, 1], over which lambda rises.
       progress: share of the training that is done, in [0, 1].
     """
-    p = jnp.minimum(jnp.asarray(progress, jnp.float32) / ramp, 1.0)
-    shapes = {"constant": jnp.ones_like, "linear": lambda p: p, "dann": lambda p: 2 / (1 + jnp.exp(-10 * p)) - 1}
-    return lam * shapes[schedule](p)
+    share = jnp.minimum(jnp.asarray(progress, jnp.float32) / ramp, 1.0)
+    return lam * (jnp.ones_like(share) if schedule == "constant" else share)

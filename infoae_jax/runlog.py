@@ -257,6 +257,9 @@ def parse_record(record: dict[str, Any]) -> RunInfo:
                 gone.append(f"{section}.{name}: {value!r}")
         for section, values in _BROUGHT.get(number, {}).items():
             config.setdefault(section, {}).update(values)
+    if record["format"] < 13 and config["train"]["lambda_schedule"] == "dann":  # a sigmoid, no better than 'linear'
+        config["train"]["lambda_schedule"] = "linear"
+        gone.append("train.lambda_schedule: 'dann'")
     return RunInfo(
         config=parse(config),
         image_shape=tuple(data["image_shape"]),

@@ -57,11 +57,12 @@ def test_names_are_readable_exact_and_stable(make):
     assert "/" not in plan.name_of({"data.dir": "/some/where"})
 
 
-def test_trials_of_a_setting_that_is_no_more_stay_apart(tiny_config):
-    found = [plan.values_in(f"clip_norm={value},seed=0,nonsense", tiny_config) for value in ("0", "1")]
-    assert found == [{"train.clip_norm": value, "train.seed": tiny_config.train.seed} for value in ("0", "1")]
-    # This one went, and came back as another.
-    assert plan.values_in("cycle_weight=7", tiny_config) == {"train.cycle_weight": tiny_config.train.cycle_weight}
+def test_trials_of_a_setting_or_value_that_is_no_more_stay_apart(tiny_config):
+    seed, schedule = tiny_config.train.seed, tiny_config.train.lambda_schedule
+    found = [plan.values_in(f"clip_norm={value},seed={seed},nonsense", tiny_config) for value in ("0", "1")]
+    assert found == [{"train.clip_norm": value, "train.seed": seed} for value in ("0", "1")]
+    found = [plan.values_in(f"lambda_schedule={value}", tiny_config) for value in (schedule, "dann")]
+    assert found == [{"train.lambda_schedule": value} for value in (schedule, "dann")]
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,8 @@ def test_a_model_that_is_no_more_is_refused(tmp_path, info, latent, couplings, r
         (10, "alignment", "transport", 0, 0.03, ()),
         (12, "train", "clip_norm", 0, 0.0, ()),
         (12, "train", "clip_norm", 0, 1.0, ("train.clip_norm: 1.0",)),
+        (12, "train", "lambda_schedule", 0, "linear", ()),
+        (12, "train", "lambda_schedule", 0, "dann", ("train.lambda_schedule: 'dann'",)),
     ],
 )
 def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(
@@ -101,7 +103,7 @@ def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(
     (tmp_path / "config.json").write_text(json.dumps(record))
     read = runlog.read_info(tmp_path)
     assert read == dataclasses.replace(info, gone=gone)
-    with pytest.raises(UserError, match=f"{name}: {value}") if gone else contextlib.nullcontext():
+    with pytest.raises(UserError, match=f"{name}: {value!r}") if gone else contextlib.nullcontext():
         runlog.open_run(tmp_path, info, "1 x cpu")
 
 
