@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     data.test_split = "test"  # TFDS split kept for testing
     data.image_size = 0  # resize to a square with this side (a multiple of 4); 0 = as stored
     data.channels = 0  # 1 = grey, 3 = RGB, 0 = as stored (folders need 1 or 3)
-    data.num_train = 0  # rendered: how many images to draw; others: a random subset of this size, 0 = all
+    data.num_train = 0  # rendered: images to draw; others: a random subset of this size (all, if fewer), 0 = all
     data.num_test = 0  # likewise for the test images
     data.test_fraction = 0.2  # folder without train/ and test/: this share of each class becomes the test split
     data.seed = 0  # of the folder's split, of subsets, and of the rendered drawings

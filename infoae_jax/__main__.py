@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate.add_argument("--quick", action="store_true", help="a part of the images and shorter probes")
     evaluate.add_argument("--step", type=int, help="which checkpoint; the newest by default")
     evaluate.add_argument("--data_dir", help="where the data set is, if not where the run found it")
-    evaluate.add_argument("--cpu_devices", type=int, help="CPU only: how many devices; default: one for each core")
+    evaluate.add_argument("--cpu_devices", type=_natural, help="CPU only: how many devices; default: one for each core")
     evaluate.set_defaults(run=_evaluate)
     report = commands.add_parser("report", help="make one HTML page of runs")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from infoae_jax.transfer import Trained
 
 _MOST_CELLS = 10_000
+_MOST_LINES = 20
 
 _TRANSFER = """\
 Draws a content in the style of each of your pictures.
@@ -24,7 +25,8 @@ Draws a content in the style of each of your pictures.
   infoae transfer runs/mnist --style a.png --content b.png --out swap.png
 
 A row for each style picture, which stands in the first column, and a column for each content. Where contents are
-pictures, they stand in the first row, and what the model's classifier reads from them is printed."""
+pictures, they stand in the first row. What the model's classifier reads from pictures is printed; a style picture
+that it misreads gives a wrong style, and --style_class says what it is."""
 
 _INTERPOLATE = """\
 Draws a content in styles on the way from that of one picture to that of another.
@@ -68,6 +70,12 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--style", nargs="+", required=True, type=Path, metavar="FILE", help="pictures, or folders of them"
     )
+    command.add_argument(
+        "--style_class",
+        nargs="+",
+        metavar="CLASS",
+        help="what the style pictures show, one class for each or for all; by default, the classifier reads them",
+    )
     command.set_defaults(run=transfer)
     command = commands.add_parser(
         "interpolate", help="draw the way from one style to another", description=_INTERPOLATE, **parents
@@ -86,7 +94,8 @@ def transfer(arguments: argparse.Namespace) -> None:
     sources = _open(arguments.style, trained, arguments, "style")
     labels, contents = _contents(arguments, trained)
     _check_cells(len(sources), len(labels))
-    swaps = to_pixels(trained.grid(sources, labels))
+    style_labels = _style_labels(arguments, trained, sources)
+    swaps = to_pixels(trained.grid(sources, labels, style_labels))
     if contents is not None:
         sources = np.concatenate([np.full_like(contents[:1], 255), sources])
         swaps = np.concatenate([contents[None], swaps]) if not arguments.swaps_only else swaps
@@ -99,6 +108,8 @@ def interpolate(arguments: argparse.Namespace) -> None:
     a, b = (_open([path], trained, arguments, "style") for path in (arguments.style_a, arguments.style_b))
     labels, _ = _contents(arguments, trained)
     _check_cells(len(labels), arguments.steps)
+    if trained.model.couplings:
+        _read(trained, np.concatenate([a, b]), "style")
     steps = [to_pixels(trained.interpolate(a, b, label, arguments.steps)) for label in labels.tolist()]
     swaps = np.stack(steps)
     if not arguments.swaps_only:
@@ -144,10 +155,33 @@ def _contents(arguments: argparse.Namespace, trained: "Trained") -> tuple[np.nda
     if labels is not None:
         return labels, None
     contents = _open(arguments.content, trained, arguments, "content")
-    read = trained.read(contents)
+    return _read(trained, contents, "content"), contents
+
+
+def _style_labels(arguments: argparse.Namespace, trained: "Trained", sources: np.ndarray) -> np.ndarray | None:
+    """The given classes of the style pictures; None, once it is said how they are read, if there are none."""
+    from infoae_jax.transfer import as_labels
+
+    if arguments.style_class is None:
+        if trained.model.couplings:  # else their class is of no consequence
+            _read(trained, sources, "style")
+        return None
+    labels = as_labels(arguments.style_class, trained.classes, "--style_class")
+    if labels is None or len(labels) not in (1, len(sources)):
+        raise UserError(
+            f"--style_class must be one class for each of the {len(sources)} style pictures, or one for all; "
+            f"there are: {', '.join(trained.classes)}."
+        )
+    return labels
+
+
+def _read(trained: "Trained", images: np.ndarray, what: str) -> np.ndarray:
+    """The classes that the classifier reads, which are printed: those of the first ones, if there are many."""
+    read = trained.read(images)
     for i, (label, confidence) in enumerate(zip(read.labels, read.confidence, strict=True)):
-        print(f"content {i + 1} is read as {trained.classes[label]!r} ({confidence:.1%} sure)")
-    return read.labels, contents
+        if i < _MOST_LINES:
+            print(f"{what} {i + 1} is read as {trained.classes[label]!r} ({confidence:.1%} sure)")
+    return read.labels
 
 
 def _check_cells(rows: int, columns: int) -> None:

@@ -157,6 +157,6 @@ class Reporter:
         self._run.say(
             f"{epoch:>{width}}/{epochs}  mse {means['reconstruction']:.5f}  adversary {means['adversary']:.3f} "
             f"({right:.1%} right)  content {content:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  "
-            f"{tqdm.format_interval(left)} left"
+            f"{tqdm.format_interval(left)} left of this phase"
         )
         self._shown = time.monotonic()

@@ -50,7 +50,12 @@ def cells(path, rows, columns, first=8, side=32, gap=2):
 def test_transfer_draws_every_style_with_every_class(command, trained, capsys):
     words = ("transfer", "RUN", "--style", "a.png", "more", "--content", "all", "--out=grid.png", "--scale=1")
     assert command(*words) == 0
-    assert capsys.readouterr().out == "grid.png\n"
+    read = trained.read(["a.png", "more"])
+    *said, name = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"style {i + 1} is read as '{read.labels[i]}' ({read.confidence[i]:.1%} sure)" for i in range(len(read.labels))
+    ]
+    assert name == "grid.png"
     sources, swaps = cells("grid.png", 3, 10)
     for source, name in zip(sources, ("a.png", "more/c.png", "more/d.png"), strict=True):
         np.testing.assert_array_equal(source, np.asarray(Image.open(name)))
@@ -63,6 +68,17 @@ def test_transfer_of_one_class_alone(command, trained):
     assert command("transfer", "RUN", *words) == 0
     seven = np.asarray(Image.open("seven.png"))
     assert abs(seven / 255 - trained.transfer("a.png", 7).images[0]).max() < 0.003
+
+
+@pytest.mark.parametrize("classes", [("7",), ("7", "1", "0")])
+def test_the_class_of_a_style_picture_can_be_said(command, trained, capsys, classes):
+    words = ("--style", "a.png", "more", "--content", "3", "--out", "three.png", "--swaps_only", "--scale=1")
+    assert command("transfer", "RUN", *words, "--style_class", *classes) == 0
+    assert capsys.readouterr().out == "three.png\n"
+    threes = np.asarray(Image.open("three.png")).reshape(3, 32, 32, 3) / 255
+    known = trained.grid(["a.png", "more"], 3, [int(name) for name in classes])[:, 0]
+    assert abs(threes - known).max() < 0.003
+    assert abs(known - trained.grid(["a.png", "more"], 3)[:, 0]).max() > 0.003  # of none is it read so
 
 
 def test_transfer_of_the_content_of_pictures(command, trained, capsys):
@@ -106,6 +122,11 @@ def test_negatives_and_drawings_are_turned_first(command, trained, monkeypatch):
 BAD = {
     "no such picture": (("--style", "x.png", "--content", "7"), "no file or folder 'x.png'"),
     "no picture": (("--style", "notes.png", "--content", "7"), "notes.png cannot be decoded (not an image)"),
+    "no class for a style": (("--style", "a.png", "--content", "7", "--style_class", "ten"), "'ten', which is neither"),
+    "classes of other styles": (
+        ("--style", "a.png", "--content", "7", "--style_class", "1", "2"),
+        "each of the 1 style",
+    ),
     "no class": (("--style", "a.png", "--content", "ten"), "'ten', which is neither a class nor a file"),
     "classes and pictures": (("--style", "a.png", "--content", "1", "b.png"), "both classes and pictures"),
     "no run": (("--style", "a.png", "--content", "7"), "'nothing' is not a run folder"),
