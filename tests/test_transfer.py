@@ -111,7 +111,7 @@ def test_the_readmes_python_example_runs(untrained):
     close(names["again"], np.clip(names["swaps"], 0, 1))
     assert names["every"].shape == (2, 10, 32, 32, 3)
     assert len(names["way"]) == len(names["new"]) == 8
-    assert names["near"].rows.shape == (2, 3)
+    assert names["near"].rows.shape == (2, 1)
 
 
 # --- transfer ---------------------------------------------------------------------------------------------------------
