@@ -131,7 +131,7 @@ def test_the_line_over_lambda_has_what_changes_lambda_alone():
     assert list(curve.values()) == sorted(curve.values())
     for row, value in curve.items():
         assert ablation.config_of(row, 0, "", "mnist")[0].train.lambda_adv == value
-    assert "lambda rises as a sigmoid" in ablation.ROWS.keys() - curve.keys()
+    assert "constant lambda" in ablation.ROWS.keys() - curve.keys()
 
 
 def test_a_run_of_other_settings_is_not_taken_for_a_row(tmp_path, monkeypatch):
