@@ -24,11 +24,13 @@ from typing import Any
 
 import jax
 
-from infoae_jax import runlog
-from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import Config, parse
-from infoae_jax.model import build
-from infoae_jax.step import TrainState, init_state
+from infoae_jax.models.autoencoder import build
+from infoae_jax.runs.checkpoint import Checkpoints
+from infoae_jax.runs.folder import RunInfo, open_run, read_info, read_record
+from infoae_jax.runs.metrics import read_metrics
+from infoae_jax.runs.provenance import environment
+from infoae_jax.training.state import TrainState, init_state
 
 HERE = Path(__file__).parent
 _BEGUN = ".begun"  # ends the name of a folder that is not yet a run
@@ -109,7 +111,7 @@ def run_all(arguments: argparse.Namespace) -> None:
                 continue  # what this row changes is so by default in this configuration
             folder = folder_of(arguments.out, row, seed)
             if (folder / "config.json").exists():
-                if changed := runlog.read_info(folder).differences(config):
+                if changed := read_info(folder).differences(config):
                     sys.exit(f"error: {folder} is a run of other settings: {'; '.join(changed)}. Choose another --out.")
             elif not folder.exists():
                 borrow(arguments.out, config, folder)
@@ -123,13 +125,13 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 def is_done(folder: Path) -> bool:
     """Whether a run was evaluated, or diverged, which the table shows."""
-    return (folder / "evaluation.json").exists() or bool(runlog.read(folder, "diverged"))
+    return (folder / "evaluation.json").exists() or bool(read_metrics(folder, "diverged"))
 
 
 def borrow(out: Path, config: Config, folder: Path) -> None:
     """Begins `folder` where its training parts from that of another run in `out`, if one has begun in the same way."""
     runs = sorted(path.parent for path in out.glob("*/config.json") if path.parent.suffix != _BEGUN)
-    shared = ((shared_steps(run, config), runlog.read_info(run).config.model == config.model, run) for run in runs)
+    shared = ((shared_steps(run, config), read_info(run).config.model == config.model, run) for run in runs)
     step, _, other = max(shared, default=(0, False, out))  # of equals, one whose state can be taken as it is
     if not step:
         return
@@ -137,22 +139,22 @@ def borrow(out: Path, config: Config, folder: Path) -> None:
     begun = folder.with_name(folder.name + _BEGUN)
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir()
-    info_there = runlog.read_info(other)
+    info_there = read_info(other)
     info = dataclasses.replace(info_there, config=config)
-    runlog.open_run(begun, info, runlog.read_record(other)["environment"]["device"])
+    open_run(begun, info, read_record(other)["environment"]["device"])
     if config.model == info_there.config.model:
         shutil.copytree(other / "checkpoints" / str(step), begun / "checkpoints" / str(step))
     else:
         adopt(other, info_there, step, begun, info)
-    before = [line for line in runlog.read(other) if line["step"] <= step and line["kind"] != "end"]
+    before = [line for line in read_metrics(other) if line["step"] <= step and line["kind"] != "end"]
     (begun / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
     begun.rename(folder)
 
 
-def adopt(other: Path, there: runlog.RunInfo, step: int, folder: Path, here: runlog.RunInfo) -> None:
+def adopt(other: Path, there: RunInfo, step: int, folder: Path, here: RunInfo) -> None:
     """Saves the state of another run's step in `folder`, with a fresh alignment of its own, if any."""
 
-    def fresh(info: runlog.RunInfo) -> TrainState:
+    def fresh(info: RunInfo) -> TrainState:
         config = info.config
         model = build(config.model, info.image_shape, len(info.class_names), config.train.dtype)
         return init_state(model, config.train.seed)
@@ -178,9 +180,9 @@ def shared_steps(run: Path, wanted: Config) -> int:
 
     0 if `run` is of other code.
     """
-    if runlog.read_record(run)["environment"]["code"]["source"] != runlog.environment()["code"]["source"]:
+    if read_record(run)["environment"]["code"]["source"] != environment()["code"]["source"]:
         return 0
-    config, shared = runlog.read_info(run).config, 0
+    config, shared = read_info(run).config, 0
     couplings: dict[str, Any] = {
         name: getattr(wanted.model, name) for name in ("couplings", "coupling_hidden", "reference_couplings")
     }
@@ -192,7 +194,7 @@ def shared_steps(run: Path, wanted: Config) -> int:
         if any(getattr(theirs, name) != getattr(wanted, name) for name in sections):
             break
         epochs = getattr(wanted, section).epochs
-        ends = [line["step"] for line in runlog.read(run, kind) if line["epoch"] == epochs]
+        ends = [line["step"] for line in read_metrics(run, kind) if line["epoch"] == epochs]
         if ends and (run / "checkpoints" / str(ends[-1])).exists():
             shared = ends[-1]
     return shared
@@ -209,10 +211,10 @@ class Figure:
 
 
 FIGURES = (
-    Figure("leakage %", ("leakage", "accuracy"), "{:.1f}", 100),
+    Figure("leakage %", ("leakage", "probe_accuracy"), "{:.1f}", 100),
     Figure("training codes %", ("leakage", "training_codes_accuracy"), "{:.1f}", 100),
     Figure("MSE", ("reconstruction", "mse"), "{:.4f}"),
-    Figure("transfer %", ("transfer", "accuracy"), "{:.1f}", 100),
+    Figure("transfer %", ("transfer", "transfer_accuracy"), "{:.1f}", 100),
     Figure("slant", ("style", "r", "slant"), "{:.2f}"),
     Figure("thickness", ("style", "r", "thickness"), "{:.2f}"),
     Figure("area", ("style", "r", "area"), "{:.2f}"),
@@ -227,7 +229,7 @@ def results(out: Path) -> dict[str, list[dict[str, Any] | str]]:
     found: dict[str, list[dict[str, Any] | str]] = {}
     for row in ROWS:
         for folder in sorted(out.glob(folder_of(Path(), row, "*").name)):
-            lines = runlog.read(folder, "diverged")
+            lines = read_metrics(folder, "diverged")
             if (folder / "evaluation.json").exists():
                 found.setdefault(row, []).append(json.loads((folder / "evaluation.json").read_text()))
             elif lines:

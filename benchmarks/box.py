@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 
 from configs import mnist, rendered
-from infoae_jax import boxed, data, evaluate, export, process, runlog, styles, transfer
 from infoae_jax.config import differences, parse
+from infoae_jax.data.dataset import Dataset
+from infoae_jax.devices.setup import set_up
 from infoae_jax.errors import UserError
-from infoae_jax.transfer import Trained
+from infoae_jax.evaluation.record import read_evaluation
+from infoae_jax.files import write_atomically
+from infoae_jax.inference.load import model_of_npz, open_model
+from infoae_jax.inference.model import Model
+from infoae_jax.inference.npz import read_npz, write_npz
+from infoae_jax.inference.run_data import NUM_EXAMPLES, example_images, load_run_data
+from infoae_jax.inference.styles import NUM_EXPORTED
+from infoae_jax.pretrained.find import FOLDER
 
 MOST_BYTES = 2_000_000
 _MOST_ERROR = 1.02  # of the reconstruction error, as a factor
@@ -42,10 +50,10 @@ _LIMITS = {
 
 def make(
     name: str,
-    trained: Trained,
+    trained: Model,
     record: dict[str, Any],
     evaluation: dict[str, Any],
-    test: data.Dataset,
+    test: Dataset,
     folder: Path,
 ) -> dict[str, Any]:
     """Writes NAME.npz and NAME.md into `folder`, and returns what the file says of itself.
@@ -56,10 +64,10 @@ def make(
     Raises:
       UserError: if the file is too large, or worse than the run.
     """
-    images, labels = styles.example_images(trained.info, styles.EXAMPLES, test)
+    images, labels = example_images(trained.info, NUM_EXAMPLES, test)
     extras = {
-        "styles/z": trained.kept.z[: styles.EXPORTED],
-        "styles/labels": trained.kept.labels[: styles.EXPORTED],
+        "styles/z": trained.style_bank.z[:NUM_EXPORTED],
+        "styles/labels": trained.style_bank.labels[:NUM_EXPORTED],
         "examples/images": images,
         "examples/labels": labels,
     }
@@ -69,23 +77,23 @@ def make(
     try:
         for _ in range(2):  # once to be measured, once with the figures in it
             about = {"step": trained.step, "figures": figures}
-            export.write_npz(draft, trained.model, trained.variables, record, "int8", extras, about)
-            saved = export.read_npz(draft)
-            figures = {**figures, "boxed": _measured(transfer.of_saved(saved), test)}
+            write_npz(draft, trained.module, trained.variables, record, "int8", extras, about)
+            saved = read_npz(draft)
+            figures = {**figures, "boxed": _measured(model_of_npz(saved), test)}
         _check(draft, figures)
-        runlog.write_atomically(folder / f"{name}.md", _card(name, trained, record, evaluation, figures).encode())
+        write_atomically(folder / f"{name}.md", _card(name, trained, record, evaluation, figures).encode())
         draft.replace(out)
     finally:
         draft.unlink(missing_ok=True)
     return saved.description
 
 
-def _measured(trained: Trained, test: data.Dataset) -> dict[str, float]:
+def _measured(trained: Model, test: Dataset) -> dict[str, float]:
     """What can be measured again wherever the data are: reconstruction error, and how many classes are read right."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own images are no negatives
-        labels = trained.read(test.images).labels
-        drawn = trained.draw(trained.style_of(test.images), test.labels)
+        labels = trained.predict(test.images).labels
+        drawn = trained.decode(trained.encode(test.images), test.labels)
     error = ((drawn - test.images.astype(np.float32) / 255) ** 2).mean(dtype=np.float64)
     return {"mse": float(error), "content_accuracy": float((labels == test.labels).mean()), "images": len(test)}
 
@@ -105,17 +113,19 @@ def _check(path: Path, figures: dict[str, Any]) -> None:
 
 
 def _card(
-    name: str, trained: Trained, record: dict[str, Any], evaluation: dict[str, Any], figures: dict[str, Any]
+    name: str, trained: Model, record: dict[str, Any], evaluation: dict[str, Any], figures: dict[str, Any]
 ) -> str:
     config, environment = trained.info.config, record.get("environment", {})
     code = environment.get("code", {})
     found, before, after = evaluation["figures"], figures["run"], figures["boxed"]
     rows = []
     if leakage := found.get("leakage"):
-        rows.append(("leakage (best of four probes)", f"{leakage['accuracy']:.1%}, chance {leakage['chance']:.1%}"))
+        rows.append(
+            ("leakage (best of four probes)", f"{leakage['probe_accuracy']:.1%}, chance {leakage['chance']:.1%}")
+        )
     if transferred := found.get("transfer"):
         doubt = ", but the judges are not trusted" if "transfer" in evaluation["untrusted"] else ""
-        rows.append(("swaps read as the class asked for", f"{transferred['accuracy']:.1%}{doubt}"))
+        rows.append(("swaps read as the class asked for", f"{transferred['transfer_accuracy']:.1%}{doubt}"))
     if style := found.get("style"):
         kept = [f"{key.replace('_', ' ')} {r:.2f}" for key, r in style["r"].items() if r is not None]
         rows.append(("style kept, correlation", ", ".join(kept)))
@@ -148,7 +158,7 @@ def _card(
     return "\n\n".join(sections) + "\n"
 
 
-def _command(name: str, trained: Trained) -> str:
+def _command(name: str, trained: Model) -> str:
     changes = [line.split(": ", 1) for line in differences(parse(_CONFIGS[name].get_config()), trained.info.config)]
     flags = [f" --config.{key}={change.split(' -> ')[1]}" for key, change in changes]
     return f"python launch.py --config=configs/{name}.py{''.join(flags)}"
@@ -160,22 +170,22 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(_CONFIGS))
     parser.add_argument("--data_dir", help="where the data set is, if not where the run found it")
     args = parser.parse_args()
-    process.set_up(None)
+    set_up(None)
     try:
-        evaluation = evaluate.read(args.run)
+        evaluation = read_evaluation(args.run)
         if evaluation is None or evaluation["protocol"]["name"] != "full":
             raise UserError(f"{str(args.run)!r} has no full evaluation. First: infoae evaluate {args.run}")
-        opened = transfer.open_model(args.run, evaluation["step"], args.data_dir)
+        opened = open_model(args.run, evaluation["step"], args.data_dir)
         info = opened.trained.info
         if info.config.data.name != args.name:
             raise UserError(f"{str(args.run)!r} was trained on {info.config.data.name!r}, not {args.name!r}.")
         if info.gone:
             raise UserError(f"{str(args.run)!r} has settings that no command gives any more: {', '.join(info.gone)}.")
-        test = styles.run_data(info, args.data_dir).test
-        description = make(args.name, opened.trained, opened.record, evaluation, test, boxed.FOLDER)
+        test = load_run_data(info, args.data_dir).test
+        description = make(args.name, opened.trained, opened.record, evaluation, test, FOLDER)
     except UserError as error:
         sys.exit(f"error: {error}")
-    path = boxed.FOLDER / f"{args.name}.npz"
+    path = FOLDER / f"{args.name}.npz"
     print(f"{path}  ({path.stat().st_size:,} bytes)")
     print({kind: description["figures"][kind] for kind in ("run", "boxed")})
 

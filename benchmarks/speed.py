@@ -39,9 +39,20 @@ from PIL import Image, ImageDraw
 
 from benchmarks import speed_table
 from configs import mnist, rendered, svhn
-from infoae_jax import batched, conv, process, runlog, step, stepper, styles, train, transfer
 from infoae_jax.config import Config, parse
-from infoae_jax.model import build
+from infoae_jax.devices.batching import make_batched
+from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.setup import set_up
+from infoae_jax.inference.model import Model
+from infoae_jax.inference.styles import StyleBank
+from infoae_jax.models import convolution
+from infoae_jax.models.autoencoder import build
+from infoae_jax.runs.folder import RunInfo
+from infoae_jax.runs.metrics import read_metrics
+from infoae_jax.runs.provenance import environment
+from infoae_jax.training.fit import fit
+from infoae_jax.training.state import init_state
+from infoae_jax.training.stepper import make_stepper
 
 HERE = Path(__file__).parent
 SHAPES = {"MNIST": (28, 1), "SVHN": (32, 3)}
@@ -61,7 +72,7 @@ def median_ms(function: Callable[[], Any], repeats: int, skip: int = 3) -> float
 
 
 def _data_mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), (stepper.AXIS,))
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
 def _example(side: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +143,7 @@ def _timer(command: list[str]) -> Iterator[Callable[[int], float]]:
 
 def ours(args: argparse.Namespace) -> None:
     """Times one task of ours, as set up by `launch.py`, whenever `step` asks for it."""
-    process.set_up(args.batch, compilation_cache=False)  # the rival compiles in its process, too
+    set_up(args.batch, compilation_cache=False)  # the rival compiles in its process, too
     values = mnist.get_config() if args.side == 28 else svhn.get_config()
     values.train.batch_size, values.model.bottleneck = args.batch, 16
     # The rival has no alignment, and encodes no pictures again.
@@ -140,11 +151,11 @@ def ours(args: argparse.Namespace) -> None:
     config = parse(values)
     model = build(config.model, (args.side, args.side, args.channels), 10)
     mesh = _data_mesh()
-    state = jax.device_put(step.init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
     images, labels = _example(args.side, args.channels, max(4 * args.batch, 2048))
     function: Callable[[], Any]
     if args.task.startswith("train"):
-        take_steps = stepper.make_stepper(model, config.train, images, labels, mesh)
+        take_steps = make_stepper(model, config.train, images, labels, mesh)
         at = 0
 
         def function():
@@ -154,7 +165,7 @@ def ours(args: argparse.Namespace) -> None:
             return state, metrics
 
     else:
-        apply = batched.make_batched(functools.partial(model.apply, method=args.task), mesh, args.side**2)
+        apply = make_batched(functools.partial(model.apply, method=args.task), mesh, args.side**2)
         variables = {"params": state.params}
         z = np.asarray(jax.random.normal(jax.random.key(0), (args.batch, 16)))
         rows = (images[: args.batch],) if args.task == "encode" else (z, labels[: args.batch])
@@ -190,7 +201,7 @@ def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     peak = 2 * 1024**3 / median_ms(functools.partial(jax.jit(jnp.matmul), square, square), args.repeats)
     key = jax.random.key(0)
     for name, side, c, d, k, padding in _LAYERS:
-        layer = [getattr(module, name)(d, (k, k), (2, 2), padding) for module in (conv, nn)]
+        layer = [getattr(module, name)(d, (k, k), (2, 2), padding) for module in (convolution, nn)]
         x = jax.random.normal(key, (64, side, side, c))
         variables = layer[0].init(key, x)
         y = layer[0].apply(variables, x)
@@ -224,16 +235,16 @@ def ways(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     the bias that flax's adds. On a GPU the smallest layers take as long as it takes to launch them.
     """
     for name, side, c, d, k, padding in _LAYERS:
-        ours, flax = (getattr(module, name)(d, (k, k), (2, 2), padding) for module in (conv, nn))
+        ours, flax = (getattr(module, name)(d, (k, k), (2, 2), padding) for module in (convolution, nn))
         x = jax.random.normal(jax.random.key(0), (1024, side, side, c))
         variables = ours.init(jax.random.key(1), x)
-        before, out = conv._transposed_geometry(padding, (side, side), (k, k), (2, 2))
+        before, out = convolution._transposed_geometry(padding, (side, side), (k, k), (2, 2))
         found: dict[str, dict[str, Callable[..., Any]]] = {"all": {}}
         for which, layer in (("flax", flax), ("ours", ours)):
             found["all"][which] = jax.value_and_grad(functools.partial(_sum_of_squares, layer), argnums=(0, 1))
         if name == "ConvTranspose":
             found["forward"] = {"flax": flax.apply}
-            for way in (conv._merged, conv._phases, conv._dilated):
+            for way in (convolution._merged, convolution._phases, convolution._dilated):
                 compute = functools.partial(way, (2, 2), before, out)
                 found["forward"][way.__name__[1:]] = lambda v, x, f=compute: f(x, v["params"]["kernel"])
         for what, functions in found.items():
@@ -270,7 +281,7 @@ def _queued_ms(functions: dict[str, Callable[..., Any]], arguments: Any, args: a
 
 def loop(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """An epoch in `fit` (checkpoints and logs included, test figures not) against as many bare steps, in turn."""
-    process.set_up(rendered.get_config().train.batch_size)
+    set_up(rendered.get_config().train.batch_size)
     values = rendered.get_config()
     values.train.epochs = args.repeats + 1
     values.log.sample_epochs = ()
@@ -278,9 +289,9 @@ def loop(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     whole, alone = [], []
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
-            if not train.fit(config, folder).finished:
+            if not fit(config, folder).finished:
                 raise SystemExit("stopped before the end: nothing was measured")
-            epochs = runlog.read(folder, "epoch")[1:]  # the first one compiles
+            epochs = read_metrics(folder, "epoch")[1:]  # the first one compiles
             whole += [1e3 * config.train.batch_size / line["images_per_s"] for line in epochs]
         steps = config.data.num_train // config.train.batch_size
         take = _bare_steps(config, 32, 3, config.data.num_train)
@@ -294,8 +305,8 @@ def _bare_steps(config: Config, side: int, channels: int, num_images: int) -> Ca
     mesh = _data_mesh()
     model = build(config.model, (side, side, channels), 10)
     images, labels = _example(side, channels, num_images)
-    take_steps = stepper.make_stepper(model, config.train, images, labels, mesh)
-    state = jax.device_put(step.init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
+    take_steps = make_stepper(model, config.train, images, labels, mesh)
+    state = jax.device_put(init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
     at = 0
 
     def run(steps: int) -> float:
@@ -335,7 +346,7 @@ def _seconds_to_first_step(config: str, options: list[str], folder: Path, number
         env={**environment, "XDG_CACHE_HOME": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
     ) as child:
-        while not runlog.read(run, "step"):
+        while not read_metrics(run, "step"):
             if child.poll() is not None:
                 raise SystemExit(f"{' '.join(command)} ended with code {child.returncode}")
             time.sleep(0.05)
@@ -346,7 +357,7 @@ def _seconds_to_first_step(config: str, options: list[str], folder: Path, number
 
 def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Milliseconds of a step with more and more images, in turn; also of small networks, where more would show."""
-    process.set_up(mnist.get_config("tiny").train.batch_size)  # which divides the other's
+    set_up(mnist.get_config("tiny").train.batch_size)  # which divides the other's
     counts = (20_000, 60_000, 120_000)
     for networks, variant in (("default", ""), ("tiny", "tiny")):
         values = mnist.get_config(variant)
@@ -376,16 +387,16 @@ def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Both share the work among the same devices. The bare ones find their input on these and leave their output there.
     """
     count = 1000
-    process.set_up(count)
+    set_up(count)
     mesh = _data_mesh()
-    whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(stepper.AXIS))
+    whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     for shape, (side, channels) in SHAPES.items():
         config = parse((mnist if side == 28 else svhn).get_config())
         model = build(config.model, (side, side, channels), 10)
-        variables = jax.device_put({"params": step.init_state(model, 0).params}, whole)
+        variables = jax.device_put({"params": init_state(model, 0).params}, whole)
         images, labels = _example(side, channels, count)
-        info = runlog.RunInfo(config, model.image_shape, tuple("0123456789"), count, count, "drawn at random")
-        trained = transfer.Trained(model, variables, info, styles.Kept(np.zeros((1, model.bottleneck)), labels[:1]))
+        info = RunInfo(config, model.image_shape, tuple("0123456789"), count, count, "drawn at random")
+        trained = Model(model, variables, info, StyleBank(np.zeros((1, model.bottleneck)), labels[:1]))
         encode, decode = (
             jax.jit(functools.partial(model.apply, method=method), out_shardings=parts)
             for method in ("encode", "decode")
@@ -495,7 +506,7 @@ def main() -> None:
         ours(args)
         return
     for result in commands[args.command](args):
-        line = {"command": args.command, **result, "cores": os.cpu_count(), "environment": runlog.environment()}
+        line = {"command": args.command, **result, "cores": os.cpu_count(), "environment": environment()}
         with open(args.out, "a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps({"command": args.command, **result}), flush=True)

@@ -37,11 +37,13 @@ from hypothesis import settings
 from PIL import Image
 
 from configs import rendered
-from infoae_jax import data, runlog, stepper
-from infoae_jax.checkpoint import Checkpoints
 from infoae_jax.config import parse
-from infoae_jax.model import build
-from infoae_jax.step import init_state
+from infoae_jax.data.load import load_splits
+from infoae_jax.models.autoencoder import build
+from infoae_jax.runs.checkpoint import Checkpoints
+from infoae_jax.runs.folder import RunInfo, open_run
+from infoae_jax.training.state import init_state
+from infoae_jax.training.stepper import gathered_program, train_program
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 settings.register_profile(
@@ -72,7 +74,7 @@ def one_device(monkeypatch):
 @pytest.fixture
 def new_programs():
     """For tests that change what is compiled: no step is one that another test compiled, nor left to another."""
-    makers = stepper.train_program, stepper.gathered_program
+    makers = train_program, gathered_program
     for make in makers:
         make.cache_clear()
     yield
@@ -99,11 +101,11 @@ def untrained(cache, tmp_path_factory):
     values = rendered.get_config("tiny")
     values.data.cache_dir, values.model.couplings = str(cache), 2
     config = parse(values)
-    splits = data.load(config.data)
-    info = runlog.RunInfo(config, (32, 32, 3), splits.train.class_names, 256, 64, splits.fingerprint)
+    splits = load_splits(config.data)
+    info = RunInfo(config, (32, 32, 3), splits.train.class_names, 256, 64, splits.fingerprint)
     folder = tmp_path_factory.mktemp("untrained") / "run"
     folder.mkdir()
-    runlog.open_run(folder, info, "1 x cpu")
+    open_run(folder, info, "1 x cpu")
     model = build(config.model, info.image_shape, 10)
     shapes = jax.eval_shape(lambda: init_state(model, 0))  # nothing is compiled
 

@@ -1,0 +1,37 @@
+"""Pixels: conversion between uint8 and floats, and the border of an image."""
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Pixels = TypeVar("Pixels", bound=np.ndarray | jax.Array)
+
+
+def to_float(images: Pixels) -> Pixels:
+    """Converts uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged.
+
+    Args:
+      images: NumPy or JAX array of any shape.
+
+    Raises:
+      TypeError: for other integers, whose range is not known.
+    """
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255  # type: ignore[return-value] (NumPy says float64)
+    if not jax.numpy.issubdtype(images.dtype, np.floating):
+        raise TypeError(f"images are {images.dtype}, but must be uint8 (0..255) or floats (in [0, 1]).")
+    return images
+
+
+def to_uint8(images: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    """Clips floats to [0, 1] and rounds them to 0..255; uint8 passes unchanged."""
+    return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def border(images: UInt8[np.ndarray, "*n h w c"] | Float[np.ndarray, "*n h w c"]) -> np.ndarray:
+    """The outermost pixels of each image, `[*n, 2 * (h + w) - 4, c]`."""
+    mask = np.ones(images.shape[-3:-1], bool)
+    mask[1:-1, 1:-1] = False
+    return images[..., mask, :]

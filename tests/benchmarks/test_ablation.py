@@ -1,0 +1,184 @@
+"""What the runs of the ablation share, on made-up run folders."""
+
+import argparse
+import dataclasses
+import functools
+import shutil
+import subprocess
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+from configs import mnist
+from infoae_jax.config import parse
+from infoae_jax.models.autoencoder import build
+from infoae_jax.runs.checkpoint import Checkpoints
+from infoae_jax.runs.folder import RunInfo, open_run, read_info
+from infoae_jax.runs.metrics import append_metrics, read_metrics
+from infoae_jax.training.state import init_state
+
+ENDS = {"epoch": 30, "align": 50, "refine": 60}
+
+
+def make_run(out, name, config, ends=ENDS):
+    """A finished run, of which nothing but its checkpoints' names is there."""
+    run, phases = out / name, {"epoch": config.train, "align": config.alignment, "refine": config.refine}
+    run.mkdir()
+    open_run(run, RunInfo(config, (28, 28, 1), tuple("0123456789"), 256, 64, "abc"), "1 x cpu")
+    for kind, step in ends.items():
+        (run / "checkpoints" / str(step)).mkdir(parents=True)
+        append_metrics(run, kind, step=step, epoch=phases[kind].epochs)
+    append_metrics(run, "end", step=max(ends.values(), default=0))
+    return run
+
+
+def configuration(**changes):
+    values = mnist.get_config("tiny")
+    values.model.couplings, values.refine.epochs = 2, 1
+    values.update_from_flattened_dict(changes)
+    return parse(values)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """With a run of the default recipe."""
+    make_run(tmp_path, "a", configuration())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        ({"refine.style_weight": 0.5}, "align"),
+        ({"refine.epochs": 0, "evaluate.at_end": "quick"}, "align"),
+        ({"alignment.style_weight": 0.5, "refine.style_weight": 0.5}, "epoch"),
+        ({"train.lambda_adv": 0.5}, None),
+        ({"model.bottleneck": 5}, None),
+        ({"train.seed": 7}, None),
+    ],
+)
+def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared):
+    config, folder = configuration(**change), out / "new"
+    ablation.borrow(out, config, folder)
+    assert folder.exists() == (shared is not None)
+    if shared:
+        assert [p.name for p in (folder / "checkpoints").iterdir()] == [str(ENDS[shared])]
+        assert max(line["step"] for line in read_metrics(folder)) == ENDS[shared]
+        assert not read_metrics(folder, "end")
+        assert read_info(folder).config == config
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"model.couplings": 0}, {"model.couplings": 1, "model.reference_couplings": 0}),
+        pytest.param({"model.reference_couplings": 1}, {"model.reference_couplings": 0}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, ours):
+    base = {"model.couplings": 1, "model.reference_couplings": 1, "refine.epochs": 0}
+    there, here = (configuration(**base | changes) for changes in (theirs, ours))
+
+    def state(config):
+        model = build(config.model, (28, 28, 1), 10)
+        return jax.jit(lambda: init_state(model, config.train.seed))()
+
+    run = make_run(tmp_path, "a", there, {"epoch": 30, "align": 50})
+    for step in (30, 50):
+        (run / "checkpoints" / str(step)).rmdir()
+    begin = state(there)
+    trained = dataclasses.replace(jax.tree.map(lambda x: x + 1, begin), step=jnp.int32(30))
+    with Checkpoints(run, keep=1, wait=True) as checkpoints:
+        checkpoints.save(30, trained)
+    (run / "checkpoints" / "50").mkdir()
+
+    ablation.borrow(tmp_path, here, tmp_path / "new")
+    own = state(here)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), own)
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        step, found = checkpoints.restore(abstract)
+    assert step == found.step == 30
+    for part in ("params", "opt_state"):
+        taken, theirs_now, fresh = (getattr(s, part) for s in (found, trained, own))
+        for name, value in fresh.items():
+            expected = value if name == "alignment" else theirs_now[name]
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), taken[name], expected)
+    # They begin alike, too: otherwise it would not be the same training.
+    both = {name: value for name, value in own.params.items() if name != "alignment"}
+    jax.tree.map(np.testing.assert_array_equal, both, {name: begin.params[name] for name in both})
+
+
+def test_a_run_begins_from_the_one_that_went_farthest_alike(out):
+    make_run(out, "b", configuration(**{"alignment.style_weight": 0.5}))
+    make_run(out, "x.begun", configuration(**{"alignment.style_weight": 0.5}), {"epoch": 30, "align": 55})
+    ablation.borrow(out, configuration(**{"alignment.style_weight": 0.5, "refine.style_weight": 0.5}), out / "new")
+    assert [p.name for p in (out / "new" / "checkpoints").iterdir()] == [str(ENDS["align"])]
+
+
+def test_the_autoencoder_does_not_see_what_is_aligned(out):
+    assert ablation.shared_steps(out / "a", configuration(**{"model.reference_couplings": 4})) == ENDS["epoch"]
+
+
+def test_the_line_over_lambda_has_what_changes_lambda_alone():
+    curve = ablation.along_lambda(ablation.ROWS)
+    assert curve["default"] == configuration().train.lambda_adv
+    assert list(curve.values()) == sorted(curve.values())
+    for row, value in curve.items():
+        assert ablation.config_of(row, 0, "", "mnist")[0].train.lambda_adv == value
+    assert "constant lambda" in ablation.ROWS.keys() - curve.keys()
+
+
+def test_a_run_of_other_settings_is_not_taken_for_a_row(tmp_path, monkeypatch):
+    def fails(command):
+        raise AssertionError(command)
+
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=fails))
+    arguments = argparse.Namespace(rows=["default"], seeds=[0], out=tmp_path, data_dir="", config="mnist:tiny")
+    config, _ = ablation.config_of("default", 0, "", "mnist:tiny")
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, lambda_adv=0.9))
+    folder = ablation.folder_of(tmp_path, "default", 0)
+    for its, refused in ((other, pytest.raises(SystemExit, match="lambda_adv: 0.9")), (config, nullcontext())):
+        make_run(tmp_path, folder.name, its)
+        (folder / "evaluation.json").write_text("{}")
+        with refused:
+            ablation.run_all(arguments)
+        shutil.rmtree(folder)
+
+
+def test_a_run_that_failed_ends_it_and_one_that_diverged_does_not(tmp_path, monkeypatch):
+    arguments = argparse.Namespace(rows=["default"], seeds=[0, 1], out=tmp_path, data_dir="", config="mnist:tiny")
+    begun = []
+
+    def run(command, diverges):
+        folder = Path(command[-1].removeprefix("--workdir="))
+        begun.append(folder.name)
+        if not folder.exists():
+            config, _ = ablation.config_of("default", int(folder.name[-1]), "", "mnist:tiny")
+            make_run(tmp_path, folder.name, config, {})
+        if diverges:
+            append_metrics(folder, "diverged", step=3)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=functools.partial(run, diverges=False)))
+    with pytest.raises(SystemExit, match="1"):
+        ablation.run_all(arguments)
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=functools.partial(run, diverges=True)))
+    ablation.run_all(arguments)
+    ablation.run_all(arguments)  # there is nothing left to do
+    assert begun == ["default-seed0", "default-seed0", "default-seed1"]
+    assert ablation.results(tmp_path) == {"default": ["diverged at step 3"] * 2}
+
+
+def test_what_was_not_kept_or_is_of_other_code_is_not_shared(out, monkeypatch):
+    (out / "a" / "checkpoints" / str(ENDS["align"])).rmdir()
+    config = configuration(**{"refine.style_weight": 0.5})
+    assert ablation.shared_steps(out / "a", config) == ENDS["epoch"]
+    monkeypatch.setattr(ablation, "environment", lambda: {"code": {"source": "another"}})
+    assert ablation.shared_steps(out / "a", config) == 0

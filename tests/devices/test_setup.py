@@ -1,0 +1,157 @@
+"""Set-up of a process, seen from other processes."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infoae_jax.devices import setup as device_setup
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_importing_the_library_sets_nothing():
+    code = """
+import importlib, json, pkgutil
+import jax, flax.linen, optax, orbax.checkpoint  # may set what they like
+before = dict(jax.config.values)
+import infoae_jax
+names = [m.name for m in pkgutil.walk_packages(infoae_jax.__path__, "infoae_jax.")]
+for name in names:
+    importlib.import_module(name)
+print(json.dumps([names, [k for k, v in jax.config.values.items() if v != before[k]]]))
+"""
+    names, changed = json.loads(python(code).stdout)
+    assert "infoae_jax.devices.setup" in names
+    assert changed == []
+
+
+SET_UP = """
+import jax
+from infoae_jax.devices import setup as process
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name.rpartition("/")[2]))
+process.set_up(%s)
+jax.jit(lambda x: (x @ x).sum() + %d)(jax.numpy.ones((4, 4)))
+print(len(jax.devices()), "cache_hits" in events, "cache_misses" in events)
+"""
+
+
+def test_programs_are_compiled_once(tmp_path):
+    code = SET_UP % ("batch_size=6, cpu_devices=3", 1)
+    results = [python(code, XDG_CACHE_HOME=str(tmp_path)).stdout.split() for _ in range(2)]
+    assert results == [["3", "False", "True"], ["3", "True", "False"]]
+    (folder,) = (tmp_path / "infoae_jax" / "compiled").iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    other = SET_UP % ("batch_size=6, cpu_devices=3", 2)
+    assert python(other, XDG_CACHE_HOME=str(tmp_path)).stdout.split()[2] == "True"
+
+
+def test_the_cache_can_be_elsewhere_or_nowhere(tmp_path):
+    code = SET_UP % ("batch_size=1", 1)
+    python(code, XDG_CACHE_HOME=str(tmp_path / "a"), JAX_COMPILATION_CACHE_DIR=str(tmp_path / "b"))
+    assert list((tmp_path / "b").iterdir())
+    off = SET_UP % ("batch_size=1, compilation_cache=False", 1)
+    python(off, XDG_CACHE_HOME=str(tmp_path / "a"))
+    python(off, XDG_CACHE_HOME=str(tmp_path / "a"), JAX_COMPILATION_CACHE_DIR=str(tmp_path / "c"))
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "file").write_text("")
+    python(code, XDG_CACHE_HOME=str(tmp_path / "file"))  # warns, and goes on
+
+
+@pytest.mark.skipif(sys.platform != "linux" or device_setup._glibc() is None, reason="for glibc 2.33 and newer")
+def test_holes_that_compiling_leaves_are_sealed():
+    """Blocks of many sizes between others that live on: given back, but not given out again after a compilation."""
+    code = """
+import bisect, json
+import jax
+from infoae_jax.devices import setup as process
+for _ in range(2):
+    process.set_up(1, compilation_cache=False)
+names = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: names.append(name))
+jax.jit(lambda x: x + 1)(1.0)
+(name,) = {name for name in names if name.endswith("/backend_compile_duration")}
+libc = process._glibc()
+large, guard = libc.malloc(2**26), libc.malloc(5000)
+sizes = [2048 + 48 * (i % 500) for i in range(8000)]
+blocks = [libc.malloc(size) for size in sizes]
+holes = sorted(zip(blocks[::2], sizes[::2]))
+for block in (large, *(block for block, size in holes)):
+    libc.free(block)
+def reused():
+    again = [libc.malloc(size) for block, size in holes]
+    for block in again:
+        libc.free(block)
+    below = [holes[bisect.bisect(holes, (block, 2**60)) - 1] for block in again]
+    return sum(start <= block < start + size for block, (start, size) in zip(again, below)) / len(again)
+shares, heaps = [], []
+for seconds in (0.5, 1.5, 1.5, 1.5):
+    jax.monitoring.record_event_duration_secs(name, seconds)
+    heaps.append(libc.mallinfo2().arena)
+    shares.append(reused())
+print(json.dumps([shares, heaps, 0 <= libc.malloc(2**25) - large < 2**26]))
+"""
+    shares, heaps, large_is_left = json.loads(python(code).stdout)
+    assert shares[0] > 0.9
+    assert max(shares[1:]) < 0.1
+    assert heaps[3] <= heaps[2]
+    assert large_is_left
+
+
+@pytest.mark.slow
+def test_peak_memory_is_the_images_and_a_constant(tmp_path):
+    """SVHN's train+extra and test sizes, random content: read from the source, then from the cache."""
+    code = """
+import os, resource, signal, sys, threading, time
+import numpy as np
+from infoae_jax.devices import setup as process
+from infoae_jax.data import load
+from infoae_jax.data.dataset import Dataset
+from infoae_jax.runs.metrics import read_metrics
+from infoae_jax.training.fit import fit
+from infoae_jax.config import parse
+from configs import svhn
+
+def source(config, prepare):
+    def decode():
+        rng = np.random.default_rng(0)
+        splits = []
+        for count in (604_388, 26_032):
+            images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+            splits.append(Dataset(images, rng.integers(0, 10, count).astype(np.int32), tuple("0123456789")))
+        return splits
+    return {"test": 1}, decode
+
+def stop():
+    while len(read_metrics(sys.argv[1], "step")) < 20:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGINT)
+
+load._SOURCES["tfds"] = source
+values = svhn.get_config()
+values.log.every_steps = 1
+process.set_up(values.train.batch_size)
+threading.Thread(target=stop, daemon=True).start()
+assert not fit(parse(values), sys.argv[1]).finished
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    images = (604_388 + 26_032) * 32 * 32 * 3
+    for number in range(2):
+        code_here = code.replace("sys.argv[1]", repr(str(tmp_path / f"run{number}")))
+        out = python(code_here, XDG_CACHE_HOME=str(tmp_path / "cache")).stdout
+        peak = int(out.rpartition("peak ")[2])
+        assert peak < images + 1.5 * 2**30, f"{(peak - images) / 2**30:.2f} GiB above the images (run {number})"

@@ -1,0 +1,234 @@
+import contextlib
+import io
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from infoae_jax.config import parse
+from infoae_jax.data.load import load_splits
+from infoae_jax.errors import UserError
+from infoae_jax.images import handwriting
+from infoae_jax.images.read import decode, read_drawings, read_images, strokes
+
+GREY, RGB = (28, 28, 1), (32, 32, 3)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def file(tmp_path, array, name="a.png"):
+    Image.fromarray(array).save(tmp_path / name)
+    return tmp_path / name
+
+
+def test_all_forms_of_the_same_pictures(rng, tmp_path):
+    batch = rng.integers(0, 256, (3, *GREY), np.uint8)
+    flat = batch[..., 0]
+    paths = [file(tmp_path, image, f"{i}.png") for i, image in enumerate(flat)]
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_text("no picture")
+    for form in (
+        batch,
+        flat,
+        jnp.asarray(batch),
+        list(batch),
+        tuple(flat),
+        [Image.fromarray(image) for image in flat],
+        paths,
+        [str(path) for path in paths],
+        tmp_path,
+        [flat[0], batch[1:2], paths[2]],
+    ):
+        found = read_images(form, GREY)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, batch)
+    for form in (batch[0], flat[0], paths[0], Image.fromarray(flat[0])):
+        np.testing.assert_array_equal(read_images(form, GREY), batch[:1])
+
+
+def test_floats_stay_as_they_are_and_mix_with_bytes(rng):
+    floats = rng.random((2, *RGB), np.float32)
+    np.testing.assert_array_equal(read_images(floats, RGB), floats)
+    for dtype in (np.float64, np.float16, jnp.bfloat16):
+        found = read_images(jnp.asarray(floats, dtype) if dtype == jnp.bfloat16 else floats.astype(dtype), RGB)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, floats, atol=0.004)
+    mixed = read_images([floats[0], np.full(RGB, 255, np.uint8)], RGB)
+    np.testing.assert_array_equal(mixed, np.stack([floats[0], np.ones(RGB, np.float32)]))
+    np.testing.assert_array_equal(read_images(floats[:1] * 0 + 1.00001, RGB), np.ones((1, *RGB), np.float32))
+
+
+def test_three_axes_are_channels_if_the_last_one_is_short(rng):
+    assert read_images(rng.random((28, 28, 1)), GREY).shape == (1, *GREY)
+    assert read_images(rng.random((28, 28, 4)), GREY).shape == (1, *GREY)
+    assert read_images(rng.random((28, 28, 28)), GREY).shape == (28, *GREY)
+    assert read_images(rng.random((5, 28, 28)), GREY).shape == (5, *GREY)
+
+
+def test_channels_are_converted_and_transparency_is_white():
+    red = np.full((32, 32, 3), (255, 0, 0), np.uint8)
+    np.testing.assert_array_equal(read_images(red, (32, 32, 1)), np.full((1, 32, 32, 1), 76))  # ITU-R 601
+    grey = np.full((32, 32), 7, np.uint8)
+    np.testing.assert_array_equal(read_images(grey, RGB), np.full((1, *RGB), 7))
+    clear = np.zeros((32, 32, 4), np.uint8)
+    np.testing.assert_array_equal(read_images(clear, RGB), np.full((1, *RGB), 255))
+    half = np.dstack([np.zeros((32, 32)), np.full((32, 32), 0.5)])
+    np.testing.assert_allclose(read_images(half, (32, 32, 1)), np.full((1, 32, 32, 1), 127), atol=1)
+
+
+def test_another_size_is_stretched_with_one_warning(rng, tmp_path):
+    wide = np.zeros((20, 40), np.uint8)
+    wide[:, 20:] = 255
+    path = file(tmp_path, wide)
+    with pytest.warns(UserWarning, match=r"2 of 3 pictures to the 28x28 .*a\.png has 40x20") as caught:
+        found = read_images([path, np.zeros((28, 28), np.uint8), wide / 255], GREY)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(found[0], found[2])
+    assert found[0, :, :12].max() < 30
+    assert found[0, :, 16:].min() > 225
+
+
+def test_a_file_is_read_as_training_reads_it(image_folder, tmp_path):
+    from configs import folder
+
+    root = image_folder(("apple", "pear"), count=2, size=(45, 37), mode="P")
+    values = folder.get_config()
+    values.data.dir, values.data.cache_dir = str(root), str(tmp_path / "cache")
+    splits = load_splits(parse(values).data)
+    with pytest.warns(UserWarning, match="4 of 4"):
+        found = read_images([root / "apple", root / "pear"], RGB)
+    trained_on = {image.tobytes() for split in splits[:2] for image in split.images}
+    assert trained_on == {image.tobytes() for image in found}
+
+
+def test_a_photo_is_turned_upright():
+    image = Image.fromarray(np.repeat(np.arange(28, dtype=np.uint8)[None], 28, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    np.testing.assert_array_equal(decode(buffer.getvalue(), "a")[..., 0], np.asarray(image)[:, ::-1])
+
+
+BAD = {
+    "nan": (lambda: np.full(GREY, np.nan, np.float32), "784 value.*not a number"),
+    "range": (lambda: np.full(GREY, 200.0), "from 200 to 200.*divide by 255"),
+    "negative": (lambda: np.full(GREY, -1.0), "from -1 to -1"),
+    "integers": (lambda: np.zeros(GREY, np.int64), "int64.*uint8"),
+    "booleans": (lambda: np.zeros(GREY, bool), "bool.*uint8"),
+    "one axis": (lambda: np.zeros(784, np.uint8), r"\[784\]"),
+    "rows of pixels": (lambda: np.zeros((5, 784), np.uint8), r"\[5, 784\].*[Rr]eshape.*\[N, 28, 28, 1\]"),
+    "five axes": (lambda: np.zeros((1, 1, *GREY), np.uint8), r"\[1, 1, 28, 28, 1\]"),
+    "channels first": (lambda: np.zeros((5, 1, 28, 28), np.uint8), "28 channels.*last"),
+    "no picture": (lambda: np.zeros((0, *GREY), np.uint8), "at least one pixel"),
+    "no picture in a list": (list, "empty list"),
+    "a list of numbers": (lambda: [[0.0, 1.0]], r"pictures\[0\].*make an array"),
+    "another thing": (lambda: [np.zeros(GREY, np.uint8), {"a": 1}], r"pictures\[1\] is \{'a': 1\} \(dict\)"),
+    "no file": (lambda: "nothing.png", "nothing.png.*No such file"),
+    "a zero in the name": (lambda: "a\0.png", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), BAD.values(), ids=BAD)
+def test_what_is_no_picture_is_named(make, says):
+    with pytest.raises(UserError, match=says):
+        read_images(make(), GREY)
+
+
+def test_channels_first_or_three_grey_pictures_must_be_said():
+    with pytest.raises(UserError, match=r"moveaxis.*x\[\.\.\., None\]"):
+        read_images(np.zeros((3, 32, 32), np.uint8), RGB)
+    assert read_images(np.zeros((3, 32, 32, 1), np.uint8), RGB).shape == (3, *RGB)
+    assert read_images(np.zeros((3, 28, 28), np.uint8), GREY).shape == (3, *GREY)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_broken_files_are_named(tmp_path, content):
+    path = tmp_path / "broken.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.png"):
+        read_images(path, GREY)
+
+
+def test_what_runs_programs_is_not_opened(tmp_path):
+    Image.new("L", (28, 28)).save(tmp_path / "a.eps")
+    with pytest.raises(UserError, match=r"a\.eps cannot be decoded \(not an image\)"):
+        read_images(tmp_path / "a.eps", GREY)
+
+
+def test_cut_off_and_noisy_files_never_lead_to_a_traceback(tmp_path, rng):
+    whole = file(tmp_path, rng.integers(0, 256, (28, 28, 3), np.uint8)).read_bytes()
+    path = tmp_path / "b.png"
+    for i in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))] if i % 2 else whole)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        path.write_bytes(bytes(damaged))
+        with warnings.catch_warnings(), contextlib.suppress(UserError):
+            warnings.simplefilter("ignore")
+            assert read_images(path, GREY).shape == (1, *GREY)
+
+
+def test_a_folder_without_pictures(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match="no PNG or JPEG"):
+        read_images(tmp_path, GREY)
+
+
+def pen_drawing(height=300, width=200, top=30, left=20):
+    """A thin 'L' in ink on shaded paper."""
+    page = np.linspace(200, 235, height)[:, None] + np.zeros((height, width))
+    page[top : top + 120, left : left + 6] = 30
+    page[top + 114 : top + 120, left : left + 60] = 30
+    return page.astype(np.uint8)
+
+
+def test_drawing_becomes_bright_on_black_of_mnists_size_and_centred():
+    found = read_drawings(pen_drawing(), GREY)
+    assert found.shape == (1, *GREY)
+    ink = found[0, ..., 0].astype(float)
+    rows, columns = np.flatnonzero(ink.max(1) > 60), np.flatnonzero(ink.max(0) > 60)
+    assert np.ptp(rows) + 1 == 20  # MNIST's digits fill 20 pixels of 28
+    assert np.ptp(columns) + 1 == pytest.approx(10, abs=1)  # proportions kept
+    centre = [float(ink.sum(1 - axis) @ np.arange(28) / ink.sum()) for axis in (0, 1)]
+    np.testing.assert_allclose(centre, 14, atol=0.6)  # as the means of MNIST's own digits are
+    assert ink.max() == 255  # a thin stroke is not a faint one
+    assert np.median(ink) == 0
+
+
+def test_drawing_does_not_depend_on_where_it_is_nor_on_its_polarity():
+    here, there = read_drawings([pen_drawing(), pen_drawing(500, 300, 200, 150)], GREY).astype(int)
+    assert abs(here - there).mean() < 12  # scaled by other factors
+    negative = read_drawings(255 - pen_drawing(), GREY).astype(int)
+    assert abs(here - negative[0]).mean() < 2
+    np.testing.assert_array_equal(read_drawings(pen_drawing(), RGB, ground=1.0)[0, :, :, 0].max(), 255)
+    assert np.median(read_drawings(pen_drawing(), RGB, ground=1.0)) == 255
+
+
+def test_a_large_drawing_is_made_small_first_whatever_its_kind(monkeypatch):
+    seen, centred = [], handwriting.centred
+    monkeypatch.setattr(handwriting, "centred", lambda *a: seen.append(a[0].shape) or centred(*a))
+    page = np.full((1500, 1000), 255, np.uint8)
+    page[200:800, 300:340] = page[760:800, 300:600] = 0
+    grey = Image.fromarray(page)
+    clear = Image.merge("LA", [Image.new("L", grey.size), Image.fromarray(255 - page)])  # black ink on nothing
+    keyed = grey.copy()
+    keyed.info["transparency"] = 255
+    kinds = [grey, keyed, clear, clear.convert("RGBA"), *(grey.convert(mode) for mode in ("1", "P", "RGB", "CMYK"))]
+    found = read_drawings(kinds, GREY).astype(int)
+    assert {max(shape) for shape in seen} == {512}
+    assert abs(found - found[0]).max() < 8
+    assert found[0].max() == 255
+    assert grey.size == (1000, 1500)  # somebody's own
+    assert strokes(Image.new("L", (3000, 1)), "a", (28, 28)) is None
+    with pytest.raises(UserError, match="more than 8 bits"):
+        strokes(Image.new("I;16", (600, 600)), "a", (28, 28))
+
+
+def test_drawing_of_nothing():
+    with pytest.raises(UserError, match="no strokes"):
+        read_drawings(np.full((40, 40), 0.9), GREY)

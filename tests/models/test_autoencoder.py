@@ -1,0 +1,139 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import mnist
+from infoae_jax.config import parse
+from infoae_jax.errors import UserError
+from infoae_jax.images.pixels import to_float
+from infoae_jax.models.autoencoder import build
+
+
+def make_model(shape, num_classes=10, **overrides):
+    values = mnist.get_config("tiny")
+    values.model.update(overrides)
+    return build(parse(values).model, shape, num_classes)
+
+
+def make(shape=(28, 28, 1), num_classes=10, **overrides):
+    model = make_model(shape, num_classes, **overrides)
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), np.uint8)
+    labels = np.arange(6) % num_classes
+    return model, jax.jit(model.init)(jax.random.key(0), images, labels), images, labels
+
+
+@pytest.mark.parametrize("decoder", ["dcec", "literal"])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1), (12, 20, 3), (36, 64, 3), (48, 28, 1)])
+def test_redraws_every_supported_image_size(shape, decoder):
+    model = make_model(shape, decoder=decoder)
+    images, labels = jnp.zeros((6, *shape), jnp.uint8), jnp.zeros(6, jnp.int32)
+    out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images, labels)
+    assert out["z"].shape == (6, 16)
+    assert out["reconstruction"].shape == images.shape
+    assert out["content_logits"].shape == out["adversary_logits"].shape == (6, 10)
+
+
+@pytest.mark.parametrize("shape", [(30, 30, 1), (4, 4, 1), (32, 31, 3), (1024, 1024, 3)])
+def test_unsupported_sizes_get_a_sentence(shape):
+    with pytest.raises(UserError, match=f"{shape[0]}x{shape[1]}.*multiple of 4"):
+        make_model(shape)
+
+
+def test_the_papers_network():
+    """Layer by layer as in DCEC: 28 -> 14 -> 7 -> 3 and back, with two fully connected layers on either side."""
+    _, variables, _, _ = make(hidden=256, filters=(32, 64, 128), adversary_hidden=256)
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    encoder, decoder, adversary = (shapes[n] for n in ("style_encoder", "image_decoder", "adversary"))
+    assert [encoder[f"Conv_{i}"]["kernel"] for i in range(3)] == [(5, 5, 1, 32), (5, 5, 32, 64), (3, 3, 64, 128)]
+    assert [encoder[f"Dense_{i}"]["kernel"] for i in range(2)] == [(1152, 256), (256, 16)]
+    assert [decoder[f"Dense_{i}"]["kernel"] for i in range(2)] == [(26, 256), (256, 1152)]
+    kernels = [decoder[f"ConvTranspose_{i}"]["kernel"] for i in range(3)]
+    assert kernels == [(3, 3, 128, 64), (5, 5, 64, 32), (5, 5, 32, 1)]
+    assert [adversary[f"Dense_{i}"]["kernel"] for i in range(2)] == [(16, 256), (256, 10)]
+
+
+def test_literal_decoder_has_the_papers_output_channels():
+    _, variables, _, _ = make(decoder="literal", filters=(32, 64, 128))
+    decoder = jax.tree.map(jnp.shape, variables["params"]["image_decoder"])
+    assert [decoder[f"ConvTranspose_{i}"]["kernel"][-1] for i in range(3)] == [128, 64, 32]
+    assert decoder["Conv_0"]["kernel"] == (3, 3, 32, 1)
+
+
+def test_latent_on_the_sphere_in_the_ball_and_unbounded():
+    lengths = {}
+    for latent in ("sphere", "ball", "unbounded"):
+        model, variables, images, _ = make(latent=latent)
+        lengths[latent] = np.linalg.norm(model.apply(variables, images, method="encode"), axis=1)
+    free = lengths["unbounded"]
+    assert np.ptp(free) > 1e-3
+    np.testing.assert_allclose(lengths["sphere"], 1, rtol=1e-5)
+    np.testing.assert_allclose(lengths["ball"], free / np.sqrt(free**2 + 1), rtol=1e-5)
+
+
+def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_the_decoder():
+    model, variables, images, labels = make(latent="ball", couplings=2)
+    params = dict(variables["params"])
+    params["alignment"] = params["alignment"] | {"mean": 0.3 * jnp.ones((10, 16))}
+    variables = {"params": params}
+    u = model.apply(variables, images, labels, method="encode")
+    assert np.linalg.norm(u + 0.3, axis=1).max() > 1
+    redrawn = model.apply(variables, u, labels, method="decode")
+    z = model.apply(variables, images, method="encode_raw")
+    assert np.linalg.norm(z, axis=1).max() < 1
+    np.testing.assert_allclose(redrawn, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
+
+
+def test_bytes_and_floats_are_the_same_images():
+    model, variables, images, labels = make()
+    for method, args in (("encode", ()), ("classify", ()), ("transfer", (labels,))):
+        as_bytes = model.apply(variables, images, *args, method=method)
+        as_floats = model.apply(variables, images.astype(np.float32) / 255, *args, method=method)
+        np.testing.assert_allclose(as_bytes, as_floats, atol=1e-6)
+
+
+def test_integers_of_unknown_range_are_refused():
+    unchecked = inspect.unwrap(to_float)  # without the check of shapes that only the tests have
+    with pytest.raises(TypeError, match="int64, but must be uint8"):
+        unchecked(np.zeros((1, 8, 8, 1), np.int64))
+
+
+def test_transfer_is_encode_then_decode_and_content_matters():
+    model, variables, images, labels = make()
+    z = model.apply(variables, images, method="encode")
+    expected = model.apply(variables, z, labels, method="decode")
+    np.testing.assert_array_equal(model.apply(variables, images, labels, method="transfer"), expected)
+    other = model.apply(variables, images, (labels + 1) % 10, method="transfer")
+    assert np.abs(other - expected).max() > 1e-3
+
+
+def test_the_adversary_sees_a_reversed_gradient_of_the_right_size():
+    model, variables, images, _ = make()
+    z = model.apply(variables, images, method="encode")
+
+    def gradient(lam):
+        return jax.grad(lambda z: model.apply(variables, z, lam, method="adversary_logits").sum())(z)
+
+    plain = gradient(-1.0)  # -(-1): not reversed
+    np.testing.assert_allclose(gradient(0.25), -0.25 * plain, rtol=1e-5)
+    assert np.abs(plain).max() > 0
+    np.testing.assert_array_equal(gradient(0.0), np.zeros_like(z))
+
+
+def test_bfloat16_computes_so_but_keeps_and_gives_float32():
+    model, variables, images, labels = make()
+    half = model.clone(dtype="bfloat16")
+    assert {str(x.dtype) for x in jax.tree.leaves(jax.eval_shape(half.init, jax.random.key(0), images, labels))} == {
+        "float32"
+    }
+    full, low = (jax.jit(m.apply)(variables, images, labels) for m in (model, half))
+    for name, value in low.items():
+        assert value.dtype == jnp.float32
+        assert not np.array_equal(value, full[name])
+        np.testing.assert_allclose(value, full[name], atol=0.1)
+    text = jax.jit(half.apply).lower(variables, images, labels).as_text()
+    assert all(
+        "bf16" in line for line in text.splitlines() if "stablehlo.convolution(" in line or "dot_general" in line
+    )
