@@ -19,7 +19,7 @@ def to_float(images: Pixels) -> Pixels:
       TypeError: for other integers, whose range is not known.
     """
     if images.dtype == np.uint8:
-        return images.astype(np.float32) / 255  # type: ignore[return-value] (NumPy says float64)
+        return images.astype(np.float32) / 255  # type: ignore[return-value]  # NumPy says float64
     if not jax.numpy.issubdtype(images.dtype, np.floating):
         raise TypeError(f"images are {images.dtype}, but must be uint8 (0..255) or floats (in [0, 1]).")
     return images
