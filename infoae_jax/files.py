@@ -1,13 +1,15 @@
-"""Files: atomic writes, and the user's cache folder."""
+"""Atomic writes, and the user's cache folder."""
 
 import contextlib
 import os
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes under a temporary name and renames: whoever reads `path` sees all of it or what was there before."""
+    """Writes a temporary file and renames it, so that a reader of `path` sees all of `data` or the former content."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
             file.write(data)
@@ -22,5 +24,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can make again, by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infoae_jax"
+    """The default folder for what can be computed again; it need not exist yet.
+
+    Raises:
+      RuntimeError: if the user has no home folder.
+    """
+    return user_cache_path("infoae_jax").expanduser()  # raises if platformdirs could not resolve '~'
