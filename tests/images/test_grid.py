@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from infoae_jax.images.grid import encode_png, one_of_each, swap_grid
+from infoae_jax.images.grid import arrange, encode_png, one_of_each, sheet, swap_grid
 from infoae_jax.images.pixels import to_uint8
 
 
@@ -21,6 +21,14 @@ def test_layout():
             top, left = row * 5, (column + 1) * 7 + 4
             np.testing.assert_array_equal(picture[top : top + 4, left : left + 6], round((row * 3 + column) * 25.5))
     np.testing.assert_array_equal(picture[4], 255)
+
+
+def test_images_fill_the_rows_of_a_sheet_in_order():
+    images = np.arange(1, 8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+    canvas = sheet(arrange(images, 4))
+    assert canvas.shape == (4, 12, 1)
+    np.testing.assert_array_equal(canvas[::2, ::3, 0], [[1, 2, 3, 4], [5, 6, 7, 0]])
+    assert sheet(arrange(images[:2], 4)).shape == (2, 6, 1)  # no wider than the images need
 
 
 def test_pixels_are_clipped_and_rounded():
