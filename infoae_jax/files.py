@@ -3,24 +3,33 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from platformdirs import user_cache_path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a temporary file and renames it, so that a reader of `path` sees all of `data` or the former content."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that replaces `path` when the block ends: readers see all of it, or the former content."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
             os.replace(file.name, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(file.name)
             raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` to a file that everyone may read, by `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+        os.chmod(file.name, 0o644)
 
 
 def cache_folder() -> Path:
