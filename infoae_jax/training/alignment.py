@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from infoae_jax.config import AlignmentConfig
 from infoae_jax.devices.collective import mean_over
-from infoae_jax.models.alignment import Alignment, Codes, Helpers
+from infoae_jax.models.alignment import Alignment, AlignmentHelpers, Codes
 
 _RAMP = 0.3  # share of the training over which lambda rises
 _CLIP = 1.0  # norm of the gradient, as a rare latent far out has a large one
@@ -67,10 +67,10 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vector * np.maximum(value, 1e-12) ** exponent) @ vector.T
 
 
-def init_training(helpers: Helpers, alignment: Any, key: Any) -> dict[str, Any]:
+def init_training(helpers: AlignmentHelpers, alignment: Any, key: Any) -> dict[str, Any]:
     """The state of the training beside the parameters `alignment`."""
     z, content = jnp.zeros((1, helpers.size)), jnp.zeros((1, helpers.num_classes))
-    params = helpers.init(key, z, content, method="everything")["params"]
+    params = helpers.init(key, z, content, method="init_all")["params"]
     groups = _groups(alignment, params)
     return {"params": params} | {name: _optimizer(name).init(group) for name, group in groups.items()}
 
@@ -88,7 +88,7 @@ def _optimizer(group: str) -> optax.GradientTransformation:
 
 def align_step(
     alignment: Alignment,
-    helpers: Helpers,
+    helpers: AlignmentHelpers,
     config: AlignmentConfig | SimpleNamespace,
     state: tuple[Any, dict[str, Any]],
     z: Codes,
@@ -125,12 +125,12 @@ def align_step(
         log_likelihood = (log_p + log_det).mean() / alignment.size
         logits = jnp.asarray(logits)
         adversary = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        read = helpers.apply({"params": helper_params}, start, content, method="read_look")
+        read = helpers.apply({"params": helper_params}, start, content, method="appearance")
         look = ((jnp.asarray(read) - looks) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
         fixed = {"params": jax.lax.stop_gradient(helper_params)}
         swap = alignment.apply({"params": params}, u[some], swapped, method="inverse_couplings")
-        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="read_look")) - looks[some]) ** 2).mean()
+        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="appearance")) - looks[some]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
             "style": style,

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from configs import mnist
 from infoae_jax.config import AlignmentConfig, parse
 from infoae_jax.devices.mesh import AXIS
-from infoae_jax.models.alignment import Alignment, Helpers
+from infoae_jax.models.alignment import Alignment, AlignmentHelpers
 from infoae_jax.models.autoencoder import build
 from infoae_jax.training.alignment import align_step, class_maps, init_training
 from infoae_jax.training.appearance import num_features
@@ -126,7 +126,7 @@ def test_class_maps_of_equal_classes_are_equal_and_few_images_are_borne():
 
 def train(data, lam, style_weight=0.0, steps=150):
     z, labels, looks = data
-    module, training = Alignment(4, K, 4, 32), Helpers(4, K, 32, 3, 10)
+    module, training = Alignment(4, K, 4, 32), AlignmentHelpers(4, K, 32, 3, 10)
     params = module.init(jax.random.key(0), z[:1], jax.nn.one_hot(labels[:1], K))["params"]
     params |= jax.tree.map(jnp.asarray, class_maps(*map(np.asarray, (z, labels)), K, np.asarray(looks)))
     config = AlignmentConfig(epochs=1, batch_size=256, learning_rate=5e-3, style_weight=style_weight, lambda_adv=lam)
@@ -201,7 +201,7 @@ def test_training_moves_nothing_but_the_couplings(data):
 
 @pytest.mark.parametrize("reference", [0, 3])
 def test_adversary_works_against_the_map_but_not_on_itself(data, reference):
-    module, training = Alignment(4, K, 2, 8), Helpers(4, K, 8, 3, reference)
+    module, training = Alignment(4, K, 2, 8), AlignmentHelpers(4, K, 8, 3, reference)
     z, labels, looks = (rows[:64] for rows in data)
     params = module.init(jax.random.key(0), z, jax.nn.one_hot(labels, K))["params"]
 
