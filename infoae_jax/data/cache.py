@@ -9,7 +9,6 @@ import json
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,21 +18,15 @@ from infoae_jax.files import cache_folder, replacing
 from infoae_jax.types import Json
 
 CACHE_VERSION = 1
-_SECONDS_A_DAY = 86_400
 
 
 def data_cache_folder(config: DataConfig) -> Path:
-    """The folder that `config.cache_dir` names, or the user's cache folder."""
+    """`config.cache_dir`, or the user's cache folder."""
     return Path(config.cache_dir).expanduser() if config.cache_dir else cache_folder()
 
 
 def cache_path(config: DataConfig, key: Json) -> Path:
-    """The file in which a data set is cached, if it is.
-
-    Args:
-      config: the data set, and the size and number of its images.
-      key: what else the images depend on.
-    """
+    """Where a data set is cached: that of `config`, whose images depend on what is in `key`, too."""
     fields = ("image_size", "channels", "num_train", "num_test", "seed")
     key = key | {name: getattr(config, name) for name in fields} | {"version": CACHE_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -60,17 +53,17 @@ def read_cache(path: Path) -> Splits | None:
 
 def write_cache(path: Path, splits: Splits) -> None:
     """Caches a data set at `path`; warns if that fails."""
-    arrays: dict[str, Any] = {}  # np.savez takes other types, too
+    meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
+    arrays = {"meta": np.array(meta)}
     for name, split in (("train", splits.train), ("test", splits.test)):
         members = {"images": split.images, "labels": split.labels, **split.factors}
         arrays |= {f"{name}/{member}": values for member, values in members.items()}
-    meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}-*"):
-            if time.time() - leftover.stat().st_mtime > _SECONDS_A_DAY:  # its process was killed; others may be at work
+            if time.time() - leftover.stat().st_mtime > 86_400:  # left by a process that was killed a day ago
                 leftover.unlink()
         with replacing(path) as file:
-            np.savez(file, meta=np.array(meta), **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for `allow_pickle`
     except OSError as error:  # training does not need the cache
         warnings.warn(f"The decoded images could not be cached in {path.parent} ({error}).", stacklevel=2)

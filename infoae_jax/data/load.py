@@ -20,7 +20,7 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
     Raises:
       UserError: if the data are missing, broken, or of a kind that cannot be trained on.
     """
-    source = find_source(config, prepare)
+    source = _find_source(config, prepare)
     path = cache_path(config, source.key)
     splits = read_cache(path)
     if splits is None:
@@ -33,15 +33,14 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
 
 
 def is_cached(config: DataConfig) -> bool:
-    """Whether `load_splits` has nothing to decode. False, too, if it would fail."""
+    """Whether `load_splits` has nothing to decode; False, too, if it would fail."""
     try:
-        return cache_path(config, find_source(config, prepare=False).key).exists()
+        return cache_path(config, _find_source(config, prepare=False).key).exists()
     except UserError:
         return False
 
 
-def find_source(config: DataConfig, prepare: bool) -> Source:
-    """The data set that `config` names, not decoded yet. Arguments and errors are those of `load_splits`."""
+def _find_source(config: DataConfig, prepare: bool) -> Source:
     if config.name == "rendered":
         return rendered_source(config)
     if config.name == "folder":
