@@ -5,4 +5,4 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="there are no real data sets in shared/data next to the checkout")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"there are no real data sets in {SHARED}")
