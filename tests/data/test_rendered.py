@@ -20,9 +20,12 @@ def test_same_seed_same_images_other_seed_or_split_others():
     np.testing.assert_array_equal(render(factors, digits), images)
 
 
-def test_an_image_does_not_depend_on_its_neighbours_in_the_batch():
+def test_an_image_does_not_depend_on_its_neighbours_in_the_batch(monkeypatch):
     images, digits, factors = generate(20, 0, 0)
     np.testing.assert_array_equal(render(factors[7:9], digits[7:9]), images[7:9])
+    assert render(factors[:0], digits[:0]).shape == (0, 32, 32, 3)
+    monkeypatch.setattr(rendered_module, "_CHUNK_SIZE", 8)
+    np.testing.assert_array_equal(render(factors, digits), images)
 
 
 def test_only_the_digit_changes_between_contents():
