@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.data.load import load_splits
@@ -10,43 +11,52 @@ from infoae_jax.data.rendered import generate
 from infoae_jax.errors import UserError
 from infoae_jax.runs.folder import RunInfo
 
-NUM_EXAMPLES = 40  # test images to pick from on the page of `infoae demo`
+NUM_EXAMPLES = 40  # test images on the page of `infoae demo`
 
 
 def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = False) -> Splits:
-    """The data set of a run, if it is at hand.
+    """The data set that a run was trained on.
 
-    data_dir: where it is, if not where the run found it. prepare: whether TFDS may download and prepare it.
+    Args:
+      info: the run's record.
+      data_dir: where the data set is; by default, where the run found it.
+      prepare: whether TFDS may download and prepare it.
 
     Raises:
-      UserError: if it is not there, or is another one now.
+      UserError: if it is not there, or its images have changed.
     """
     config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
     splits = load_splits(config, prepare=prepare)
     if splits.fingerprint != info.fingerprint:
         raise UserError(
-            f"The images of {config.name!r} that are there now ({len(splits.train)} + {len(splits.test)}) are not "
-            f"those that the run was trained on ({info.num_train} + {info.num_test})."
+            f"The images of {config.name!r} found now ({len(splits.train)} + {len(splits.test)}) are not those that "
+            f"the run was trained on ({info.num_train} + {info.num_test})."
         )
     return splits
 
 
 def example_images(
     info: RunInfo, count: int, test: Dataset | None = None, data_dir: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Test images of all classes in turn, and their labels, as many as there are up to `count`.
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
+    """Test images of all classes in turn, and their labels.
+
+    Args:
+      info: the run's record.
+      count: number of images, at most.
+      test: all test images; by default, they are loaded.
+      data_dir: see `load_run_data`.
 
     Raises:
-      UserError: if they are not given as `test`, and the run's data set is not at hand.
+      UserError: if the run's data set is needed but cannot be found.
     """
     if test is not None:
         images, labels = test.images, test.labels
-    elif info.config.data.name == "rendered":  # without drawing all the others
+    elif info.config.data.name == "rendered":  # these few are generated faster than all are loaded
         images, labels, _ = generate(10 * count, info.config.data.seed, 1)
     else:
         found = load_run_data(info, data_dir).test
         images, labels = found.images, found.labels
-    turn = np.zeros(len(labels), np.int64)  # how many of the class came before each
+    turn = np.zeros(len(labels), np.int64)  # number of images of the same class before each
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         turn[members] = np.arange(len(members))
