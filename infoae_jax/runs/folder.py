@@ -7,64 +7,27 @@ Every table and picture made later is a pure reader of these files. A metrics li
 """
 
 import contextlib
-import copy
 import dataclasses
 import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from infoae_jax.config import Config, differences, parse, to_dict
 from infoae_jax.errors import BusyError, UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.runs.provenance import environment, now
+from infoae_jax.types import Json
 
 _ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
-_FORMAT = 13
-# Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
-_BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
-    2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
-    3: {"evaluate": {"at_end": "no"}},
-    4: {
-        "model": {"couplings": 0, "coupling_hidden": 1},
-        "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "lambda_adv": 0.0},
-    },
-    5: {
-        "alignment": {"style_weight": 0.0},
-        "refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0},
-    },
-    6: {"model": {"unfold": False}, "train": {"cycle_weight": 0.0}},
-    7: {"refine": {"cycle_weight": 0.0}},
-    8: {"train": {"cycle_weight": 0.0}},
-    9: {"refine": {"content_noise": 0.0}},
-    10: {"model": {"reference_couplings": 10}, "train": {"content_shift": 0}},
-}
-# Settings that a config.json of an older format may have, by the format that dropped them: the value that changed
-# nothing, or that all models have now.
-_DROPPED: dict[int, dict[str, dict[str, Any]]] = {
-    8: {"train": {"cycle_weight": 0.0}},  # it was of another loss, between latents
-    11: {"alignment": {"transport": 0.0}},
-    12: {"model": {"unfold": True}},
-    13: {"train": {"clip_norm": 0.0}},
-}
-# Their names, also of those that came back as another setting.
-GONE = tuple(f"{section}.{name}" for dropped in _DROPPED.values() for section in dropped for name in dropped[section])
-# Whether nothing of these was used, by what the model was.
-_UNUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "alignment": lambda model: not model["couplings"],
-    "model": lambda model: not model["couplings"] or model["latent"] != "ball",
-}
+FORMAT = 14  # of config.json: the only one that this version reads
 
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What config.json says: the configuration, and the data set the model was made for.
-
-    gone: settings that it was trained with, as 'field: value', which this version does not have.
-    """
+    """The contents of config.json: the configuration, and the data set that the model was made for."""
 
     config: Config
     image_shape: tuple[int, int, int]
@@ -72,11 +35,6 @@ class RunInfo:
     num_train: int
     num_test: int
     fingerprint: str
-    gone: tuple[str, ...] = ()
-
-    def differences(self, config: Config) -> list[str]:
-        """What makes `config` another experiment, each as 'field: old -> new'."""
-        return [f"{setting} -> no longer in this version" for setting in self.gone] + differences(self.config, config)
 
 
 @contextlib.contextmanager
@@ -147,7 +105,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
         leftover.unlink()
     if path.exists():
         old = read_info(folder)
-        found = old.differences(info.config)
+        found = differences(old.config, info.config)
         if not found and old.fingerprint != info.fingerprint:
             found = [
                 f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"
@@ -165,9 +123,9 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
         )
     record = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "config": to_dict(info.config),
-        "data": {k: v for k, v in dataclasses.asdict(info).items() if k not in ("config", "gone")},
+        "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
         "environment": {**environment(), "device": device},
         "created": now(),
     }
@@ -178,19 +136,12 @@ def read_info(folder: str | Path) -> RunInfo:
     """Reads config.json.
 
     Raises:
-      UserError: if it is missing or not one of ours.
+      UserError: if it is missing, damaged, or has another format.
     """
-    path = Path(folder) / "config.json"
-    record = read_record(folder)
-    try:
-        return parse_record(record)
-    except UserError as error:
-        raise UserError(f"{str(path)!r} cannot be used: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
+    return parse_record(read_record(folder), Path(folder) / "config.json")
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
+def read_record(folder: str | Path) -> Json:
     """config.json as it is. `parse_record` makes sense of it.
 
     Raises:
@@ -208,40 +159,33 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
 
 
-def parse_record(record: dict[str, Any]) -> RunInfo:
-    """What a config.json, of this version or an older one, means.
+def parse_record(record: Json, path: str | Path) -> RunInfo:
+    """Checks a record of config.json.
+
+    Args:
+      record: the JSON object.
+      path: the file that it was read from, for error messages.
 
     Raises:
-      UserError: if it was written by a newer version, or a setting cannot be. KeyError, TypeError, ValueError: if it is
-        something else.
+      UserError: if it has another format, or a value that cannot be.
     """
-    if record["format"] > _FORMAT:
-        raise UserError("it was written by a newer version of this package. Use that one to read it.")
-    config, data = copy.deepcopy(record["config"]), record["data"]
-    gone = []
-    for number in range(record["format"] + 1, _FORMAT + 1):
-        for section, values in _DROPPED.get(number, {}).items():
-            unused = section in _UNUSED and _UNUSED[section](config["model"])
-            for name, nothing in values.items():
-                value = config[section].pop(name, nothing)
-                if value == nothing or unused:
-                    continue
-                if section == "model":  # it would draw, and tell nobody that it is another one
-                    raise UserError(
-                        f"model.{name}: {value!r} is no longer in this version. Use an older one to read it."
-                    )
-                gone.append(f"{section}.{name}: {value!r}")
-        for section, values in _BROUGHT.get(number, {}).items():
-            config.setdefault(section, {}).update(values)
-    if record["format"] < 13 and config["train"]["lambda_schedule"] == "dann":  # a sigmoid, no better than 'linear'
-        config["train"]["lambda_schedule"] = "linear"
-        gone.append("train.lambda_schedule: 'dann'")
-    return RunInfo(
-        config=parse(config),
-        image_shape=tuple(data["image_shape"]),
-        class_names=tuple(data["class_names"]),
-        num_train=data["num_train"],
-        num_test=data["num_test"],
-        fingerprint=data["fingerprint"],
-        gone=tuple(gone),
-    )
+    found = record.get("format")
+    if found != FORMAT:
+        raise UserError(
+            f"{str(path)!r} describes a run in format {found!r}, but this version of infoae_jax reads format {FORMAT} "
+            f"only. Use the version that made it, or train again in another --workdir."
+        )
+    try:
+        data = record["data"]
+        return RunInfo(
+            config=parse(record["config"]),
+            image_shape=tuple(data["image_shape"]),
+            class_names=tuple(data["class_names"]),
+            num_train=data["num_train"],
+            num_test=data["num_test"],
+            fingerprint=data["fingerprint"],
+        )
+    except UserError as error:
+        raise UserError(f"{str(path)!r} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error

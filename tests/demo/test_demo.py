@@ -390,7 +390,7 @@ def test_the_command_serves_a_page_and_ends_cleanly(page, tmp_path):
 
     trained = page.trained
     record = {
-        "format": folder_module._FORMAT,
+        "format": folder_module.FORMAT,
         "config": json.loads(json.dumps(to_dict(trained.info.config))),
         "data": {"image_shape": [28, 28, 1], "class_names": list("0123456789"), "num_train": 1, "num_test": 1}
         | {"fingerprint": "x"},

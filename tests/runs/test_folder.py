@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -15,7 +14,7 @@ from infoae_jax.errors import BusyError, UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.runs import folder as folder_module
 from infoae_jax.runs import provenance
-from infoae_jax.runs.folder import RunInfo, is_locked, lock, open_run, read_info
+from infoae_jax.runs.folder import FORMAT, RunInfo, is_locked, lock, open_run, parse_record, read_info
 from infoae_jax.runs.metrics import append_metrics, read_metrics
 from infoae_jax.runs.provenance import code_version
 
@@ -34,83 +33,35 @@ def test_info_survives_the_file(tmp_path, info):
     open_run(tmp_path, info, "1 x cpu")  # the same again is fine
 
 
-def test_a_run_of_format_1_is_still_read(tmp_path, info):
+@pytest.mark.parametrize("number", [13, 15, None])
+def test_another_format_is_refused_with_advice(tmp_path, info, number):
     open_run(tmp_path, info, "1 x cpu")
     record = json.loads((tmp_path / "config.json").read_text())
-    record["format"] = 1
-    del record["config"]["train"]["dtype"], record["config"]["train"]["steps_per_call"], record["config"]["evaluate"]
-    del record["config"]["alignment"], record["config"]["refine"], record["config"]["model"]["couplings"]
-    del record["config"]["model"]["coupling_hidden"]
-    del record["config"]["train"]["cycle_weight"]
+    record["format"] = number
     (tmp_path / "config.json").write_text(json.dumps(record))
-    read = read_info(tmp_path)
-    assert read.config.model.couplings == read.config.refine.epochs == 0  # there was neither
-    same = {name: getattr(info.config, name) for name in ("model", "train", "alignment", "refine")}
-    assert dataclasses.replace(read, config=dataclasses.replace(read.config, **same)) == info
-    record["format"] = 99
-    (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="newer version"):
+    says = (
+        rf"config\.json' describes a run in format {number}, but .* reads format {FORMAT} only\. Use the version that"
+    )
+    with pytest.raises(UserError, match=says):
         read_info(tmp_path)
-
-
-@pytest.mark.parametrize(("number", "weight"), [(7, 0.0), (8, 0.03)])
-def test_a_cycle_weight_of_format_7_was_of_another_loss(tmp_path, info, number, weight):
-    open_run(tmp_path, info, "1 x cpu")
-    record = json.loads((tmp_path / "config.json").read_text())
-    record["format"], record["config"]["train"]["cycle_weight"] = number, 0.03
-    del record["config"]["refine"]["content_noise"], record["config"]["train"]["content_shift"]
-    del record["config"]["model"]["reference_couplings"]
-    (tmp_path / "config.json").write_text(json.dumps(record))
-    read = read_info(tmp_path)
-    config = read.config
-    assert read.gone == (() if weight else ("train.cycle_weight: 0.03",))
-    assert (config.train.cycle_weight, config.refine.content_noise) == (weight, 0.0)
-    assert (config.train.content_shift, config.model.reference_couplings) == (0, 10)
+    with pytest.raises(UserError, match=says):
+        open_run(tmp_path, info, "1 x cpu")
 
 
 @pytest.mark.parametrize(
-    ("latent", "couplings", "refused"), [("ball", 2, True), ("ball", 0, False), ("sphere", 2, False)]
-)
-def test_a_model_that_is_no_more_is_refused(tmp_path, info, latent, couplings, refused):
-    """Until format 12, the latent of the ball could be aligned as the decoder gets it."""
-    model = dataclasses.replace(info.config.model, couplings=couplings, latent=latent)
-    info = dataclasses.replace(info, config=dataclasses.replace(info.config, model=model))
-    open_run(tmp_path, info, "1 x cpu")
-    record = json.loads((tmp_path / "config.json").read_text())
-    record["format"], record["config"]["model"]["unfold"] = 11, False
-    (tmp_path / "config.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="unfold: False is no longer") if refused else contextlib.nullcontext():
-        assert read_info(tmp_path) == info
-    record["config"]["model"]["unfold"] = True
-    (tmp_path / "config.json").write_text(json.dumps(record))
-    assert read_info(tmp_path) == info
-
-
-@pytest.mark.parametrize(
-    ("number", "section", "name", "couplings", "value", "gone"),
+    ("change", "says"),
     [
-        (10, "alignment", "transport", 2, 0.0, ()),
-        (10, "alignment", "transport", 2, 0.03, ("alignment.transport: 0.03",)),
-        (10, "alignment", "transport", 0, 0.03, ()),
-        (12, "train", "clip_norm", 0, 0.0, ()),
-        (12, "train", "clip_norm", 0, 1.0, ("train.clip_norm: 1.0",)),
-        (12, "train", "lambda_schedule", 0, "linear", ()),
-        (12, "train", "lambda_schedule", 0, "dann", ("train.lambda_schedule: 'dann'",)),
+        (lambda record: record["config"]["train"].update(epochs=0), "cannot be used: config.train.epochs is 0"),
+        (lambda record: record.pop("data"), r"cannot be read \(KeyError\('data'\)\)"),
+        (lambda record: record["data"].update(class_names=7), "cannot be read"),
     ],
 )
-def test_a_setting_that_is_no_more_is_read_but_is_another_experiment(
-    tmp_path, info, number, section, name, couplings, value, gone
-):
-    model = dataclasses.replace(info.config.model, couplings=couplings)
-    info = dataclasses.replace(info, config=dataclasses.replace(info.config, model=model))
+def test_a_damaged_record_is_refused_by_its_name(tmp_path, info, change, says):
     open_run(tmp_path, info, "1 x cpu")
     record = json.loads((tmp_path / "config.json").read_text())
-    record["format"], record["config"][section][name] = number, value
-    (tmp_path / "config.json").write_text(json.dumps(record))
-    read = read_info(tmp_path)
-    assert read == dataclasses.replace(info, gone=gone)
-    with pytest.raises(UserError, match=f"{name}: {value!r}") if gone else contextlib.nullcontext():
-        open_run(tmp_path, info, "1 x cpu")
+    change(record)
+    with pytest.raises(UserError, match=f"somewhere/config.json' {says}"):
+        parse_record(record, "somewhere/config.json")
 
 
 def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
