@@ -13,12 +13,7 @@ ClassesLike: TypeAlias = Any  # a class by number or name, or a list or array of
 
 
 def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> Int[np.ndarray, " n"] | None:
-    """Labels of the classes given, or None for anything else, which may be images.
-
-    Args:
-      content: classes by number or name, or images (see `infoae_jax.images.read`).
-      class_names: all classes of the model.
-      what: the name of `content` in errors.
+    """Labels of the classes given, or None for anything else, which may be images; `what` is its name in errors.
 
     Raises:
       UserError: for a number or name that is neither a class nor a file, or a list with both classes and images.
@@ -48,17 +43,10 @@ def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> In
 def labels_for(
     count: int, classes: ClassesLike, class_names: Sequence[str], what: str, items: str
 ) -> Int[np.ndarray, " {count}"]:
-    """One label for each of `count` items, from a class for each or one class for all.
-
-    Args:
-      count: the number of items.
-      classes: classes by number or name.
-      class_names: all classes of the model.
-      what: the name of `classes` in errors.
-      items: the name of the items in errors.
+    """Labels of `count` items from a class for each or one for all; `what` and `items` are the names in errors.
 
     Raises:
-      UserError: for what is no class, and another number of classes.
+      UserError: for what is no class, and for another number of classes.
     """
     labels = as_labels(classes, class_names, what)
     if labels is None or len(labels) not in (1, count):

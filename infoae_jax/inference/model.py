@@ -13,16 +13,15 @@ from jaxtyping import Float, Int
 from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import UserError
-from infoae_jax.images.pixels import border
+from infoae_jax.images.pixels import border, to_float
 from infoae_jax.images.read import Images, read_images
 from infoae_jax.inference.labels import ClassesLike, as_labels, labels_for
-from infoae_jax.inference.styles import Neighbours, StyleBank, interpolate_latents, nearest, resample
+from infoae_jax.inference.styles import Encode, Neighbours, StyleBank, nearest, resample
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.runs.folder import RunInfo
 from infoae_jax.types import Variables
 
 ImagesLike: TypeAlias = Any  # every form of images that `infoae_jax.images.read` lists
-Encode: TypeAlias = Callable[..., np.ndarray]  # (images, labels) -> latents
 
 _MIN_CONTRAST = 0.25  # between a decoded image and its border, in brightness; with less, the model decodes nothing yet
 _MAX_BORDER_DIFFERENCE = 0.6  # in brightness; beyond it an image must be a negative of what the model knows
@@ -50,8 +49,8 @@ class Model:
         model.transfer("a.png", 7).images            # the style of a.png with the content 7
         model.transfer(["a.png", "b.png"], "c.png")  # ... with the content of c.png, as the classifier reads it
 
-    Classes are given by name or number. Results are NumPy arrays, always with an axis for several images; decoded images
-    are float32 in [0, 1]. All local devices share the work, and each function is compiled once for each power of two of
+    Classes are given by name or number. Results are NumPy arrays, always with an axis for several images; images are
+    float32 in [0, 1]. All local devices share the work, and each function is compiled once for each power of two of
     images. Inside your own `jit`, `vmap` or `grad`, use `module.apply(variables, ...)`.
 
     Attributes:
@@ -66,25 +65,19 @@ class Model:
         module: InfoAutoencoder,
         variables: Variables,
         info: RunInfo,
-        style_bank: StyleBank | Callable[[Encode], StyleBank],
+        style_bank: StyleBank | Callable[[Encode], StyleBank] | None,
         step: int | None = None,
     ):
-        """Puts the parameters on all local devices.
-
-        Args:
-          module, variables, info, step: see the attributes.
-          style_bank: latents of training images, or a function that makes them on first use.
-        """
+        """Puts the parameters on all local devices. `style_bank` may be a function, called on first use."""
         self.module, self.variables, self.info, self.step = module, variables, info, step
         self._style_bank = style_bank
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
         on_devices = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
-        height, width, _ = module.image_shape
-
-        def batched(method: str) -> Callable[..., np.ndarray]:
-            return functools.partial(make_batched(model_method(module, method), mesh, height * width), on_devices)
-
-        self._encode, self._decode, self._classify = batched("encode"), batched("decode"), batched("classify")
+        pixels = module.image_shape[0] * module.image_shape[1]
+        self._encode, self._decode, self._classify = (
+            functools.partial(make_batched(model_method(module, name), mesh, pixels), on_devices)
+            for name in ("encode", "decode", "classify")
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,8 +89,10 @@ class Model:
         """Latents of up to 4096 training images.
 
         Raises:
-          UserError: if the run does not hold them yet and its data set cannot be found.
+          UserError: if they are needed for the first time and the run's data set cannot be found.
         """
+        if self._style_bank is None:
+            raise UserError("This model was exported without style latents of training images.")
         return self._style_bank if isinstance(self._style_bank, StyleBank) else self._style_bank(self._encode)
 
     def transfer(
@@ -106,8 +101,8 @@ class Model:
         """Images with the style of each of `style_images` and the given content.
 
         Args:
-          style_images: images whose style is used.
-          content: classes, or images whose class the content classifier reads. As many as style images, or one for
+          style_images: images that give the style.
+          content: classes, or images whose class the content classifier reads: as many as style images, or one for
             all; or several for a single style image.
           style_labels: classes of the style images; by default, the classifier reads them.
 
@@ -117,18 +112,17 @@ class Model:
         labels, confidence = self._content(content)
         z = self.encode(style_images, style_labels)
         count = max(len(z), len(labels))
-        for name, number in (("style_images", len(z)), ("content", len(labels))):
-            if number not in (1, count):
-                raise UserError(f"{name} holds {number} items, but must hold 1 or {count} to match the rest.")
-        z, labels = np.resize(z, (count, z.shape[1])), np.resize(labels, count)
+        if min(len(z), len(labels)) not in (1, count):
+            raise UserError(f"{len(z)} style images do not go with {len(labels)} contents. Give as many, or just one.")
         if confidence is not None:
             confidence = np.resize(confidence, count)
+        z, labels = np.resize(z, (count, z.shape[1])), np.resize(labels, count)
         return Transfer(self.decode(z, labels), labels, confidence)
 
     def grid(
         self, style_images: ImagesLike, content: ClassesLike | ImagesLike = None, style_labels: ClassesLike = None
     ) -> Float[np.ndarray, "n k h w c"]:
-        """Every style with every content, by default all classes: `[styles, contents, H, W, C]`. See `transfer`."""
+        """Images of every style with every content (by default, every class): `[n, k, h, w, c]`. See `transfer`."""
         labels = np.arange(len(self.classes), dtype=np.int32) if content is None else self._content(content)[0]
         z = self.encode(style_images, style_labels)
         images = self.decode(np.repeat(z, len(labels), axis=0), np.tile(labels, len(z)))
@@ -137,14 +131,7 @@ class Model:
     def interpolate(
         self, style_a: ImagesLike, style_b: ImagesLike, content: ClassesLike | ImagesLike, steps: int = 9
     ) -> Float[np.ndarray, "{steps} h w c"]:
-        """One class in evenly spaced styles from that of one image to that of another.
-
-        Args:
-          style_a: the image to start from.
-          style_b: the image to end with.
-          content: a class or an image.
-          steps: number of images, at least 2, with both ends.
-        """
+        """Images of one content in evenly spaced styles from that of one image to that of another, both included."""
         labels, _ = self._content(content)
         a, b = self.encode(style_a), self.encode(style_b)
         for name, values in (("style_a", a), ("style_b", b), ("content", labels)):
@@ -152,32 +139,22 @@ class Model:
                 raise UserError(f"{name} holds {len(values)} items, but must be a single one.")
         if steps < 2:
             raise UserError(f"steps is {steps}, but must be at least 2.")
-        return self.decode(interpolate_latents(a[0], b[0], steps), labels)
+        share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
+        return self.decode((1 - share) * a + share * b, labels)
 
     def encode(self, images: ImagesLike, labels: ClassesLike = None) -> Float[np.ndarray, "n z"]:
-        """Style latents of images.
-
-        Args:
-          images: images.
-          labels: their classes; by default, the classifier reads them.
-        """
+        """Style latents of images; the classifier reads their `labels` unless they are given."""
         found = self._read_images(images, "style_images")
         if labels is None:
             return self._encode(found)
         return self._encode(found, labels_for(len(found), labels, self.classes, "style_labels", "style images"))
 
     def decode(self, z: Float[np.ndarray, "n z"], labels: ClassesLike) -> Float[np.ndarray, "n h w c"]:
-        """Images in [0, 1] from style latents, as `encode` and `sample` give them.
-
-        Args:
-          z: style latents.
-          labels: a class for each, or one for all.
-        """
+        """Images from style latents, as `encode` and `sample` give them, with a class for each or one for all."""
         latents, size = np.asarray(z, np.float32), self.module.bottleneck
         if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
             raise UserError(f"z has the shape {list(latents.shape)}, but must be [N, {size}], with N at least 1.")
-        images = self._decode(latents, labels_for(len(latents), labels, self.classes, "labels", "latents"))
-        return images.clip(0, 1)
+        return self._decode(latents, labels_for(len(latents), labels, self.classes, "labels", "latents")).clip(0, 1)
 
     def predict(self, images: ImagesLike) -> Prediction:
         """The classes that the content classifier reads from images."""
@@ -189,17 +166,11 @@ class Model:
         return Prediction(logits.argmax(axis=1).astype(np.int32), 1 / odds.sum(axis=1))
 
     def nearest(self, images: ImagesLike, among: ImagesLike = None, k: int = 5) -> Neighbours:
-        """The `k` images of `among` that are nearest in style to each of `images`, with the distances of latents.
-
-        Args:
-          images: images to find neighbours of.
-          among: images to search; by default, those whose latents are in `style_bank`.
-          k: number of neighbours.
-        """
+        """The `k` images of `among` nearest in style to each of `images`; by default, among those of `style_bank`."""
         return nearest(self.encode(images), self.style_bank.z if among is None else self.encode(among), k)
 
     def sample(self, count: int, seed: int = 0) -> Float[np.ndarray, "{count} z"]:
-        """New latents, distributed like those of training images; for `decode`. See `styles.resample`."""
+        """New latents for `decode`, distributed like those of training images. See `styles.resample`."""
         return resample(self.style_bank.z, count, seed)
 
     @functools.cached_property
@@ -207,7 +178,7 @@ class Model:
         """Brightness in [0, 1] of the background of decoded images, near 0 for MNIST; None if nothing stands out."""
         labels = np.arange(len(self.classes), dtype=np.int32)
         images = self.decode(np.zeros((len(labels), self.module.bottleneck), np.float32), labels)
-        brightness = float(_border_brightness(images).mean())
+        brightness = float(border(images).mean((1, 2)).mean())
         return brightness if float(abs(images - brightness).max()) > _MIN_CONTRAST else None
 
     def _content(self, content: ClassesLike | ImagesLike) -> tuple[np.ndarray, np.ndarray | None]:
@@ -217,22 +188,14 @@ class Model:
 
     def _read_images(self, images: ImagesLike, what: str) -> Images:
         found = read_images(images, self.module.image_shape, what)
-        if self.background is None:
-            return found
-        brightness = _border_brightness(found)
-        is_odd = abs(brightness - self.background) > _MAX_BORDER_DIFFERENCE
+        brightness = to_float(border(found)).mean((1, 2))
+        is_odd = abs(brightness - (brightness if self.background is None else self.background)) > _MAX_BORDER_DIFFERENCE
         if is_odd.any():
             warnings.warn(
-                f"The borders of {is_odd.sum()} of {len(found)} {what} have a brightness of "
-                f"{brightness[is_odd].mean():.2f} (0: black, 1: white), those of decoded images {self.background:.2f}. "
-                f"If your images are negatives of what the model knows, such as ink on paper where it knows white on "
-                f"black, invert them (255 - x, or --invert), or prepare them as drawings (read_drawings in "
-                f"infoae_jax.images.read, or --drawing).",
+                f"{is_odd.sum()} of {len(found)} {what} have a border of brightness {brightness[is_odd].mean():.2f} "
+                f"(black 0, white 1), but decoded images one of {self.background:.2f}. If they are negatives of what "
+                f"the model knows, such as ink on paper where it knows white on black, invert them (255 - x, or "
+                f"--invert), or prepare them as drawings (images.read.read_drawings, or --drawing).",
                 stacklevel=3,
             )
         return found
-
-
-def _border_brightness(images: Images) -> Float[np.ndarray, " n"]:
-    """Mean brightness of each image's outermost pixels, in [0, 1]."""
-    return border(images).mean((1, 2)) / (255 if images.dtype == np.uint8 else 1)

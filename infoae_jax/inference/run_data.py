@@ -1,11 +1,12 @@
 """The data set of a finished run."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from infoae_jax.data.dataset import Dataset, Splits
+from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.data.rendered import generate
 from infoae_jax.errors import UserError
@@ -18,7 +19,7 @@ def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = Fa
     """The data set that a run was trained on.
 
     Args:
-      info: the run's record.
+      info: config.json of the run.
       data_dir: where the data set is; by default, where the run found it.
       prepare: whether TFDS may download and prepare it.
 
@@ -36,29 +37,14 @@ def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = Fa
 
 
 def example_images(
-    info: RunInfo, count: int, test: Dataset | None = None, data_dir: str | None = None
+    info: RunInfo, count: int, data_dir: str | None = None
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
-    """Test images of all classes in turn, and their labels.
-
-    Args:
-      info: the run's record.
-      count: number of images, at most.
-      test: all test images; by default, they are loaded.
-      data_dir: see `load_run_data`.
-
-    Raises:
-      UserError: if the run's data set is needed but cannot be found.
-    """
-    if test is not None:
-        images, labels = test.images, test.labels
-    elif info.config.data.name == "rendered":  # these few are generated faster than all are loaded
+    """At most `count` test images, of all classes in turn, and their labels. See `load_run_data`."""
+    if info.config.data.name == "rendered":  # these few are generated faster than all are loaded
         images, labels, _ = generate(10 * count, info.config.data.seed, 1)
     else:
-        found = load_run_data(info, data_dir).test
-        images, labels = found.images, found.labels
-    turn = np.zeros(len(labels), np.int64)  # number of images of the same class before each
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    rows = np.lexsort((labels, turn))[:count]
+        test = load_run_data(info, data_dir).test
+        images, labels = test.images, test.labels
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rows = [row for turn in itertools.zip_longest(*members) for row in turn if row is not None][:count]
     return images[rows], labels[rows].astype(np.int32)

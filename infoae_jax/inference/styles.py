@@ -3,12 +3,13 @@
 A run's bank of them is `styles.npz` in its folder. It belongs to one checkpoint and is made on first use.
 """
 
+import contextlib
 import io
 import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +18,8 @@ from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.run_data import load_run_data
 from infoae_jax.runs.folder import read_info
+
+Encode: TypeAlias = Callable[..., np.ndarray]  # (images, labels) -> latents
 
 STYLE_BANK_FILE = "styles.npz"
 NUM_EXPORTED_LATENTS = 512  # latents that go along with an exported model
@@ -38,48 +41,31 @@ class Neighbours(NamedTuple):
     distances: Float[np.ndarray, "n k"]
 
 
-def load_style_bank(run: Path, step: int, encode: Callable[..., np.ndarray], data_dir: str | None = None) -> StyleBank:
-    """The style bank of a run folder; made, and kept there, if it is missing, damaged or of another checkpoint.
-
-    Args:
-      run: the run folder.
-      step: the checkpoint's step.
-      encode: gives the latents of (images, labels) by that checkpoint.
-      data_dir: see `load_run_data`.
+def load_style_bank(run: Path, step: int, encode: Encode, data_dir: str | None = None) -> StyleBank:
+    """The style bank of a run folder, made and kept there if it is missing, damaged or not of the checkpoint of `step`.
 
     Raises:
       UserError: if the bank must be made but the run's data set cannot be found.
     """
-    bank = _read_bank(run / STYLE_BANK_FILE, step)
-    if bank is not None:
-        return bank
+    path = run / STYLE_BANK_FILE
+    damage = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
+    with contextlib.suppress(*damage), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        if int(archive["step"]) == step:
+            return StyleBank(archive["z"].astype(np.float32), archive["labels"].astype(np.int32))
     try:
         train = load_run_data(read_info(run), data_dir).train
     except UserError as error:
-        raise UserError(
-            f"{str(run)!r} does not hold the style latents of its training images yet, and its data set, needed to "
-            f"compute them, was not found: {error}"
-        ) from error
+        raise UserError(f"{str(run)!r} has no style latents yet, and no data set to compute them: {error}") from error
     rows = np.random.default_rng(0).permutation(len(train))[:_BANK_SIZE]
     labels = train.labels[rows].astype(np.int32)
     bank = StyleBank(encode(train.images[rows], labels), labels)
     buffer = io.BytesIO()
     np.savez(buffer, step=step, z=bank.z, labels=bank.labels)
     try:
-        write_atomically(run / STYLE_BANK_FILE, buffer.getvalue())
-    except OSError as error:  # for example somebody else's run, which can be used all the same
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:  # for example in somebody else's run, which can be used all the same
         warnings.warn(f"The style latents of training images cannot be kept in {run} ({error}).", stacklevel=2)
     return bank
-
-
-def _read_bank(path: Path, step: int) -> StyleBank | None:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if int(archive["step"]) != step:
-                return None
-            return StyleBank(archive["z"].astype(np.float32), archive["labels"].astype(np.int32))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
 
 
 def nearest(z: Float[np.ndarray, "n z"], among: Float[np.ndarray, "m z"], k: int = 5) -> Neighbours:
@@ -120,11 +106,3 @@ def resample(z: Float[np.ndarray, "m z"], count: int, seed: int = 0) -> Float[np
     towards = nearest(z[start], z, k).rows[np.arange(count), column]
     share = rng.random((count, 1), np.float32)
     return z[start] + share * (z[towards] - z[start])
-
-
-def interpolate_latents(
-    a: Float[np.ndarray, " z"], b: Float[np.ndarray, " z"], steps: int
-) -> Float[np.ndarray, "steps z"]:
-    """Evenly spaced latents on the straight line from `a` to `b`, both included."""
-    share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-    return (1 - share) * a[None] + share * b[None]
