@@ -1,10 +1,7 @@
 """The cache of decoded data sets."""
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +11,7 @@ import numpy as np
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Splits
-from infoae_jax.files import cache_folder
+from infoae_jax.files import cache_folder, replacing
 
 CACHE_VERSION = 1
 
@@ -57,20 +54,12 @@ def write_cache(path: Path, splits: Splits) -> None:
         arrays |= {f"{name}/images": split.images, f"{name}/labels": split.labels}
         arrays |= {f"{name}/{factor}": values for factor, values in split.factors.items()}
     meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}-*"):
             if time.time() - leftover.stat().st_mtime > 86_400:  # of a process that was killed, not one at work
                 leftover.unlink()
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = file.name
+        with replacing(path) as file:
             np.savez(file, meta=np.array(meta), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:  # training can go on without it
         warnings.warn(f"The decoded images could not be cached in {path.parent} ({error}).", stacklevel=2)
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)

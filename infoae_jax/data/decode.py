@@ -8,7 +8,7 @@ import numpy as np
 
 from infoae_jax.config import DataConfig
 from infoae_jax.errors import UserError
-from infoae_jax.images.read import decode
+from infoae_jax.images.read import decode_image as decode
 
 
 def decode_all(sources: Sequence[Any], config: DataConfig, read: Callable[[Any], bytes]) -> np.ndarray:

@@ -8,7 +8,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import decode_all
 from infoae_jax.errors import UserError
-from infoae_jax.images.read import SUFFIXES
+from infoae_jax.images.read import FOLDER_SUFFIXES
 
 
 def folder_source(config: DataConfig, _prepare: bool) -> Source:
@@ -57,7 +57,7 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     files: list[tuple[Path, int]] = []
     for label, folder in enumerate(classes):
         visible = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
-        images = [p for p in visible if p.suffix.lower() in SUFFIXES]
+        images = [p for p in visible if p.suffix.lower() in FOLDER_SUFFIXES]
         if not images:
             raise UserError(f"The class folder {folder} has no PNG or JPEG image. Add some, or remove the folder.")
         if len(images) < len(visible):

@@ -1,4 +1,4 @@
-"""Pictures like the paper's Figures 2 and 3: each row one style, each column one class."""
+"""Sheets of images, such as the paper's Figures 2 and 3: each row has one style, each column one class."""
 
 import io
 
@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from infoae_jax.images.pixels import to_uint8
+from infoae_jax.images.pixels import to_pil, to_uint8
 
 MAX_ROWS, MAX_COLUMNS = 10, 20
 
 
 def one_of_each(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " r"]:
-    """Index of the first image of each class that occurs, at most `MAX_ROWS`: the grid's style images."""
+    """Indices of the grid's style images: the first image of each class that occurs, at most `MAX_ROWS`."""
     return np.unique(labels, return_index=True)[1][:MAX_ROWS]
 
 
@@ -50,10 +50,9 @@ def swap_grid(
     return sheet(np.concatenate([style_images[:, None], to_uint8(swaps)], axis=1), gap, first_gap=4 * gap)
 
 
-def encode_png(picture: UInt8[np.ndarray, "height width c"], scale: int = 2) -> bytes:
-    """The picture as the bytes of a PNG file, each pixel drawn `scale` times as large."""
-    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+def encode_png(image: UInt8[np.ndarray, "height width c"], scale: int = 2) -> bytes:
+    """The image as the bytes of a PNG file, each pixel enlarged to a square with sides of `scale` pixels."""
+    enlarged = to_pil(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    enlarged.save(buffer, "PNG")
     return buffer.getvalue()
