@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Int
 
 from infoae_jax.errors import UserError
 
-ClassesLike: TypeAlias = Any  # a class by number or name, or a list or array of several
+ClassesLike: TypeAlias = object  # a class by number or name, or a list or array of several
 
 
 def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> Int[np.ndarray, " n"] | None:

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.runs.folder import RunInfo
 from infoae_jax.types import Variables
 
-ImagesLike: TypeAlias = Any  # every form of images that `infoae_jax.images.read` lists
+ImagesLike: TypeAlias = object  # every form of images that `infoae_jax.images.read` lists
 
 _MIN_CONTRAST = 0.25  # between a decoded image and its border, in brightness; with less, the model decodes nothing yet
 _MAX_BORDER_DIFFERENCE = 0.6  # in brightness; beyond it an image must be a negative of what the model knows

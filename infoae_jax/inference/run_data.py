@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -13,6 +14,13 @@ from infoae_jax.errors import UserError
 from infoae_jax.runs.folder import RunInfo
 
 NUM_EXAMPLES = 40  # test images on the page of `infoae demo`
+
+
+class Examples(NamedTuple):
+    """Test images to pick from, and their classes."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"]
 
 
 def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = False) -> Splits:
@@ -36,10 +44,8 @@ def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = Fa
     return splits
 
 
-def example_images(
-    info: RunInfo, count: int, data_dir: str | None = None
-) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
-    """At most `count` test images, of all classes in turn, and their labels. See `load_run_data`."""
+def example_images(info: RunInfo, count: int, data_dir: str | None = None) -> Examples:
+    """At most `count` test images of a run, of all classes in turn. See `load_run_data`."""
     if info.config.data.name == "rendered":  # these few are generated faster than all are loaded
         images, labels, _ = generate(10 * count, info.config.data.seed, 1)
     else:
@@ -47,4 +53,4 @@ def example_images(
         images, labels = test.images, test.labels
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rows = [row for turn in itertools.zip_longest(*members) for row in turn if row is not None][:count]
-    return images[rows], labels[rows].astype(np.int32)
+    return Examples(images[rows], labels[rows].astype(np.int32))

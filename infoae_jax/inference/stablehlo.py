@@ -6,14 +6,14 @@ The programs take any batch size and run on CPU, CUDA and TPU. Their checksums f
 import functools
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 from jax import export as jax_export
 
 from infoae_jax.errors import UserError
+from infoae_jax.files import write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, FORMAT, Bundle, describe, naming_damage, to_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -61,7 +61,15 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
         "platforms": PLATFORMS,
         "functions": functions,
     }
-    _write_folder(out, files | {DESCRIPTION_FILE: to_json(description)})
+    files[DESCRIPTION_FILE] = to_json(description)
+    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= files.keys()):
+        raise UserError(f"{str(out)!r} holds more than an earlier export. Choose another --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(out / name, data)
+    except OSError as error:
+        raise UserError(f"{str(out)!r} cannot be written ({error}). Choose another --out.") from error
 
 
 def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
@@ -88,21 +96,3 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
                     f"package does. It was not run."
                 )
     return {name: jax.jit(program.call) for name, program in programs.items()}
-
-
-def _write_folder(out: Path, files: Mapping[str, bytes]) -> None:
-    """Writes all files into a temporary folder, which then takes the place of `out`."""
-    if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= files.keys()):
-        raise UserError(f"{str(out)!r} holds more than an earlier export. Choose another --out.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-            new = Path(temporary, "new")
-            new.mkdir()
-            for name, data in files.items():
-                (new / name).write_bytes(data)
-            if out.exists():
-                out.rename(Path(temporary, "old"))
-            new.rename(out)
-    except OSError as error:
-        raise UserError(f"{str(out)!r} cannot be written ({error}). Choose another --out.") from error
