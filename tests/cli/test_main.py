@@ -124,7 +124,7 @@ def test_negatives_and_drawings_are_turned_first(command, trained, monkeypatch):
 
 BAD = {
     "no such picture": (("--style", "x.png", "--content", "7"), "no file or folder 'x.png'"),
-    "no picture": (("--style", "notes.png", "--content", "7"), "notes.png cannot be decoded (not an image)"),
+    "no picture": (("--style", "notes.png", "--content", "7"), "notes.png cannot be read (not an image)"),
     "no class for a style": (("--style", "a.png", "--content", "7", "--style_class", "ten"), "'ten', which is neither"),
     "classes of other styles": (
         ("--style", "a.png", "--content", "7", "--style_class", "1", "2"),
