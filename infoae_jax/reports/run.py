@@ -101,9 +101,11 @@ def _headline(run: _Run) -> list[tuple[str, str, str]]:
             ("transfer", f"{found['transfer_accuracy']:.1%}", "read by judges" if trusted else "judges not trusted")
         )
     if found := figures.get("style"):
-        chosen = [name for name in ("slant", "thickness", "background_l", "foreground_l") if name in found["r"]][:2]
+        chosen = [
+            name for name in ("slant", "thickness", "background_l", "foreground_l") if name in found["correlation"]
+        ][:2]
         for name in chosen:
-            value = found["r"][name]
+            value = found["correlation"][name]
             tiles.append(
                 (name.replace("_l", " lightness"), "undefined" if value is None else f"{value:.2f}", "style kept, r")
             )
