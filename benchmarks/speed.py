@@ -461,8 +461,8 @@ def _answer_ms(url: str, number: int) -> float:
     buffer = io.BytesIO()
     drawing.save(buffer, "PNG")
     begin = time.perf_counter()
-    state = json.loads(_post(f"{url}api/style?drawing=1", buffer.getvalue(), "image/png"))
-    _post(f"{url}api/draw", json.dumps({"z": state["z"]}).encode(), "application/json")
+    state = json.loads(_post(f"{url}api/encode?drawing=1", buffer.getvalue(), "image/png"))
+    _post(f"{url}api/decode", json.dumps({"z": state["z"]}).encode(), "application/json")
     return 1e3 * (time.perf_counter() - begin)
 
 
