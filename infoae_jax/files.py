@@ -1,4 +1,4 @@
-"""Files: atomic writes, and the user's cache folder."""
+"""Atomic writes, and the user's cache folder."""
 
 import contextlib
 import os
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from platformdirs import user_cache_path
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` at the end: readers see all of it, or what was there before."""
+    """A new file that replaces `path` when the block ends: readers see all of it, or the former content."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
             yield file
@@ -24,12 +26,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a whole file, which everyone may read, by `replacing`."""
+    """Writes `data` to a file that everyone may read, by `replacing`."""
     with replacing(path) as file:
         file.write(data)
         os.chmod(file.name, 0o644)
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can make again, by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infoae_jax"
+    """The default folder for what can be computed again; it need not exist yet.
+
+    Raises:
+      RuntimeError: if the user has no home folder.
+    """
+    return user_cache_path("infoae_jax").expanduser()  # raises if platformdirs could not resolve '~'

@@ -101,9 +101,11 @@ def _headline(run: _Run) -> list[tuple[str, str, str]]:
             ("transfer", f"{found['transfer_accuracy']:.1%}", "read by judges" if trusted else "judges not trusted")
         )
     if found := figures.get("style"):
-        chosen = [name for name in ("slant", "thickness", "background_l", "foreground_l") if name in found["r"]][:2]
+        chosen = [
+            name for name in ("slant", "thickness", "background_l", "foreground_l") if name in found["correlation"]
+        ][:2]
         for name in chosen:
-            value = found["r"][name]
+            value = found["correlation"][name]
             tiles.append(
                 (name.replace("_l", " lightness"), "undefined" if value is None else f"{value:.2f}", "style kept, r")
             )
@@ -207,14 +209,12 @@ def _settings(runs: list[_Run]) -> str:
     parts = []
     for run in runs[1:]:
         found = differences(runs[0].info.config, run.info.config)
-        found += sorted({*runs[0].info.gone} ^ {*run.info.gone})
         text = "".join(f"<li><code>{escape(line)}</code></li>" for line in found) or "<li>nothing</li>"
         parts.append(f"<p>Different from {escape(runs[0].name)} in {escape(run.name)}:</p><ul>{text}</ul>")
     for run in runs:
         starts = [line for line in run.lines if line["kind"] == "start"]
         record = {
             "config": to_dict(run.info.config),
-            **({"no longer in this version": run.info.gone} if run.info.gone else {}),
             "trained": [{k: line[k] for k in ("device", "time", "environment")} for line in starts],
         }
         if run.record:
