@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from infoae_jax.config import Config, parse
+from infoae_jax.config import Config, differences, parse
 from infoae_jax.models.autoencoder import build
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import RunInfo, open_run, read_info, read_record
@@ -111,7 +111,7 @@ def run_all(arguments: argparse.Namespace) -> None:
                 continue  # what this row changes is so by default in this configuration
             folder = folder_of(arguments.out, row, seed)
             if (folder / "config.json").exists():
-                if changed := read_info(folder).differences(config):
+                if changed := differences(read_info(folder).config, config):
                     sys.exit(f"error: {folder} is a run of other settings: {'; '.join(changed)}. Choose another --out.")
             elif not folder.exists():
                 borrow(arguments.out, config, folder)

@@ -179,8 +179,6 @@ def main() -> None:
         info = opened.trained.info
         if info.config.data.name != args.name:
             raise UserError(f"{str(args.run)!r} was trained on {info.config.data.name!r}, not {args.name!r}.")
-        if info.gone:
-            raise UserError(f"{str(args.run)!r} has settings that no command gives any more: {', '.join(info.gone)}.")
         test = load_run_data(info, args.data_dir).test
         description = make(args.name, opened.trained, opened.record, evaluation, test, FOLDER)
     except UserError as error:

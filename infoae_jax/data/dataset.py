@@ -1,16 +1,26 @@
-"""Labelled images as arrays."""
+"""The types of data sets: labelled images, their two splits, and where they come from."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from infoae_jax.types import Json
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled images of one size; `factors` holds known style factors by name (rendered only)."""
+    """Labelled images of one size.
+
+    Attributes:
+      images: pixels in 0..255.
+      labels: class numbers.
+      class_names: the name of each class, by its number.
+      factors: what each image was rendered from, by the names of `rendered.Factors`; empty for other data sets.
+    """
 
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int[np.ndarray, " n"]
@@ -20,13 +30,39 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: Int[np.ndarray, " _rows"]) -> "Dataset":
+        """The images in these rows."""
+        factors = {name: values[rows] for name, values in self.factors.items()}
+        return Dataset(self.images[rows], self.labels[rows], self.class_names, factors)
+
 
 class Splits(NamedTuple):
-    """`fingerprint` identifies the data: by their pixels and labels, or by all that a drawing is made from."""
+    """A data set's images for training and for testing; the fingerprint is equal for equal data sets only."""
 
     train: Dataset
     test: Dataset
     fingerprint: str
 
 
-Source = tuple[dict[str, Any], Callable[[], tuple[Dataset, Dataset]]]
+class Source(NamedTuple):
+    """A data set before its images are decoded.
+
+    Attributes:
+      key: what the images depend on, as far as it is cheap to find out; a change of it invalidates the cache.
+      decode: makes the images for training and for testing.
+      fingerprint: identifies the data; None where only their content does.
+    """
+
+    key: Json
+    decode: Callable[[], tuple[Dataset, Dataset]]
+    fingerprint: str | None = None
+
+
+def content_hash(*splits: Dataset) -> str:
+    """The SHA-256 of all pixels, labels and class names."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(f"{split.images.shape} {split.class_names}".encode())
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(np.ascontiguousarray(split.labels, np.int32).data)
+    return digest.hexdigest()

@@ -1,36 +1,22 @@
-"""Data sets of TensorFlow Datasets (TFDS)."""
+"""Data sets of TensorFlow Datasets (TFDS), which prepares them as ArrayRecord files."""
 
 import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
-from infoae_jax.data.decode import decode_image, stack_images
+from infoae_jax.data.decode import Image, decode_as, stack_images
 from infoae_jax.errors import UserError
 
-
-def tfds_source(config: DataConfig, prepare: bool) -> Source:
-    builder = _tfds_builder(config, prepare)
-    image_key, label_key = _tfds_features(builder)
-    names = tuple(builder.info.features[label_key].names)
-    files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
-    listing = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-    def decode() -> tuple[Dataset, Dataset]:
-        splits = [_tfds_split(builder, name, image_key, label_key, names, config) for name in (split, test_split)]
-        return splits[0], splits[1]
-
-    split, test_split = config.split, config.test_split
-    return {"name": builder.info.full_name, "files": listing, "splits": [split, test_split]}, decode
-
-
-_OFFLINE = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
+_RECORDS_A_READ = 4096
+_IF_DAMAGED = "Move that folder elsewhere and start again."
+_OFFLINE_SIGNS = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
 _PREPARE = """
 import sys
 import tensorflow_datasets as tfds
@@ -39,20 +25,42 @@ tfds.builder(name, data_dir=folder or None, file_format="array_record").download
 """
 
 
-def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
-    import tensorflow_datasets as tfds  # here, because it is slow to import and only this kind of data needs it
+def tfds_source(config: DataConfig, prepare: bool) -> Source:
+    """The splits that `config` names of a TFDS data set.
 
+    Args:
+      config: name, folder and splits.
+      prepare: whether TFDS may download and prepare a data set that is not prepared yet.
+
+    Raises:
+      UserError: if there is no such data set, or it is not prepared, damaged, or not for image classification.
+    """
+    builder = _open_builder(config, prepare)
+    keys = _find_features(builder)
+    files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
+    listing = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+    def decode() -> tuple[Dataset, Dataset]:
+        train, test = (_decode_split(builder, split, keys, config) for split in splits)
+        return train, test
+
+    splits = [config.split, config.test_split]
+    return Source({"kind": "tfds", "name": builder.info.full_name, "files": listing, "splits": splits}, decode)
+
+
+def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder:
     folder = str(Path(config.dir).expanduser()) if config.dir else None
+    where = folder or "the default folder of TFDS"
     if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
     try:
         builder = tfds.builder(config.name, data_dir=folder)
         if not builder.info.splits:
             if builder.info.features is not None:
-                _tfds_features(builder)  # refuses what cannot be used before it is downloaded
+                _find_features(builder)  # refuses what cannot be used before it is downloaded
             if not prepare:
-                raise UserError(f"{config.name!r} is not prepared in {folder or 'the default folder of TFDS'}.")
-            _prepare(config, folder)
+                raise UserError(f"{config.name!r} is not prepared in {where}.")
+            _prepare(config.name, folder, where)
             builder = tfds.builder(config.name, data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(
@@ -66,10 +74,9 @@ def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
             f"TFDS needs TensorFlow to open {config.name!r}: pip install -e '.[prepare]', or choose another data set."
         ) from error
     except Exception as error:  # damaged descriptions lead to many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{config.name!r} in {folder or 'the default folder of TFDS'} cannot be opened ({reason}). If its files "
-            f"are damaged, move them away and start again."
+            f"{config.name!r} in {where} cannot be opened ({_reason(error)}). If its files are damaged, move them "
+            f"elsewhere and start again."
         ) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
@@ -79,20 +86,18 @@ def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
     return builder
 
 
-def _prepare(config: DataConfig, folder: str | None) -> None:
-    """Downloads and prepares, in a process of its own: TensorFlow must not load into the one that trains."""
-    where = folder or "TFDS's default folder"
-    again = (
+def _prepare(name: str, folder: str | None, where: str) -> None:
+    """Downloads and prepares in another process, since TensorFlow must not be loaded into the one that trains."""
+    advice = (
+        "Either\n"
         "  pip install -e '.[prepare]'   and start again with network, or\n"
         "  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or\n"
-        "  python launch.py --config=configs/rendered.py   for the embedded data set, which needs no download."
+        "  python launch.py --config=configs/rendered.py   for the rendered data set, which needs no download."
     )
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"{config.name!r} is not prepared in {where}, and preparing it needs TensorFlow once. Either\n{again}"
-        )
-    print(f"{config.name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
-    command = [sys.executable, "-c", _PREPARE, config.name, folder or ""]
+        raise UserError(f"{name!r} is not prepared in {where}, and preparing it needs TensorFlow once. {advice}")
+    print(f"{name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
+    command = [sys.executable, "-c", _PREPARE, name, folder or ""]
     reason = "no output"
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -102,7 +107,7 @@ def _prepare(config: DataConfig, folder: str | None) -> None:
                 reason = line.strip() or reason
                 if sys.stderr.isatty():
                     print(f"\r\033[K{reason[:100]}", end="", file=sys.stderr, flush=True)
-                if any(sign in line for sign in _OFFLINE):  # TFDS would go on trying for many minutes
+                if any(sign in line for sign in _OFFLINE_SIGNS):  # TFDS would retry for many minutes
                     reason = "there is no network"
                     process.kill()
                     break
@@ -110,13 +115,11 @@ def _prepare(config: DataConfig, folder: str | None) -> None:
             process.kill()
             raise
     if process.returncode:
-        raise UserError(f"TFDS could not prepare {config.name!r} in {where}: {reason}\nEither\n{again}")
+        raise UserError(f"TFDS could not prepare {name!r} in {where}: {reason}\n{advice}")
 
 
-def _tfds_features(builder: Any) -> tuple[str, str]:
-    """Names of the image and of the label."""
-    import tensorflow_datasets as tfds
-
+def _find_features(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """The names of the image and of the label."""
     features = builder.info.features
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
@@ -131,37 +134,38 @@ def _tfds_features(builder: Any) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _tfds_split(
-    builder: Any, split: str, image_key: str, label_key: str, names: tuple[str, ...], config: DataConfig
-) -> Dataset:
-    import tensorflow_datasets as tfds
-
+def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str, str], config: DataConfig) -> Dataset:
+    image_key, label_key = keys
     where = f"{builder.info.name} split {split!r} in {builder.data_path}"
     try:
-        expected = builder.info.splits[split].num_examples
+        count = builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
         raise UserError(
             f"config.data.split or test_split: {builder.info.name} has no {split!r}. There are: {known}."
         ) from error
-    if not expected:
+    if not count:
         raise UserError(f"The split {split!r} of {builder.info.name} is empty.")
     try:
-        source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
-        if len(source) != expected:
-            raise UserError(f"{where} holds {len(source)} records instead of {expected}; it is damaged: move it away.")
-        labels = np.empty(expected, np.int64)
+        records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+        if len(records) != count:
+            raise UserError(f"{where} is damaged: it holds {len(records)} records instead of {count}. {_IF_DAMAGED}")
+        labels = np.empty(count, np.int64)
 
-        def images() -> Iterator[np.ndarray]:
-            step = 4096
-            for start in range(0, expected, step):
-                for i, record in enumerate(source.__getitems__(range(start, min(start + step, expected))), start):
+        def decode_images() -> Iterator[Image]:
+            for start in range(0, count, _RECORDS_A_READ):
+                numbers = range(start, min(start + _RECORDS_A_READ, count))
+                for i, record in zip(numbers, records.__getitems__(numbers), strict=True):
                     labels[i] = record[label_key]
-                    yield decode_image(record[image_key], config, f"{i} of {where}")
+                    yield decode_as(config, record[image_key], f"{i} of {where}")
 
-        return Dataset(stack_images(images(), expected, lambda i: f"image {i}"), labels.astype(np.int32), names)
+        images = stack_images(decode_images(), count, lambda i: f"image {i}")
+        return Dataset(images, labels.astype(np.int32), tuple(builder.info.features[label_key].names))
     except UserError:
         raise
     except Exception as error:  # array_record reports damage by several kinds of exceptions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where} cannot be read ({reason}); a file is damaged: move that folder away.") from error
+        raise UserError(f"{where} is damaged: it cannot be read ({_reason(error)}). {_IF_DAMAGED}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,9 +27,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from infoae_jax.images.grid import encode_png
-from infoae_jax.images.handwriting import inverted
+from infoae_jax.images.handwriting import is_dark_on_light
 from infoae_jax.images.pixels import to_uint8
-from infoae_jax.images.read import convert, opened, strokes
+from infoae_jax.images.read import extract_strokes, open_image, to_array
 from infoae_jax.inference.model import Model
 
 COLUMNS = 10  # of the pictures that hold several
@@ -151,14 +151,14 @@ class Demo:
         height, width, channels = self.trained.module.image_shape
         image = _opened(picture)
         if not self.handwriting:
-            pixels = convert(image, "you sent", channels, (height, width))
-            odd = channels == 1 and not is_drawing and inverted(pixels[..., 0]) != (self.ground > 0.5)
+            pixels = to_array(image, "you sent", channels, (height, width))
+            odd = channels == 1 and not is_drawing and is_dark_on_light(pixels[..., 0]) != (self.ground > 0.5)
             return 255 - pixels if odd else pixels
         if image.size == (width, height):
-            pixels = convert(image, "you sent", 1)
-            if not inverted(pixels[..., 0]):
+            pixels = to_array(image, "you sent", 1)
+            if not is_dark_on_light(pixels[..., 0]):
                 return pixels  # MNIST's own
-        found = strokes(image, "you sent", (height, width))
+        found = extract_strokes(image, "you sent", (height, width))
         if found is None:
             raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, "Nothing is drawn there.")
         return found[..., None]
@@ -167,7 +167,7 @@ class Demo:
 def _opened(picture: bytes) -> Image.Image:
     if not picture:
         raise RequestError(HTTPStatus.BAD_REQUEST, "There is no picture in what was sent.")
-    image = opened(picture, "you sent")
+    image = open_image(picture, "you sent")
     if image.width * image.height > MOST_PIXELS:
         raise RequestError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -126,7 +126,7 @@ def read_npz(path: str | Path) -> NpzModel:
             stored = {name: _read_array(archive, name, how) for name, how in description["arrays"].items()}
         if digest({k: v for k, v in description.items() if k != "sha256"}, stored) != description["sha256"]:
             raise ValueError("its checksum is another one")
-        info = parse_record(description["run"])
+        info = parse_record(description["run"], path)
         model = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
         values = {name: _restored(name, stored) for name in stored if not name.endswith("/kernel/scale")}
         extras = {name: value for name, value in values.items() if not name.startswith(_PARAMS)}

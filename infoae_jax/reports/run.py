@@ -207,14 +207,12 @@ def _settings(runs: list[_Run]) -> str:
     parts = []
     for run in runs[1:]:
         found = differences(runs[0].info.config, run.info.config)
-        found += sorted({*runs[0].info.gone} ^ {*run.info.gone})
         text = "".join(f"<li><code>{escape(line)}</code></li>" for line in found) or "<li>nothing</li>"
         parts.append(f"<p>Different from {escape(runs[0].name)} in {escape(run.name)}:</p><ul>{text}</ul>")
     for run in runs:
         starts = [line for line in run.lines if line["kind"] == "start"]
         record = {
             "config": to_dict(run.info.config),
-            **({"no longer in this version": run.info.gone} if run.info.gone else {}),
             "trained": [{k: line[k] for k in ("device", "time", "environment")} for line in starts],
         }
         if run.record:

@@ -1,70 +1,26 @@
-"""The run folder's text files: config.json (written once) and metrics.jsonl (only ever appended to).
-
-Every table and picture made later is a pure reader of these files. A metrics line is one JSON object with a 'kind':
-'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means over an epoch),
-'test' (figures on the test split), 'align' and 'refine' (losses of the last step of an epoch of these), 'stop',
-'diverged', 'end'.
-"""
+"""The run folder: its lock, and config.json, which is written once and says which experiment the folder holds."""
 
 import contextlib
-import copy
 import dataclasses
-import fcntl
 import json
-import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from filelock import FileLock, Timeout
 
 from infoae_jax.config import Config, differences, parse, to_dict
 from infoae_jax.errors import BusyError, UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.runs.provenance import environment, now
+from infoae_jax.types import Json
 
-_ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
-_FORMAT = 13
-# Settings that a config.json of an older format lacks, by the format that brought them: what was done before.
-_BROUGHT: dict[int, dict[str, dict[str, Any]]] = {
-    2: {"train": {"steps_per_call": 1, "dtype": "float32"}},
-    3: {"evaluate": {"at_end": "no"}},
-    4: {
-        "model": {"couplings": 0, "coupling_hidden": 1},
-        "alignment": {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, "lambda_adv": 0.0},
-    },
-    5: {
-        "alignment": {"style_weight": 0.0},
-        "refine": {"epochs": 0, "learning_rate": 1.0, "style_weight": 0.0, "content_weight": 0.0},
-    },
-    6: {"model": {"unfold": False}, "train": {"cycle_weight": 0.0}},
-    7: {"refine": {"cycle_weight": 0.0}},
-    8: {"train": {"cycle_weight": 0.0}},
-    9: {"refine": {"content_noise": 0.0}},
-    10: {"model": {"reference_couplings": 10}, "train": {"content_shift": 0}},
-}
-# Settings that a config.json of an older format may have, by the format that dropped them: the value that changed
-# nothing, or that all models have now.
-_DROPPED: dict[int, dict[str, dict[str, Any]]] = {
-    8: {"train": {"cycle_weight": 0.0}},  # it was of another loss, between latents
-    11: {"alignment": {"transport": 0.0}},
-    12: {"model": {"unfold": True}},
-    13: {"train": {"clip_norm": 0.0}},
-}
-# Their names, also of those that came back as another setting.
-GONE = tuple(f"{section}.{name}" for dropped in _DROPPED.values() for section in dropped for name in dropped[section])
-# Whether nothing of these was used, by what the model was.
-_UNUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "alignment": lambda model: not model["couplings"],
-    "model": lambda model: not model["couplings"] or model["latent"] != "ball",
-}
+FORMAT = 14  # of config.json: the only one that this version reads
+_LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What config.json says: the configuration, and the data set the model was made for.
-
-    gone: settings that it was trained with, as 'field: value', which this version does not have.
-    """
+    """The contents of config.json: the configuration, and the data set that the model was made for."""
 
     config: Config
     image_shape: tuple[int, int, int]
@@ -72,72 +28,67 @@ class RunInfo:
     num_train: int
     num_test: int
     fingerprint: str
-    gone: tuple[str, ...] = ()
-
-    def differences(self, config: Config) -> list[str]:
-        """What makes `config` another experiment, each as 'field: old -> new'."""
-        return [f"{setting} -> no longer in this version" for setting in self.gone] + differences(self.config, config)
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Makes `folder` and keeps other trainings out of it; the system frees the lock even after `kill -9`.
+    """Makes `folder` and keeps other trainings out of it. The system frees the lock even after `kill -9`.
+
+    A folder that does not become a run is left as it was.
 
     Raises:
-      UserError: if the folder cannot be written or locked, or (BusyError) another process trains in it.
+      BusyError: if another process trains or evaluates in it.
+      UserError: if it cannot be written or locked.
     """
-    created = not folder.exists()
-    path = folder / ".lock"
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a")  # noqa: SIM115 (held open while the lock is)
-        except OSError as error:
-            raise UserError(
-                f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir."
-            ) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken = os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except (BlockingIOError, FileNotFoundError):
-                taken = False
-            except OSError as error:
-                raise UserError(
-                    f"The folder {str(folder)!r} cannot be locked against a second training ({error}): its file system "
-                    f"may have no locks. Choose a --workdir on another one."
-                ) from error
-            if taken:
-                try:
-                    yield
-                finally:
-                    if not (folder / "config.json").exists():  # refused before it became a run: leave no trace
-                        path.unlink(missing_ok=True)
-                        if created:
-                            with contextlib.suppress(OSError):
-                                folder.rmdir()
-                return
-        if attempt < _ATTEMPTS:  # somebody only asked (`is_locked`), or removed the file just now
-            time.sleep(_PAUSE)
-    raise BusyError(f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir.")
+    is_new, file = not folder.exists(), _lock_file(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 5)
+    except (Timeout, FileNotFoundError) as error:  # or it has just removed the folder that it was refused
+        raise BusyError(
+            f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"The run folder {str(folder)!r} cannot be written or locked ({error}). Choose another --workdir, on a "
+            f"file system that can lock files."
+        ) from error
+    try:
+        yield
+    finally:
+        if not (folder / "config.json").exists():
+            Path(file.lock_file).unlink(missing_ok=True)
+            if is_new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        file.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a process trains or evaluates in `folder` now. Changes nothing there."""
-    try:
-        with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # does not stop others who ask; freed by closing
-    except BlockingIOError:
-        return True
-    except OSError:  # there is no such file, or there are no locks
-        return False
+    file = _lock_file(folder)
+    if Path(file.lock_file).exists():
+        try:
+            with file.acquire(blocking=False):
+                pass
+        except Timeout:
+            return True
+        except OSError:  # the folder is not ours to lock, or its file system has no locks
+            pass
     return False
+
+
+def _lock_file(folder: Path) -> FileLock:
+    return FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive `kill -9`
 
 
 def open_run(folder: Path, info: RunInfo, device: str) -> None:
     """Writes config.json into a fresh folder, or checks that the folder holds the same experiment.
 
-    To be called under `lock`. `device` says what it is trained on.
+    Args:
+      folder: the run folder, under `lock`.
+      info: the experiment.
+      device: what it is trained on, as config.json is to say it.
 
     Raises:
       UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
@@ -146,17 +97,12 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
     for leftover in folder.glob(".config.json-*"):  # of a process that was killed while writing it
         leftover.unlink()
     if path.exists():
-        old = read_info(folder)
-        found = old.differences(info.config)
-        if not found and old.fingerprint != info.fingerprint:
-            found = [
-                f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"
-            ]
-        if found:
+        there = check_config(folder, info.config)
+        if there.fingerprint != info.fingerprint:
             raise UserError(
-                f"The run folder {str(folder)!r} belongs to another experiment. Different (there -> asked for):\n  "
-                + "\n  ".join(found)
-                + "\nChoose another --workdir, or ask for the same."
+                f"The run in {str(folder)!r} was begun with other images: {there.num_train} for training and "
+                f"{there.num_test} for tests then, {info.num_train} and {info.num_test} now. Choose another --workdir, "
+                f"or use the same images."
             )
         return
     others = [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]
@@ -165,36 +111,44 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
         )
     record = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "config": to_dict(info.config),
-        "data": {k: v for k, v in dataclasses.asdict(info).items() if k not in ("config", "gone")},
+        "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
         "environment": {**environment(), "device": device},
         "created": now(),
     }
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
+def check_config(folder: Path, config: Config) -> RunInfo:
+    """Reads config.json of a run that is to be resumed with `config`.
+
+    Raises:
+      UserError: if it cannot be read, or the settings make it another experiment (naming those that differ).
+    """
+    there = read_info(folder)
+    if changes := differences(there.config, config):
+        raise UserError(
+            f"The run folder {str(folder)!r} belongs to another experiment. Settings that differ (there -> asked "
+            "for):\n  " + "\n  ".join(changes) + "\nChoose another --workdir, or ask for the same settings."
+        )
+    return there
+
+
 def read_info(folder: str | Path) -> RunInfo:
     """Reads config.json.
 
     Raises:
-      UserError: if it is missing or not one of ours.
+      UserError: if it is missing, damaged, or in another format.
     """
-    path = Path(folder) / "config.json"
-    record = read_record(folder)
-    try:
-        return parse_record(record)
-    except UserError as error:
-        raise UserError(f"{str(path)!r} cannot be used: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
+    return parse_record(read_record(folder), Path(folder) / "config.json")
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """config.json as it is. `parse_record` makes sense of it.
+def read_record(folder: str | Path) -> Json:
+    """Reads config.json as it is; `parse_record` makes sense of it.
 
     Raises:
-      UserError: if it is missing or no JSON.
+      UserError: if it is missing or not a JSON object.
     """
     path = Path(folder) / "config.json"
     try:
@@ -208,40 +162,26 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
 
 
-def parse_record(record: dict[str, Any]) -> RunInfo:
-    """What a config.json, of this version or an older one, means.
+def parse_record(record: Json, path: str | Path) -> RunInfo:
+    """Checks a record of config.json.
+
+    Args:
+      record: the JSON object.
+      path: the file that it was read from, for error messages.
 
     Raises:
-      UserError: if it was written by a newer version, or a setting cannot be. KeyError, TypeError, ValueError: if it is
-        something else.
+      UserError: if it has another format, or a value that cannot be.
     """
-    if record["format"] > _FORMAT:
-        raise UserError("it was written by a newer version of this package. Use that one to read it.")
-    config, data = copy.deepcopy(record["config"]), record["data"]
-    gone = []
-    for number in range(record["format"] + 1, _FORMAT + 1):
-        for section, values in _DROPPED.get(number, {}).items():
-            unused = section in _UNUSED and _UNUSED[section](config["model"])
-            for name, nothing in values.items():
-                value = config[section].pop(name, nothing)
-                if value == nothing or unused:
-                    continue
-                if section == "model":  # it would draw, and tell nobody that it is another one
-                    raise UserError(
-                        f"model.{name}: {value!r} is no longer in this version. Use an older one to read it."
-                    )
-                gone.append(f"{section}.{name}: {value!r}")
-        for section, values in _BROUGHT.get(number, {}).items():
-            config.setdefault(section, {}).update(values)
-    if record["format"] < 13 and config["train"]["lambda_schedule"] == "dann":  # a sigmoid, no better than 'linear'
-        config["train"]["lambda_schedule"] = "linear"
-        gone.append("train.lambda_schedule: 'dann'")
-    return RunInfo(
-        config=parse(config),
-        image_shape=tuple(data["image_shape"]),
-        class_names=tuple(data["class_names"]),
-        num_train=data["num_train"],
-        num_test=data["num_test"],
-        fingerprint=data["fingerprint"],
-        gone=tuple(gone),
-    )
+    if record.get("format") != FORMAT:
+        raise UserError(
+            f"{str(path)!r} describes a run in format {record.get('format')!r}, but this version of infoae_jax reads "
+            f"format {FORMAT} only. Use the version that made it, or train again in another --workdir."
+        )
+    try:
+        config, data = parse(record["config"]), record["data"]
+        shape, classes = tuple(data["image_shape"]), tuple(data["class_names"])
+        return RunInfo(config, shape, classes, data["num_train"], data["num_test"], data["fingerprint"])
+    except UserError as error:
+        raise UserError(f"{str(path)!r} cannot be used: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error

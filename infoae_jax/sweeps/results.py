@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infoae_jax.config import Config, program_key
+from infoae_jax.config import Config, differences, program_key
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.record import FULL, PROTOCOLS, Protocol, file_name, read_evaluation
 from infoae_jax.evaluation.table import HEADLINE
@@ -200,7 +200,7 @@ def check_folders(trials: Sequence[Trial]) -> None:
     """Raises `UserError` if the folder of a trial holds another experiment, for instance of a former sweep."""
     for trial in trials:
         if (trial.folder / "config.json").exists():
-            found = read_info(trial.folder).differences(trial.config)
+            found = differences(read_info(trial.folder).config, trial.config)
             if found:
                 raise UserError(
                     f"The folder {str(trial.folder)!r} belongs to another sweep. Different (there -> asked for):\n  "

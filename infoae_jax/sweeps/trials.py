@@ -17,7 +17,6 @@ from typing import Any, get_type_hints
 
 from infoae_jax.config import Config, flatten, parse, program_key, to_dict
 from infoae_jax.errors import UserError
-from infoae_jax.runs.folder import GONE
 
 SEED = "train.seed"  # repeats of one setting differ in it
 # A field is called by its last part ('seed') if no section before its own has one of that name; else 'data.seed'.
@@ -83,18 +82,11 @@ def short_name(field: str) -> str:
 
 
 def parse_trial_name(name: str, config: Config) -> dict[str, Any]:
-    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out.
-
-    Settings, and values, that there were only once are as the name writes them.
-    """
+    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out."""
     flat = flatten(to_dict(config))
-    called = {short_name(field): field for field in (*GONE, *flat)}
-    parts = ((called.get(key), value) for key, _, value in (part.partition("=") for part in name.split(",")))
-    return {
-        field: flat[field] if field in flat and format_value(flat[field]) == value else value
-        for field, value in parts
-        if field
-    }
+    called = {short_name(field): field for field in flat}
+    fields = (called.get(part.partition("=")[0]) for part in name.split(","))
+    return {field: flat[field] for field in fields if field}
 
 
 def trial_name(values: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def trained():
         lambda s: rng.normal(0, 1.4 / np.sqrt(max(np.prod(s.shape[:-1]), 50)), s.shape).astype(np.float32), shapes
     )
     record = {
-        "format": folder_module._FORMAT,
+        "format": folder_module.FORMAT,
         "config": json.loads(json.dumps(to_dict(config))),
         "data": {
             "image_shape": list(SHAPE),
@@ -269,7 +269,7 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_runs(members, tmp_path, c
 def test_styles_of_another_model_are_refused(trained, z, labels):
     model, variables, record = trained
     extras = {"styles/z": z, "styles/labels": labels}
-    saved = NpzModel(model, variables, parse_record(record), extras, {})
+    saved = NpzModel(model, variables, parse_record(record, "model.npz"), extras, {})
     with pytest.raises(UserError, match=r"The styles in the file are .* Export it again"):
         model_of_npz(saved)
 

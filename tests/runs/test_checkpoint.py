@@ -1,6 +1,5 @@
 import json
 import shutil
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -106,25 +105,6 @@ def change_check(run, step, change):
 def test_silent_corruption_is_found_by_the_checksum(saved):
     """A checkpoint that decodes without an error, but into other numbers."""
     change_check(saved, 3, lambda check: check["sums"].update({"['weights']": 1}))
-    with pytest.warns(UserWarning, match="checksum"):
-        assert restore(saved)[0] == 2
-
-
-def test_the_single_checksum_of_earlier_versions_is_still_checked(saved):
-    total = 0
-    for leaf in jax.tree.leaves(jax.tree.map(np.asarray, state_at(3))):
-        total = zlib.crc32(leaf.tobytes(), total)
-
-    def age(crc):
-        def change(check):
-            check.pop("sums", None)
-            check["crc32"] = crc
-
-        return change
-
-    change_check(saved, 3, age(total))
-    assert restore(saved)[0] == 3
-    change_check(saved, 3, age(total + 1))
     with pytest.warns(UserWarning, match="checksum"):
         assert restore(saved)[0] == 2
 
