@@ -218,7 +218,7 @@ def max_group_size(configs: Sequence[Config]) -> int:
 def memory_estimate(configs: Sequence[Config], num_devices: int = 1) -> int:
     """Roughly how many bytes each device needs to train a group; XLA takes between half and twice as much.
 
-    It counts the images, and for each run the state, the gradients, and what the backward pass needs of the forward one.
+    Counted are the images, and for each run its state, its gradients, and what its backward pass needs of the forward.
     """
     config = configs[0]
     splits, cycle_weight = load_splits(config.data), config.train.cycle_weight
