@@ -102,7 +102,7 @@ def _header(name: str, folder: Path, lines: Sequence[TrialResult], best: Setting
     )
     full = [f"{f.title} {f.write(value)}" for f in HEADLINE[:4] if (value := best.full(f.name)) is not None]
     last = f"Measured in full: {escape(', '.join(full))}."
-    if not full and best.lines[0].protocol != "full":
+    if not full and best.trials[0].protocol != "full":
         last = (
             "To measure it in full, for publication: "
             f"<code>infoae evaluate --sweep {escape(str(folder))} --best 1</code>"
@@ -116,13 +116,13 @@ def _header(name: str, folder: Path, lines: Sequence[TrialResult], best: Setting
 
 
 def _note(setting: Setting, figure: Metric) -> str:
-    seeds = len(setting.lines)
+    seeds = len(setting.trials)
     about = [f"± {figure.write(setting.spread(figure.name))} over {seeds} seeds"] if seeds > 1 else ["one seed"]
-    if figure.name == "probe_accuracy" and setting.lines[0].chance is not None:
-        about.insert(0, f"chance {setting.lines[0].chance:.1%}")
-    if setting.lines[0].protocol != "full":
-        about.append(f"{setting.lines[0].protocol} protocol")
-    if figure.name in setting.lines[0].untrusted:
+    if figure.name == "probe_accuracy" and setting.trials[0].chance is not None:
+        about.insert(0, f"chance {setting.trials[0].chance:.1%}")
+    if setting.trials[0].protocol != "full":
+        about.append(f"{setting.trials[0].protocol} protocol")
+    if figure.name in setting.trials[0].untrusted:
         about.append("judges not trusted")
     return ", ".join(about)
 
@@ -168,7 +168,7 @@ def _swaps(found: list[Setting], numbers: dict[str, int], best: Setting, picture
         first.setdefault(least.name, []).append(badge)
     cards = []
     for setting in found:
-        for i, line in enumerate(setting.lines):
+        for i, line in enumerate(setting.trials):
             if line.name not in pictures:
                 continue
             about = ", ".join(f"{f.title} {f.write(line.figures.get(f.name))}" for f in HEADLINE[:3])
@@ -213,8 +213,8 @@ def _table(lines: Sequence[TrialResult], found: list[Setting], numbers: dict[str
     heads += [f.title + arrows[f.better] for f in figures] + ["protocol"]
     heads += [f"{f.title} in full" for f in in_full] + ["training"]
     head = "".join(f'<th scope="col"><button>{escape(text)}</button></th>' for text in heads)
-    number_of = {line.name: numbers[setting.name] for setting in found for line in setting.lines}
-    recommended = {line.name for line in best.lines} if best else set()
+    number_of = {line.name: numbers[setting.name] for setting in found for line in setting.trials}
+    recommended = {line.name for line in best.trials} if best else set()
     rows = []
     for line in lines:
         cells = [_cell(line.values.get(field), format_value(line.values.get(field, ""))) for field in fields]
@@ -265,7 +265,7 @@ def _failures(lines: Sequence[TrialResult]) -> str:
 
 
 def _references(found: list[Setting]) -> list[Reference]:
-    lines = [line for setting in found for line in setting.lines]
+    lines = [line for setting in found for line in setting.trials]
     return references(lines[0].data, {line.bottleneck for line in lines})
 
 

@@ -103,7 +103,7 @@ def tradeoff(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=_CARD)
     settings = [setting for series in arrangement.series for setting in series.settings]
-    chance = next((line.chance for s in settings for line in s.lines if line.chance is not None), None)
+    chance = next((line.chance for s in settings for line in s.trials if line.chance is not None), None)
     _frame(axes, settings, chance)
     for i, series in enumerate(arrangement.series):
         colour, marker = _SERIES[i % len(_SERIES)], _MARKERS[i // len(_SERIES) % len(_MARKERS)]
@@ -111,8 +111,8 @@ def tradeoff(
         axes.plot(*zip(*points, strict=True), "-", color=colour, linewidth=1.6, zorder=3)
         axes.plot([], [], marker=marker, color=colour, label=series.label, markersize=5, linewidth=1.6)
         for setting, (x, y) in zip(series.settings, points, strict=True):
-            if len(setting.lines) > 1:
-                seeds = [(line.figures["mse"], line.figures["probe_accuracy"]) for line in setting.lines]
+            if len(setting.trials) > 1:
+                seeds = [(line.figures["mse"], line.figures["probe_accuracy"]) for line in setting.trials]
                 axes.plot(*zip(*seeds, strict=True), ".", color=colour, alpha=0.4, markersize=4, zorder=2)
                 errors: dict[str, Any] = {"xerr": setting.spread("mse"), "yerr": setting.spread("probe_accuracy")}
                 axes.errorbar(x, y, **errors, color=colour, linewidth=1, capsize=2.5, alpha=0.75, zorder=2)
@@ -239,8 +239,8 @@ def in_page(figure: Figure, salt: str, label: str, kind: str = "") -> str:
 
 def _frame(axes: Axes, settings: Sequence[Setting], chance: float | None) -> None:
     """Ranges and ticks that hold all seeds with some room, and chance."""
-    errors = [v for s in settings for line in s.lines if (v := line.figures["mse"]) is not None]
-    leaks = [v for s in settings for line in s.lines if (v := line.figures["probe_accuracy"]) is not None]
+    errors = [v for s in settings for line in s.trials if (v := line.figures["mse"]) is not None]
+    leaks = [v for s in settings for line in s.trials if (v := line.figures["probe_accuracy"]) is not None]
     low, high = min(errors), max(errors)
     if high / max(low, 1e-12) > 3:
         room = (high / low) ** 0.1
