@@ -1,0 +1,94 @@
+"""Charts, drawn by matplotlib: as part of a page, and as SVG and PNG files.
+
+They are drawn in the colours of the light theme. The style sheet of a page replaces these by its variables of the same
+names, so that charts follow the dark theme, too.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+SERIES = ("#2563a8", "#c2571a", "#2c7d4f", "#8a4fa3", "#a8842a", "#b03a5b")
+INK, MUTED, RULE, CARD = "#1d1f21", "#666b70", "#dddcd6", "#ffffff"
+COLOURS = {"ink": INK, "muted": MUTED, "rule": RULE, "card": CARD} | {
+    f"s{i}": colour for i, colour in enumerate(SERIES)
+}
+MAKER = "infoae_jax"  # stands in every file
+Scale: TypeAlias = Literal["linear", "log", "percent"]
+
+
+def new_chart(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty chart of this size in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=CARD)
+    FigureCanvasAgg(figure)  # measures texts
+    axes = figure.add_subplot(facecolor=CARD)
+    axes.tick_params(colors=MUTED, labelsize=8.5, length=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=MUTED, fontsize=9)
+    axes.spines[:].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def set_scale(axes: Axes, which: Literal["x", "y"], scale: Scale, num_ticks: int) -> None:
+    """Sets the scale of an axis, with about `num_ticks` round numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if scale == "log":
+        axes.set(**{f"{which}scale": "log"})
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if num_ticks > 5 else (1, 2, 5)))
+    else:
+        axis.set_major_locator(MaxNLocator(num_ticks, steps=[1, 2, 2.5, 5, 10]))
+    percent = scale == "percent"
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g} %" if percent else f"{value:.6g}"))
+
+
+def annotate(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> Any:
+    """Writes `text` at a point of the chart, moved by `offset` points."""
+    style = {"color": MUTED, "fontsize": 8, **style}
+    return axes.annotate(text, at, offset, textcoords="offset points", **style)
+
+
+def line_chart(lines: Mapping[int, Sequence[tuple[float, float]]], scale: Scale) -> Figure:
+    """Values over epochs: (epoch, value) of each run, by the run's number."""
+    figure, axes = new_chart(3.7, 2.1)
+    for number, points in lines.items():
+        style = "--" if number >= len(SERIES) else "-"
+        axes.plot(
+            *zip(*points, strict=True), style, color=SERIES[number % len(SERIES)], linewidth=1.5, gid=f"run-{number}"
+        )
+    set_scale(axes, "y", scale, 4)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file; the same for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": MAKER})
+    return buffer.getvalue()
+
+
+def as_svg(figure: Figure, salt: str = MAKER) -> bytes:
+    """The figure as an SVG file whose text stays text; the same for the same figure and salt."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": MAKER})
+    return buffer.getvalue()
+
+
+def as_markup(figure: Figure, name: str) -> Markup:
+    """The figure as a part of a page, in which all ids begin with `name`."""
+    figure.draw_without_rendering()  # makes the ticks, which need an id as well
+    for number, artist in enumerate(figure.findobj()):
+        artist.set_gid(f"{name}.{artist.get_gid() or number}")
+    _, tag, text = as_svg(figure, name).decode().partition("<svg")
+    return Markup(tag + text)
