@@ -13,13 +13,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from infoae_jax.types import Json
 
 SERIES = ("#2563a8", "#c2571a", "#2c7d4f", "#8a4fa3", "#a8842a", "#b03a5b")
 INK, MUTED, RULE, CARD = "#1d1f21", "#666b70", "#dddcd6", "#ffffff"
-COLOURS = {"ink": INK, "muted": MUTED, "rule": RULE, "card": CARD} | {
-    f"s{i}": colour for i, colour in enumerate(SERIES)
-}
+COLOURS = {"ink": INK, "muted": MUTED, "rule": RULE, "card": CARD, **{f"s{i}": c for i, c in enumerate(SERIES)}}
 MAKER = "infoae_jax"  # stands in every file
 Scale: TypeAlias = Literal["linear", "log", "percent"]
 
@@ -50,38 +51,35 @@ def set_scale(axes: Axes, which: Literal["x", "y"], scale: Scale, num_ticks: int
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g} %" if percent else f"{value:.6g}"))
 
 
-def annotate(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> Any:
-    """Writes `text` at a point of the chart, moved by `offset` points."""
-    style = {"color": MUTED, "fontsize": 8, **style}
-    return axes.annotate(text, at, offset, textcoords="offset points", **style)
+def annotate(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> Annotation:
+    """Writes `text` beside a point of a chart, on the side to which `offset` leads, in points."""
+    x, y = ((value > 0) - (value < 0) for value in offset)
+    place: Json = {
+        "ha": ("center", "left", "right")[x],
+        "va": ("center", "bottom", "top")[y],
+        "textcoords": "offset points",
+    }
+    return axes.annotate(text, at, offset, **place | {"color": MUTED, "fontsize": 8} | style)
 
 
 def line_chart(lines: Mapping[int, Sequence[tuple[float, float]]], scale: Scale) -> Figure:
     """Values over epochs: (epoch, value) of each run, by the run's number."""
     figure, axes = new_chart(3.7, 2.1)
     for number, points in lines.items():
-        style = "--" if number >= len(SERIES) else "-"
-        axes.plot(
-            *zip(*points, strict=True), style, color=SERIES[number % len(SERIES)], linewidth=1.5, gid=f"run-{number}"
-        )
+        colour, dashes = SERIES[number % len(SERIES)], "--" if number >= len(SERIES) else "-"
+        axes.plot(*zip(*points, strict=True), dashes, color=colour, linewidth=1.5, gid=f"run-{number}")
     set_scale(axes, "y", scale, 4)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     return figure
 
 
-def as_png(figure: Figure) -> bytes:
-    """The figure as a PNG file; the same for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, metadata={"Software": MAKER})
-    return buffer.getvalue()
-
-
-def as_svg(figure: Figure, salt: str = MAKER) -> bytes:
-    """The figure as an SVG file whose text stays text; the same for the same figure and salt."""
+def as_file(figure: Figure, kind: Literal["svg", "png"], salt: str = MAKER) -> bytes:
+    """The figure as a file, the same for the same figure and salt. In SVG, text stays text."""
+    metadata = {"Software": MAKER} if kind == "png" else {"Creator": MAKER, "Date": None}
     buffer = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": MAKER})
+        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -90,5 +88,5 @@ def as_markup(figure: Figure, name: str) -> Markup:
     figure.draw_without_rendering()  # makes the ticks, which need an id as well
     for number, artist in enumerate(figure.findobj()):
         artist.set_gid(f"{name}.{artist.get_gid() or number}")
-    _, tag, text = as_svg(figure, name).decode().partition("<svg")
+    _, tag, text = as_file(figure, "svg", name).decode().partition("<svg")
     return Markup(tag + text)

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -12,14 +12,6 @@ from infoae_jax.files import write_atomically
 from infoae_jax.reports.charts import COLOURS
 
 GENERATOR = 'name="generator" content="infoae_jax report"'  # stands in every page
-
-
-class Tile(NamedTuple):
-    """A headline figure."""
-
-    label: str
-    value: str
-    note: str
 
 
 def render_page(template: str, page: object, **filters: Callable[..., str]) -> bytes:

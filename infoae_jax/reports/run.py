@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from infoae_jax.config import differences, to_dict
 from infoae_jax.evaluation.record import read_evaluation
-from infoae_jax.evaluation.table import HEADLINE, Row, table_rows
+from infoae_jax.evaluation.table import HEADLINE, Metric, Row, table_rows
 from infoae_jax.reports.charts import SERIES, Scale, as_markup, line_chart
-from infoae_jax.reports.page import GENERATOR, Tile, data_uri, render_page, replace_own
+from infoae_jax.reports.page import GENERATOR, data_uri, render_page, replace_own
 from infoae_jax.runs.folder import RunInfo, read_info
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.types import Json
@@ -28,7 +28,6 @@ _CURVES: tuple[tuple[str, str, str, Scale], ...] = (
     ("Refinement: error of style latents, encoded again", "refine", "style", "linear"),
     ("Refinement: error of images after a swap and back", "refine", "cycle", "linear"),
 )
-_ATTRIBUTES = {"slant": "slant", "thickness": "thickness", "background_l": "background", "foreground_l": "foreground"}
 
 
 class Run(NamedTuple):
@@ -50,24 +49,6 @@ class Run(NamedTuple):
         """Settings that differ from those of `other`."""
         return differences(other.info.config, self.info.config)
 
-    def headline(self) -> list[Tile]:
-        """The most important figures."""
-        if self.record is None:
-            return []
-        figures, protocol = self.record["figures"], self.record["protocol"]["name"]
-        correlations = {_ATTRIBUTES[k]: r for k, r in figures.get("style", {}).get("r", {}).items() if k in _ATTRIBUTES}
-        notes = (
-            f"chance {figures.get('leakage', {}).get('chance', 0):.1%}",
-            f"PSNR {figures.get('reconstruction', {}).get('psnr', 0):.1f} dB",
-            "judges not trusted" if "transfer" in self.record["untrusted"] else "read by judges",
-            ", ".join(f"{name} {r:.2f}" for name, r in correlations.items() if r is not None),
-        )
-        suffix = "" if protocol == "full" else f" ({protocol})"
-        shown = [(metric, metric.of(self.record), note) for metric, note in zip(HEADLINE, notes, strict=False)]
-        return [
-            Tile(metric.title, metric.write(value), note + suffix) for metric, value, note in shown if value is not None
-        ]
-
     def details(self) -> str:
         """Configuration, versions and costs, as JSON."""
         starts = [{key: line[key] for key in ("device", "time", "environment")} for line in self.of_kind("start")]
@@ -85,6 +66,7 @@ class RunPage(NamedTuple):
     evaluated: list[Run]
     table: dict[str, dict[str, list[Row | None]]]  # by group and name, for each evaluated run
     has_references: bool
+    headline: Sequence[Metric]
     curves: dict[str, Markup]  # by title
 
 
@@ -107,7 +89,7 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     for group, name in dict.fromkeys(key for rows in columns for key in rows):
         table.setdefault(group, {})[name] = [rows.get((group, name)) for rows in columns]
     has_references = any(row.reference for rows in columns for row in rows.values())
-    page = RunPage(title, loaded, evaluated, table, has_references, _curves(loaded))
+    page = RunPage(title, loaded, evaluated, table, has_references, HEADLINE[:4], _curves(loaded))
     replace_own(Path(out), render_page("run.html", page), GENERATOR, "Choose another --out.")
 
 

@@ -4,7 +4,7 @@ What a reader can point at has an id that ends with `pick-` and the name of its 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -24,44 +24,26 @@ _MARKERS = "osD^v"  # the next one whenever the colours are used up
 _LABEL_OFFSETS = ((8, 4), (8, -4), (-8, 4), (-8, -4), (0, 8), (0, -8))  # points, in order of preference
 
 
-class Series(NamedTuple):
-    """Settings along one curve, by the value of the field along it."""
-
-    label: str
-    settings: list[Setting]
-
-
 class Arrangement(NamedTuple):
-    """Settings as curves.
+    """Settings as curves, one for each value of all fields but one."""
 
-    Attributes:
-      along: the field whose value changes along a curve; None if no number is swept.
-      others: the other swept fields, which tell the curves apart.
-      series: the curves.
-    """
-
-    along: str | None
-    others: list[str]
-    series: list[Series]
-
-    @property
-    def settings(self) -> list[Setting]:
-        """Those of all curves."""
-        return [setting for series in self.series for setting in series.settings]
+    settings: Sequence[Setting]
+    along: str | None  # the field whose value changes along a curve; None if no number is swept
+    others: list[str]  # the other swept fields
+    curves: dict[str, list[Setting]]  # by label
 
 
 def arrange(settings: Sequence[Setting]) -> Arrangement:
-    """Arranges settings along lambda, or else the first number that is swept, in a curve for each value of the rest."""
+    """Arranges settings along lambda, or else along the first number that is swept."""
     fields = dict.fromkeys(field for setting in settings for field in setting.values)
     swept = [field for field in fields if len({repr(s.values.get(field)) for s in settings}) > 1]
     numbers = [f for f in swept if all(isinstance(s.values.get(f, 0), int | float) for s in settings)]
     along = LAMBDA if LAMBDA in numbers else next(iter(numbers), None)
     others = [field for field in swept if field != along]
-    found: dict[str, list[Setting]] = {}
+    curves: dict[str, list[Setting]] = {_label(others, setting.values): [] for setting in settings}
     for setting in sorted(settings, key=lambda setting: setting.values.get(along or "", -math.inf)):
-        found.setdefault(_label(others, setting.values), []).append(setting)
-    labels = dict.fromkeys(_label(others, setting.values) for setting in settings)
-    return Arrangement(along, others, [Series(label, found[label]) for label in labels])
+        curves[_label(others, setting.values)].append(setting)
+    return Arrangement(settings, along, others, curves)
 
 
 def field_title(field: str) -> str:
@@ -76,30 +58,32 @@ def _label(fields: Sequence[str], values: Json) -> str:
 def tradeoff_chart(
     arrangement: Arrangement, best: Setting | None, others: Sequence[Reference], size: tuple[float, float]
 ) -> Figure:
-    """Leakage against MSE, with dots and standard deviations for seeds, a ring around `best`, and other systems."""
+    """Leakage against MSE, with standard deviations over seeds, a ring around `best`, and other systems."""
     figure, axes = new_chart(*size)
     trials = [trial for setting in arrangement.settings for trial in setting.lines]
     chance = next((trial.chance for trial in trials if trial.chance is not None), None)
-    _set_frame(axes, [_point(trial) for trial in trials], chance)
-    for i, series in enumerate(arrangement.series):
+    _set_frame(axes, [_point(trial.figures.get) for trial in trials], chance)
+    for i, (label, settings) in enumerate(arrangement.curves.items()):
         colour, marker = SERIES[i % len(SERIES)], _MARKERS[i // len(SERIES) % len(_MARKERS)]
-        axes.plot(*zip(*map(_mean, series.settings), strict=True), color=colour, linewidth=1.6, zorder=3)
-        axes.plot([], [], marker=marker, color=colour, label=series.label, markersize=5, linewidth=1.6)
-        for setting in series.settings:
-            x, y = _mean(setting)
-            if len(setting.lines) > 1:
-                seeds = [_point(trial) for trial in setting.lines]
-                axes.plot(*zip(*seeds, strict=True), ".", color=colour, alpha=0.4, markersize=4)
-                deviations = setting.spread("probe_accuracy"), setting.spread("mse")
-                axes.errorbar(x, y, *deviations, color=colour, linewidth=1, capsize=2.5, alpha=0.75)
-            name = f"pick-{setting.name}"
-            axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=CARD, zorder=5, gid=name)
+        axes.plot(
+            *zip(*(_point(setting.mean) for setting in settings), strict=True), color=colour, linewidth=1.6, zorder=3
+        )
+        axes.plot([], [], marker=marker, color=colour, label=label, markersize=5, linewidth=1.6)
+        for setting in settings:
+            x, y = _point(setting.mean)
+            (dot,) = axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=CARD, zorder=5)
+            dot.set_gid(f"pick-{setting.name}")
             if setting is best:
                 axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=INK, zorder=4)
+            if len(setting.lines) > 1:
+                for trial in setting.lines:
+                    axes.plot(*_point(trial.figures.get), ".", color=colour, alpha=0.4, markersize=4)
+                deviations = setting.spread("probe_accuracy"), setting.spread("mse")
+                axes.errorbar(x, y, *deviations, color=colour, linewidth=1, capsize=2.5, alpha=0.75)
     _add_references(axes, others, chance)
-    if len(arrangement.series) > 1:
-        columns = 2 if size == NARROW else 6
-        figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
+    if len(arrangement.curves) > 1:
+        style: Json = {"ncols": 2 if size == NARROW else 6, "frameon": False, "fontsize": 9, "labelcolor": INK}
+        figure.legend(loc="outside upper left", **style)
     figure.draw_without_rendering()  # labels need to know where the points are
     _label_points(axes, arrangement)
     return figure
@@ -108,64 +92,50 @@ def tradeoff_chart(
 def heat_map(
     arrangement: Arrangement, best: Setting | None, metric: Metric, failed: Sequence[TrialResult] = ()
 ) -> Figure | None:
-    """A metric over the series and the field along them: the better its mean, the stronger the colour.
+    """A metric by curve and by the field along it: the better, the stronger the colour. None where no setting has it.
 
-    Args:
-      arrangement: the settings.
-      best: the setting to frame.
-      metric: what to show.
-      failed: trials that gave nothing; cells without a setting say so.
-
-    Returns:
-      The chart; None where no setting has the metric.
+    A frame marks `best`. Cells without a setting show the states of the trials that `failed`.
     """
-    along, labels = arrangement.along or "", [series.label for series in arrangement.series]
     means = {setting.name: mean for setting in arrangement.settings if (mean := setting.mean(metric.name)) is not None}
     if not means:
         return None
-    failed = [line for line in failed if line.values and _label(arrangement.others, line.values) in labels]
-    tried = [setting.values for setting in arrangement.settings] + [line.values for line in failed]
+    along, others, labels = arrangement.along or "", arrangement.others, list(arrangement.curves)
+    states = [(line.values, line.state) for line in failed if line.values and _label(others, line.values) in labels]
+    tried = [setting.values for setting in arrangement.settings] + [values for values, _ in states]
     columns = sorted({values.get(along) for values in tried}, key=lambda value: -math.inf if value is None else value)
 
     def cell(values: Json) -> tuple[int, int]:
-        return columns.index(values.get(along)), labels.index(_label(arrangement.others, values))
-
-    def write(x: int, y: int, text: str, colour: str) -> None:
-        size = 8 if len(columns) < 8 else 6.5
-        axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=size)
+        return columns.index(values.get(along)), labels.index(_label(others, values))
 
     figure, axes = new_chart(4.4, 0.42 * len(labels) + 0.9)
-    worst, most = (max, min) if metric.better == "lower" else (min, max)
-    span = most(means.values()) - worst(means.values())
-    states = {cell(line.values): line.state for line in failed}
+    texts = {cell(values): (state, MUTED) for values, state in states}
+    low, span = min(means.values()), max(means.values()) - min(means.values())
     for setting in arrangement.settings:
         x, y = cell(setting.values)
-        states.pop((x, y), None)
-        if setting.name in means:
-            mean = means[setting.name]
-            good = (mean - worst(means.values())) / span if span else 0.5
-            patch = Rectangle((x - 0.46, y - 0.45), 0.92, 0.9, facecolor=(SERIES[0], 0.06 + 0.54 * good), linewidth=1.4)
+        mean = means.get(setting.name)
+        texts[x, y] = metric.write(mean), INK
+        if mean is not None:
+            share = (mean - low) / span if span else 0.5
+            strength = 0.06 + 0.54 * (share if metric.better == "higher" else 1 - share)
+            patch = Rectangle((x - 0.46, y - 0.45), 0.92, 0.9, facecolor=(SERIES[0], strength), linewidth=1.4)
             patch.set(edgecolor=INK if setting is best else "none", gid=f"pick-{setting.name}")
             axes.add_patch(patch)
-            write(x, y, metric.write(mean), INK)
-    for place, state in states.items():
-        write(*place, state, MUTED)
-    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(labels) - 0.5, -0.5))
+    for (x, y), (text, colour) in texts.items():
+        axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=8 if len(columns) < 8 else 6.5)
+    axes.set(
+        xlim=(-0.5, len(columns) - 0.5), ylim=(len(labels) - 0.5, -0.5), xlabel=field_title(along) if along else ""
+    )
     axes.set_xticks(range(len(columns)), [format_value(value) if along else "" for value in columns])
-    if len(arrangement.others) == 1:  # the name of the field stands beside the axis
-        labels = [format_value(series.settings[0].values.get(arrangement.others[0])) for series in arrangement.series]
-        axes.set_ylabel(field_title(arrangement.others[0]))
+    if len(others) == 1:  # the name of the field stands beside the axis
+        labels = [format_value(settings[0].values.get(others[0])) for settings in arrangement.curves.values()]
+        axes.set_ylabel(field_title(others[0]))
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel(field_title(along) if along else "")
     return figure
 
 
-def _point(trial: TrialResult) -> tuple[float, float]:
-    return trial.figures["mse"] or 0.0, trial.figures["probe_accuracy"] or 0.0
-
-
-def _mean(setting: Setting) -> tuple[float, float]:
-    return setting.mean("mse") or 0.0, setting.mean("probe_accuracy") or 0.0
+def _point(value_of: Callable[[str], float | None]) -> tuple[float, float]:
+    """MSE and leakage of a setting or trial, by its function from names of metrics to values."""
+    return value_of("mse") or 0.0, value_of("probe_accuracy") or 0.0
 
 
 def _set_frame(axes: Axes, points: Sequence[tuple[float, float]], chance: float | None) -> None:
@@ -182,46 +152,39 @@ def _set_frame(axes: Axes, points: Sequence[tuple[float, float]], chance: float 
 
 
 def _add_references(axes: Axes, others: Sequence[Reference], chance: float | None) -> None:
-    """Adds chance and the systems within the frame, and names the others in a corner."""
+    """Adds chance and the systems within the frame, and names those beyond it."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    beyond = []
+    beyond = ["beyond the frame →"]
     dotted: Json = {"color": MUTED, "linewidth": 1, "linestyle": ":", "zorder": 1}
-    corner = {"ha": "right", "va": "top"}
     if chance is not None:
         axes.axhline(chance, **dotted)
-        annotate(axes, f"chance {chance:.1%}", (1, chance), (-4, -4), xycoords=("axes fraction", "data"), **corner)
-    for other in others:
-        if not left < other.mse < right or not (other.leakage is None or bottom < other.leakage < top):
-            leakage = "" if other.leakage is None else f", {other.leakage:.1%}"
-            beyond.append(f"{other.name}: MSE {other.mse:.4f}{leakage}")
-        elif other.leakage is None:
-            axes.axvline(other.mse, **dotted)
-            place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "bottom", "rotation": 90}
-            annotate(axes, other.name, (other.mse, 0), (-3, 4), **place)
+        annotate(axes, f"chance {chance:.1%}", (1, chance), (-4, -4), xycoords=("axes fraction", "data"))
+    for name, mse, leakage, _ in others:
+        if not left < mse < right or not (leakage is None or bottom < leakage < top):
+            beyond.append(f"{name}: MSE {mse:.4f}" + ("" if leakage is None else f", {leakage:.1%}"))
+        elif leakage is None:
+            axes.axvline(mse, **dotted)
+            annotate(axes, name, (mse, 0), (-3, 4), xycoords=("data", "axes fraction"), rotation=90)
         else:
-            axes.plot(other.mse, other.leakage, "x", color=INK, markersize=7, markeredgewidth=1.8)
-            annotate(axes, other.name, (other.mse, other.leakage), (7, -3))
-    if beyond:
-        text = "\n".join(["beyond the frame →", *beyond])
-        annotate(axes, text, (1, 1), (-4, -4), xycoords="axes fraction", linespacing=1.4, **corner)
+            axes.plot(mse, leakage, "x", color=INK, markersize=7, markeredgewidth=1.8)
+            annotate(axes, name, (mse, leakage), (7, 0))
+    if len(beyond) > 1:
+        annotate(axes, "\n".join(beyond), (1, 1), (-4, -4), xycoords="axes fraction", linespacing=1.4)
 
 
 def _label_points(axes: Axes, arrangement: Arrangement) -> None:
     """Writes the value along the curve beside each point, where it covers no other label and no point."""
     if arrangement.along is None:
         return
-    means = axes.transData.transform([_mean(setting) for setting in arrangement.settings])
-    seeds = axes.transData.transform([_point(trial) for setting in arrangement.settings for trial in setting.lines])
-    taken = [Bbox.from_bounds(x - r, y - r, 2 * r, 2 * r) for points, r in ((means, 6), (seeds, 3)) for x, y in points]
-    for i, series in enumerate(arrangement.series):
-        for setting in series.settings:
-            text = format_value(setting.values.get(arrangement.along))
-            if setting is series.settings[0]:
-                text = f"{field_title(arrangement.along)} {text}"
-            for x, y in _LABEL_OFFSETS:
-                side = {"ha": ("center", "left", "right")[(x > 0) - (x < 0)], "va": "bottom" if y > 0 else "top"}
-                label = annotate(axes, text, _mean(setting), (x, y), color=SERIES[i % len(SERIES)], zorder=6, **side)
-                label.set_in_layout(False)
+    means = [(*_point(setting.mean), 6) for setting in arrangement.settings]
+    seeds = [(*_point(trial.figures.get), 3) for setting in arrangement.settings for trial in setting.lines]
+    taken = [Bbox([axes.transData.transform((x, y))] * 2).padded(pixels) for x, y, pixels in means + seeds]
+    for i, settings in enumerate(arrangement.curves.values()):
+        for setting in settings:
+            name = f"{field_title(arrangement.along)} " if setting is settings[0] else ""
+            text = name + format_value(setting.values.get(arrangement.along))
+            for offset in _LABEL_OFFSETS:
+                label = annotate(axes, text, _point(setting.mean), offset, color=SERIES[i % len(SERIES)], zorder=6)
                 box = label.get_window_extent()
                 inside = axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
                 if inside and not box.count_overlaps(taken):
