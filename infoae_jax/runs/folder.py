@@ -1,19 +1,12 @@
-"""The run folder's text files: config.json (written once) and metrics.jsonl (only ever appended to).
-
-Every table and picture made later is a pure reader of these files. A metrics line is one JSON object with a 'kind':
-'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means over an epoch),
-'test' (figures on the test split), 'align' and 'refine' (losses of the last step of an epoch of these), 'stop',
-'diverged', 'end'.
-"""
+"""The run folder: its lock, and config.json, which is written once and says which experiment the folder holds."""
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from infoae_jax.config import Config, differences, parse, to_dict
 from infoae_jax.errors import BusyError, UserError
@@ -21,8 +14,8 @@ from infoae_jax.files import write_atomically
 from infoae_jax.runs.provenance import environment, now
 from infoae_jax.types import Json
 
-_ATTEMPTS, _PAUSE = 5, 0.02  # to lock a folder; seconds between them
 FORMAT = 14  # of config.json: the only one that this version reads
+_LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,63 +32,63 @@ class RunInfo:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Makes `folder` and keeps other trainings out of it; the system frees the lock even after `kill -9`.
+    """Makes `folder` and keeps other trainings out of it. The system frees the lock even after `kill -9`.
+
+    A folder that does not become a run is left as it was.
 
     Raises:
-      UserError: if the folder cannot be written or locked, or (BusyError) another process trains in it.
+      BusyError: if another process trains or evaluates in it.
+      UserError: if it cannot be written or locked.
     """
-    created = not folder.exists()
-    path = folder / ".lock"
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a")  # noqa: SIM115 (held open while the lock is)
-        except OSError as error:
-            raise UserError(
-                f"The run folder {str(folder)!r} cannot be written ({error}). Choose another --workdir."
-            ) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken = os.path.samestat(os.fstat(file.fileno()), path.stat())
-            except (BlockingIOError, FileNotFoundError):
-                taken = False
-            except OSError as error:
-                raise UserError(
-                    f"The folder {str(folder)!r} cannot be locked against a second training ({error}): its file system "
-                    f"may have no locks. Choose a --workdir on another one."
-                ) from error
-            if taken:
-                try:
-                    yield
-                finally:
-                    if not (folder / "config.json").exists():  # refused before it became a run: leave no trace
-                        path.unlink(missing_ok=True)
-                        if created:
-                            with contextlib.suppress(OSError):
-                                folder.rmdir()
-                return
-        if attempt < _ATTEMPTS:  # somebody only asked (`is_locked`), or removed the file just now
-            time.sleep(_PAUSE)
-    raise BusyError(f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir.")
+    is_new, file = not folder.exists(), _lock_file(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 5)
+    except (Timeout, FileNotFoundError) as error:  # or it has just removed the folder that it was refused
+        raise BusyError(
+            f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"The run folder {str(folder)!r} cannot be written or locked ({error}). Choose another --workdir, on a "
+            f"file system that can lock files."
+        ) from error
+    try:
+        yield
+    finally:
+        if not (folder / "config.json").exists():
+            Path(file.lock_file).unlink(missing_ok=True)
+            if is_new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        file.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a process trains or evaluates in `folder` now. Changes nothing there."""
-    try:
-        with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # does not stop others who ask; freed by closing
-    except BlockingIOError:
-        return True
-    except OSError:  # there is no such file, or there are no locks
-        return False
+    file = _lock_file(folder)
+    if Path(file.lock_file).exists():
+        try:
+            with file.acquire(blocking=False):
+                pass
+        except Timeout:
+            return True
+        except OSError:  # the folder is not ours to lock, or its file system has no locks
+            pass
     return False
+
+
+def _lock_file(folder: Path) -> FileLock:
+    return FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive `kill -9`
 
 
 def open_run(folder: Path, info: RunInfo, device: str) -> None:
     """Writes config.json into a fresh folder, or checks that the folder holds the same experiment.
 
-    To be called under `lock`. `device` says what it is trained on.
+    Args:
+      folder: the run folder, under `lock`.
+      info: the experiment.
+      device: what it is trained on, as config.json is to say it.
 
     Raises:
       UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
@@ -104,17 +97,12 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
     for leftover in folder.glob(".config.json-*"):  # of a process that was killed while writing it
         leftover.unlink()
     if path.exists():
-        old = read_info(folder)
-        found = differences(old.config, info.config)
-        if not found and old.fingerprint != info.fingerprint:
-            found = [
-                f"the images themselves: {old.num_train} + {old.num_test} then, {info.num_train} + {info.num_test} now"
-            ]
-        if found:
+        there = check_config(folder, info.config)
+        if there.fingerprint != info.fingerprint:
             raise UserError(
-                f"The run folder {str(folder)!r} belongs to another experiment. Different (there -> asked for):\n  "
-                + "\n  ".join(found)
-                + "\nChoose another --workdir, or ask for the same."
+                f"The run in {str(folder)!r} was begun with other images: {there.num_train} for training and "
+                f"{there.num_test} for tests then, {info.num_train} and {info.num_test} now. Choose another --workdir, "
+                f"or use the same images."
             )
         return
     others = [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]
@@ -132,20 +120,35 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
+def check_config(folder: Path, config: Config) -> RunInfo:
+    """Reads config.json of a run that is to be resumed with `config`.
+
+    Raises:
+      UserError: if it cannot be read, or the settings make it another experiment (naming those that differ).
+    """
+    there = read_info(folder)
+    if changes := differences(there.config, config):
+        raise UserError(
+            f"The run folder {str(folder)!r} belongs to another experiment. Settings that differ (there -> asked "
+            "for):\n  " + "\n  ".join(changes) + "\nChoose another --workdir, or ask for the same settings."
+        )
+    return there
+
+
 def read_info(folder: str | Path) -> RunInfo:
     """Reads config.json.
 
     Raises:
-      UserError: if it is missing, damaged, or has another format.
+      UserError: if it is missing, damaged, or in another format.
     """
     return parse_record(read_record(folder), Path(folder) / "config.json")
 
 
 def read_record(folder: str | Path) -> Json:
-    """config.json as it is. `parse_record` makes sense of it.
+    """Reads config.json as it is; `parse_record` makes sense of it.
 
     Raises:
-      UserError: if it is missing or no JSON.
+      UserError: if it is missing or not a JSON object.
     """
     path = Path(folder) / "config.json"
     try:
@@ -169,22 +172,15 @@ def parse_record(record: Json, path: str | Path) -> RunInfo:
     Raises:
       UserError: if it has another format, or a value that cannot be.
     """
-    found = record.get("format")
-    if found != FORMAT:
+    if record.get("format") != FORMAT:
         raise UserError(
-            f"{str(path)!r} describes a run in format {found!r}, but this version of infoae_jax reads format {FORMAT} "
-            f"only. Use the version that made it, or train again in another --workdir."
+            f"{str(path)!r} describes a run in format {record.get('format')!r}, but this version of infoae_jax reads "
+            f"format {FORMAT} only. Use the version that made it, or train again in another --workdir."
         )
     try:
-        data = record["data"]
-        return RunInfo(
-            config=parse(record["config"]),
-            image_shape=tuple(data["image_shape"]),
-            class_names=tuple(data["class_names"]),
-            num_train=data["num_train"],
-            num_test=data["num_test"],
-            fingerprint=data["fingerprint"],
-        )
+        config, data = parse(record["config"]), record["data"]
+        shape, classes = tuple(data["image_shape"]), tuple(data["class_names"])
+        return RunInfo(config, shape, classes, data["num_train"], data["num_test"], data["fingerprint"])
     except UserError as error:
         raise UserError(f"{str(path)!r} cannot be used: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
