@@ -139,7 +139,7 @@ def _memory(trials: list[Trial]) -> str:
     lines = []
     for number, group in enumerate(group_trials(trials), 1):
         if is_cached(group[0].config.data):
-            size = f"about {memory_estimate(group) / 2**30:.2f} GiB (half to twice that)"
+            size = f"about {memory_estimate([trial.config for trial in group]) / 2**30:.2f} GiB (half to twice that)"
             lines.append(f"group {number}: {size} to train it at once on one accelerator")
     return (
         "\n".join(lines) or "How much memory the groups need is said once a training has put the images in the cache."

@@ -15,13 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8, UInt32
 
 from infoae_jax.config import ModelConfig, check_image_shape
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.alignment import Alignment
 from infoae_jax.models.convolution import Conv, ConvTranspose, Padding
 from infoae_jax.models.reversal import reverse_gradient
+from infoae_jax.types import Params
 
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
@@ -251,3 +252,9 @@ def build(
         reference_couplings=config.reference_couplings,
         dtype=dtype,
     )
+
+
+def init_params(model: InfoAutoencoder, seed: UInt32[Array, ""] | np.uint32 | int) -> Params:
+    """Fresh parameters of `model`: a pure function of `seed`, which may be traced."""
+    images = jnp.zeros((1, *model.image_shape), jnp.uint8)
+    return model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]

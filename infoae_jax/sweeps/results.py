@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infoae_jax.config import Config, differences
+from infoae_jax.config import Config, differences, program_key
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.record import FULL, PROTOCOLS, Protocol, file_name, read_evaluation
 from infoae_jax.evaluation.table import HEADLINE
 from infoae_jax.files import write_atomically
 from infoae_jax.runs.folder import is_locked, read_info
 from infoae_jax.runs.metrics import read_metrics
-from infoae_jax.sweeps.trials import SEED, Trial, format_value, group_trials, parse_trial_name, program_key, trial_name
+from infoae_jax.sweeps.trials import SEED, Trial, format_value, group_trials, parse_trial_name, trial_name
 
 TRAINED = ("trained", "finished")  # states
 FAILURE_FILE = "failed.json"  # in a trial's folder: why it ended before its time

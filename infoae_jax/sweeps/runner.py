@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from infoae_jax.config import program_key
 from infoae_jax.data.load import load_splits
 from infoae_jax.errors import BusyError, DivergedError, UserError, as_sentence
 from infoae_jax.evaluation.measure import evaluate_run
@@ -25,9 +26,9 @@ from infoae_jax.sweeps.results import (
     read_trials,
     write_results,
 )
-from infoae_jax.sweeps.trials import Trial, program_key
+from infoae_jax.sweeps.trials import Trial
 from infoae_jax.training.fit import Result, fit
-from infoae_jax.training.group import fit_group, most_at_once
+from infoae_jax.training.group import fit_group, max_group_size
 
 # What the training of a trial came to: its result, or why there is none.
 Outcome = Result | Exception
@@ -117,7 +118,7 @@ def train_trial(trial: Trial) -> Outcome:
 
 def train_group(trials: Sequence[Trial]) -> dict[str, Outcome]:
     """Trains as many of these trials, which share their programs, as the devices have memory for, all at once."""
-    some = trials[: most_at_once(trials)]
+    some = trials[: max_group_size([trial.config for trial in trials])]
     for trial in some:
         (trial.folder / FAILURE_FILE).unlink(missing_ok=True)
     try:

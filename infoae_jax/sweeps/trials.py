@@ -15,24 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from infoae_jax.config import Config, flatten, parse, to_dict
+from infoae_jax.config import Config, flatten, parse, program_key, to_dict
 from infoae_jax.errors import UserError
 
-# Fields that are arguments of the compiled programs: trials that differ in nothing else share them.
-TRACED = (
-    "train.seed",
-    "train.learning_rate",
-    "train.lambda_adv",
-    "train.lambda_ramp",
-    "alignment.learning_rate",
-    "alignment.style_weight",
-    "alignment.lambda_adv",
-    "refine.learning_rate",
-    "refine.style_weight",
-    "refine.cycle_weight",
-    "refine.content_weight",
-    "refine.content_noise",
-)
 SEED = "train.seed"  # repeats of one setting differ in it
 # A field is called by its last part ('seed') if no section before its own has one of that name; else 'data.seed'.
 _SECTIONS = ("train", "model", "data", "alignment", "refine", "log", "checkpoint", "evaluate")
@@ -119,18 +104,11 @@ def format_value(value: Any) -> str:
 
 
 def group_trials(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials that differ in `TRACED` fields only, and hence share their compiled programs; in order of appearance."""
+    """Trials that differ in `config.TRACED` fields only, and so share their compiled programs, in order."""
     found: dict[Any, list[Trial]] = {}
     for trial in trials:
         found.setdefault(program_key(trial.config), []).append(trial)
     return list(found.values())
-
-
-def program_key(config: Config) -> tuple[Any, ...]:
-    """Whatever decides the compiled programs, the loop around them, and the images."""
-    flat = flatten(to_dict(config))
-    elsewhere = (*TRACED, "data.cache_dir")
-    return tuple(flat[name] for name in flat if name not in elsewhere and not name.startswith("evaluate."))
 
 
 def filter_trials(trials: Sequence[Trial], conditions: str) -> list[Trial]:

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from configs import base, folder, mnist, rendered, svhn
-from infoae_jax.config import flatten, parse, to_dict
+from infoae_jax.config import TRACED, flatten, parse, to_dict
 from infoae_jax.errors import UserError
-from infoae_jax.sweeps.trials import TRACED, filter_trials, group_trials, list_trials, parse_trial_name, trial_name
+from infoae_jax.sweeps.trials import filter_trials, group_trials, list_trials, parse_trial_name, trial_name
 
 SWEEP = Path("runs/x/sweep")
 
