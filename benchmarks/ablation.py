@@ -215,11 +215,11 @@ FIGURES = (
     Figure("training codes %", ("leakage", "training_codes_accuracy"), "{:.1f}", 100),
     Figure("MSE", ("reconstruction", "mse"), "{:.4f}"),
     Figure("transfer %", ("transfer", "transfer_accuracy"), "{:.1f}", 100),
-    Figure("slant", ("style", "r", "slant"), "{:.2f}"),
-    Figure("thickness", ("style", "r", "thickness"), "{:.2f}"),
-    Figure("area", ("style", "r", "area"), "{:.2f}"),
-    Figure("composition 1", ("composition", "l1_1"), "{:.1f}"),
-    Figure("10", ("composition", "l1_10"), "{:.1f}"),
+    Figure("slant", ("style", "correlation", "slant"), "{:.2f}"),
+    Figure("thickness", ("style", "correlation", "thickness"), "{:.2f}"),
+    Figure("area", ("style", "correlation", "area"), "{:.2f}"),
+    Figure("composition 1", ("composition", "l1_after_1"), "{:.1f}"),
+    Figure("10", ("composition", "l1_after_10"), "{:.1f}"),
     Figure("reversibility", ("reversibility", "mse"), "{:.4f}"),
 )
 

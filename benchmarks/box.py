@@ -127,7 +127,7 @@ def _card(
         doubt = ", but the judges are not trusted" if "transfer" in evaluation["untrusted"] else ""
         rows.append(("swaps read as the class asked for", f"{transferred['transfer_accuracy']:.1%}{doubt}"))
     if style := found.get("style"):
-        kept = [f"{key.replace('_', ' ')} {r:.2f}" for key, r in style["r"].items() if r is not None]
+        kept = [f"{key.replace('_', ' ')} {r:.2f}" for key, r in style["correlation"].items() if r is not None]
         rows.append(("style kept, correlation", ", ".join(kept)))
     if counterfactual := found.get("counterfactual"):
         rows.append(("MSE against the true picture of a swap", f"{counterfactual['mse']:.4f}"))

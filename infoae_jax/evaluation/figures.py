@@ -59,7 +59,7 @@ class NotApplicable(Exception):  # noqa: N818 (it is no error)
 
 
 def leakage(s: Subject) -> dict[str, Any]:
-    """See `probes`. Fooled by a latent that holds nothing: `reconstruction` and its `z_used_gap` would show it."""
+    """See `probes`. Fooled by a latent that holds nothing, which `reconstruction` would show."""
     train, test = Codes(s.z_train, s.train.labels), Codes(s.z, s.test.labels)
     return measure_leakage(train, test, s.num_classes, s.protocol.probe_epochs, SEED)
 
@@ -68,8 +68,8 @@ def reconstruction(s: Subject) -> dict[str, float]:
     """Each test image redrawn with its own class.
 
     mse per pixel in [0, 1], of the decoder's output as it is; psnr (mean over images) and ssim of the picture.
-    z_used_gap: how much larger the mse becomes with the latent of another image of the class; near 0 where the decoder
-    does not use the latent. Fooled by a large latent that keeps the class: `leakage`.
+    mse_increase_with_other_latent: how much larger the mse becomes with the latent of another image of the class; near
+    0 where the decoder does not use the latent. Fooled by a large latent that keeps the class: `leakage`.
     """
     target = s.test.images
     by_image = _squared_error(s.reconstruction, target)
@@ -80,7 +80,7 @@ def reconstruction(s: Subject) -> dict[str, float]:
     return {
         "mse": float(by_image.mean()),
         **_picture_quality(to_uint8(s.reconstruction), target),
-        "z_used_gap": float(gap),
+        "mse_increase_with_other_latent": float(gap),
     }
 
 
@@ -143,13 +143,13 @@ def style(s: Subject) -> dict[str, Any]:
         )
     real, swapped = measure(s.test.images), measure(s.swaps)
     redrawn = measure(to_uint8(s.reconstruction))
-    result: dict[str, Any] = {"r": {}, "ceiling": {}, "swaps": len(s.swaps)}
+    result: dict[str, Any] = {"correlation": {}, "ceiling": {}, "swaps": len(s.swaps)}
     for name in real:
         source = _residual(real[name], s.test.labels)
-        result["r"][name] = _correlation(source, _residual(swapped[name], s.others))
+        result["correlation"][name] = _correlation(source, _residual(swapped[name], s.others))
         result["ceiling"][name] = _correlation(source, _residual(redrawn[name], s.test.labels))
     if measure is strokes:
-        result["without_stroke"] = int(np.isnan(swapped["area"]).sum())
+        result["swaps_without_stroke"] = int(np.isnan(swapped["area"]).sum())
     else:  # the distance in CIELAB that a person sees
         for ground in ("background", "foreground"):
             names = [f"{ground}_{c}" for c in "lab"]
@@ -173,16 +173,16 @@ def counterfactual(s: Subject) -> dict[str, float]:
 def composition(s: Subject) -> dict[str, float]:
     """Null swaps: each picture encoded and drawn with its own class, once and ten times over.
 
-    l1_1, l1_10: mean absolute difference to the original, on 0..255. accuracy_10: read as its class by the judges at
-    the end. A constant picture does not change either, hence the comparison with the original.
+    l1_after_1, l1_after_10: mean absolute difference to the original, on 0..255. accuracy_after_10: read as its class
+    by the judges at the end. A constant picture does not change either, hence the comparison with the original.
     """
     pictures, result = s.test.images, {}
     for i in range(1, 11):
         pictures = s.system.generate(s.system.encode(pictures), s.test.labels)
         if i in (1, 10):
             difference = np.abs(pictures.astype(np.int16) - s.test.images.astype(np.int16))
-            result[f"l1_{i}"] = float(difference.mean(dtype=np.float64))
-    result["accuracy_10"] = float((s.judges.read(pictures) == s.test.labels).mean())
+            result[f"l1_after_{i}"] = float(difference.mean(dtype=np.float64))
+    result["accuracy_after_10"] = float((s.judges.read(pictures) == s.test.labels).mean())
     return result
 
 
@@ -208,7 +208,7 @@ def reversibility(s: Subject) -> dict[str, float]:
 def realism(s: Subject) -> dict[str, float]:
     """Swaps against real test images, in the features of the first judge.
 
-    frechet: distance of two Gaussians (Heusel et al. 2017; the features are not Inception's); floor: of real training
+    frechet_distance: of two Gaussians (Heusel et al. 2017; the features are not Inception's); floor: of real training
     images to the test images, as many; reconstruction: of reconstructions. precision, recall: k = 3 (Kynkäänniemi et
     al. 2019). All depend on the number of images.
     """
@@ -220,9 +220,9 @@ def realism(s: Subject) -> dict[str, float]:
     floor = s.judges.features(s.train.images[chosen])
     redrawn = s.judges.features(to_uint8(s.reconstruction[chosen]))
     return {
-        "frechet": _frechet(swaps, real),
-        "frechet_floor": _frechet(floor, real),
-        "frechet_reconstruction": _frechet(redrawn, real),
+        "frechet_distance": _frechet(swaps, real),
+        "frechet_distance_real_images": _frechet(floor, real),
+        "frechet_distance_reconstructions": _frechet(redrawn, real),
         "precision": _coverage(real, swaps),
         "recall": _coverage(swaps, real),
         "images": len(chosen),

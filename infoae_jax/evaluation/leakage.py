@@ -5,7 +5,7 @@ Here four families of fresh probes try again on the very tensor that the decoder
 them counts. Two questions are kept apart, since probes (and encoders) know the images they were trained on:
 
 * fitted on codes of training images, tested on codes of unseen ones (`train_fitted`); or fitted and tested on unseen
-  ones by five folds (`held_out`). The larger of both is the headline.
+  ones by five folds (`cross_validated`). The larger of both is the headline.
 * fitted and tested on codes of training images, by one split (`training_codes`): what an encoder that overfits gives
   away about its own training images.
 """
@@ -63,17 +63,19 @@ def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, se
       epochs: of the MLPs.
 
     Returns:
-      probe_accuracy: the headline, best over probes, `train_fitted` or `held_out` (`fitted_on` says which);
+      probe_accuracy: the headline, best over probes, `train_fitted` or `cross_validated` (`fitted_on` says which);
       chance: share of
-      the most frequent class in `test`; `training_codes_accuracy`; bits: best lower bound of the mutual information
+      the most frequent class in `test`; `training_codes_accuracy`; information_bits: best lower bound of the mutual
+      information
       between code and class, H(class) - cross-entropy of a probe, at least 0; entropy_bits: H(class).
-      Accuracy by probe under `train_fitted`, `held_out` (absent for fewer than 50 test codes) and `training_codes`.
+      Accuracy by probe under `train_fitted`, `cross_validated` (absent for fewer than 50 test codes) and
+      `training_codes`.
     """
     rng = np.random.default_rng(seed)
     jobs: dict[str, list[tuple[Codes, Codes]]] = {"train_fitted": [(train, test)]}
     if len(test.z) >= FEWEST:
         folds = np.array_split(rng.permutation(len(test.z)), FOLDS)
-        jobs["held_out"] = [
+        jobs["cross_validated"] = [
             (test.take(np.concatenate(folds[:i] + folds[i + 1 :])), test.take(folds[i])) for i in range(FOLDS)
         ]
     order = rng.permutation(len(train.z))
@@ -105,7 +107,7 @@ def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, se
         "fitted_on": best,
         "chance": float(shares.max()),
         "training_codes_accuracy": max(accuracy["training_codes"].values()),
-        "bits": max(entropy - least / float(np.log(2)), 0.0),
+        "information_bits": max(entropy - least / float(np.log(2)), 0.0),
         "entropy_bits": entropy,
         **accuracy,
     }

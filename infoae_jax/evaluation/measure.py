@@ -114,6 +114,7 @@ def evaluate_run(
         "protocol": dataclasses.asdict(protocol),
         "step": at,
         "data": {"name": info.config.data.name, "train": len(splits.train), "test": len(splits.test)},
+        "class_names": list(info.class_names),
         "bottleneck": info.config.model.bottleneck,
         **measured,
         "environment": environment(),

@@ -7,7 +7,7 @@ from typing import Any
 
 from infoae_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,13 @@ def read_evaluation(run: str | Path, protocol: Protocol | None = None) -> dict[s
         path = Path(run) / file_name(wanted)
         if path.exists():
             try:
-                return json.loads(path.read_text())
+                record = json.loads(path.read_text())
             except ValueError as error:
                 raise UserError(f"{str(path)!r} is damaged ({error}). Evaluate the run again.") from error
+            if record.get("format") != FORMAT:
+                raise UserError(
+                    f"{str(path)!r} has format {record.get('format')}, but this version reads format {FORMAT}. "
+                    f"Evaluate the run again."
+                )
+            return record
     return None

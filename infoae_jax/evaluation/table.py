@@ -61,11 +61,11 @@ HEADLINE = (
     Metric("probe_accuracy", "leakage", ("leakage", "probe_accuracy"), "{:.1%}", "lower"),
     Metric("mse", "MSE", ("reconstruction", "mse"), "{:.4f}", "lower"),
     Metric("transfer_accuracy", "transfer accuracy", ("transfer", "transfer_accuracy"), "{:.1%}", "higher"),
-    Metric("style_correlation", "style kept, mean r", ("style", "r"), "{:.2f}", "higher"),
+    Metric("style_correlation", "style kept, mean r", ("style", "correlation"), "{:.2f}", "higher"),
     Metric("counterfactual_mse", "counterfactual MSE", ("counterfactual", "mse"), "{:.4f}", "lower"),
-    Metric("composition_l1", "composition, L1 after 10", ("composition", "l1_10"), "{:.1f}", "lower"),
+    Metric("composition_l1", "composition, L1 after 10", ("composition", "l1_after_10"), "{:.1f}", "lower"),
     Metric("reversibility_mse", "there and back, MSE", ("reversibility", "mse"), "{:.4f}", "lower"),
-    Metric("frechet_distance", "Fréchet distance", ("realism", "frechet"), "{:.1f}", "lower"),
+    Metric("frechet_distance", "Fréchet distance", ("realism", "frechet_distance"), "{:.1f}", "lower"),
 )
 
 
@@ -105,19 +105,24 @@ def table_rows(record: dict[str, Any]) -> list[Row]:
         add(group, "by", f"{found['probe']}, {where}")
         add(group, "chance (most frequent class)", f"{found['chance']:.2%}")
         add(group, "from codes of training images", f"{found['training_codes_accuracy']:.2%}", better="lower")
-        add(group, "bits at least", f"{found['bits']:.3f} of {found['entropy_bits']:.2f}", better="lower")
-        kinds = [kind for kind in ("train_fitted", "held_out", "training_codes") if kind in found]
+        add(group, "bits at least", f"{found['information_bits']:.3f} of {found['entropy_bits']:.2f}", better="lower")
+        kinds = [kind for kind in ("train_fitted", "cross_validated", "training_codes") if kind in found]
         for name in found["train_fitted"]:
             values = ", ".join(f"{found[kind][name]:.2%}" for kind in kinds)
             add("leakage by probe", name.replace("_", " "), values)
-        order = {"train_fitted": "fitted on training codes", "held_out": "by folds on unseen ones"}
+        order = {"train_fitted": "fitted on training codes", "cross_validated": "by folds on unseen ones"}
         shown = [order.get(kind, "by a split of training codes") for kind in kinds]
         add("leakage by probe", "in this order", "; ".join(shown))
     if found := figures.get("reconstruction"):
         group = "reconstruction"
         add(group, "MSE", f"{found['mse']:.5f}", "mse", "lower")
         add(group, "PSNR, SSIM", f"{found['psnr']:.2f} dB, {found['ssim']:.4f}", better="higher")
-        add(group, "MSE more with another latent of the class", f"{found['z_used_gap']:.5f}", better="higher")
+        add(
+            group,
+            "MSE more with another latent of the class",
+            f"{found['mse_increase_with_other_latent']:.5f}",
+            better="higher",
+        )
     if found := figures.get("content"):
         add(
             "content",
@@ -129,11 +134,11 @@ def table_rows(record: dict[str, Any]) -> list[Row]:
         group = "transfer" + (" (untrusted: judges below their bar)" if "transfer" in untrusted else "")
         add(group, "swaps read as the class asked for", f"{found['transfer_accuracy']:.2%}", "transfer", "higher")
         worst = min(range(len(found["by_class"])), key=lambda c: found["by_class"][c])
-        add(group, "worst class", f"{found['by_class'][worst]:.2%} (class {worst})", better="higher")
+        add(group, "worst class", f"{found['by_class'][worst]:.2%} ({record['class_names'][worst]})", better="higher")
         judged = ", ".join(f"{a:.2%}" for a in found["judge_accuracy"])
         add(group, f"judges on real images (bar {found['judge_threshold']:.1%})", judged)
     if found := figures.get("style"):
-        for name, r in found["r"].items():
+        for name, r in found["correlation"].items():
             ceiling = found["ceiling"][name]
             value = f"{_number(r)} (reconstruction {_number(ceiling)})"
             add("style kept by swaps, r", name.replace("_", " "), value, name, "higher")
@@ -145,25 +150,25 @@ def table_rows(record: dict[str, Any]) -> list[Row]:
                     f"{found[f'{ground}_delta_e']:.2f}",
                     better="lower",
                 )
-        if found.get("without_stroke"):
-            add("style kept by swaps, r", "swaps without any stroke", str(found["without_stroke"]), better="lower")
+        if found.get("swaps_without_stroke"):
+            add(
+                "style kept by swaps, r", "swaps without any stroke", str(found["swaps_without_stroke"]), better="lower"
+            )
     if found := figures.get("counterfactual"):
         group = "counterfactual (true picture known)"
         add(group, "MSE", f"{found['mse']:.5f}", better="lower")
         add(group, "PSNR, SSIM", f"{found['psnr']:.2f} dB, {found['ssim']:.4f}", better="higher")
     if found := figures.get("composition"):
-        value = f"{found['l1_1']:.2f}, {found['l1_10']:.2f}"
+        value = f"{found['l1_after_1']:.2f}, {found['l1_after_10']:.2f}"
         add("composition", "L1 after 1, 10 null swaps (0..255)", value, "composition", "lower")
-        add("composition", "read as their class after 10", f"{found['accuracy_10']:.2%}", better="higher")
+        add("composition", "read as their class after 10", f"{found['accuracy_after_10']:.2%}", better="higher")
     if found := figures.get("reversibility"):
         for prefix, name in (("", "there and back"), ("blurred_", "there, blurred, and back")):
             value = f"MSE {found[prefix + 'mse']:.4f}, r2 {_number(found[prefix + 'r2'])}"
             add("reversibility", name, value, "" if prefix else "reversibility", "lower")
     if found := figures.get("realism"):
         group = "realism" + (" (untrusted: judges below their bar)" if "realism" in untrusted else "")
-        value = (
-            f"{found['frechet']:.2f} (real {found['frechet_floor']:.2f}, redrawn {found['frechet_reconstruction']:.2f})"
-        )
+        value = f"{found['frechet_distance']:.2f} (real {found['frechet_distance_real_images']:.2f}, redrawn {found['frechet_distance_reconstructions']:.2f})"
         add(group, "Frechet distance", value, better="lower")
         add(group, "precision, recall", f"{found['precision']:.2%}, {found['recall']:.2%}", better="higher")
     for name, reason in record["left_out"].items():

@@ -90,7 +90,7 @@ def made(box, untrained, trained, tmp_path, monkeypatch):
         "figures": {
             "leakage": {"probe_accuracy": 0.4321, "chance": 0.1},
             "transfer": {"transfer_accuracy": 0.9},
-            "style": {"r": {"background_l": 0.91, "width": None}},
+            "style": {"correlation": {"background_l": 0.91, "width": None}},
         },
     }
     monkeypatch.setattr(find, "FOLDER", tmp_path)
