@@ -38,6 +38,13 @@ def new_chart(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def lay_out(figure: Figure) -> Figure:
+    """Places what the chart has, once for all files that are made of it, and returns the chart."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def set_scale(axes: Axes, which: Literal["x", "y"], scale: Scale, num_ticks: int) -> None:
     """Sets the scale of an axis, with about `num_ticks` round numbers."""
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -71,12 +78,12 @@ def line_chart(lines: Mapping[int, Sequence[tuple[float, float]]], scale: Scale)
     set_scale(axes, "y", scale, 4)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.8)
-    return figure
+    return lay_out(figure)
 
 
-def as_file(figure: Figure, kind: Literal["svg", "png"], salt: str = MAKER) -> bytes:
-    """The figure as a file, the same for the same figure and salt. In SVG, text stays text."""
-    metadata = {"Software": MAKER} if kind == "png" else {"Creator": MAKER, "Date": None}
+def as_file(figure: Figure, kind: Literal["svg", "png"], salt: str = MAKER, metadata: Json | None = None) -> bytes:
+    """The figure as a file, the same for the same arguments. In SVG, text stays text."""
+    metadata = metadata or {"png": {"Software": MAKER}, "svg": {"Creator": MAKER, "Date": None}}[kind]
     buffer = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
@@ -85,8 +92,7 @@ def as_file(figure: Figure, kind: Literal["svg", "png"], salt: str = MAKER) -> b
 
 def as_markup(figure: Figure, name: str) -> Markup:
     """The figure as a part of a page, in which all ids begin with `name`."""
-    figure.draw_without_rendering()  # makes the ticks, which need an id as well
     for number, artist in enumerate(figure.findobj()):
         artist.set_gid(f"{name}.{artist.get_gid() or number}")
-    _, tag, text = as_file(figure, "svg", name).decode().partition("<svg")
-    return Markup(tag + text)
+    text = as_file(figure, "svg", name, dict.fromkeys(("Creator", "Date", "Format", "Type"))).decode()
+    return Markup(text[text.index("<svg") :])

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
 from infoae_jax.evaluation.table import Metric, Reference
-from infoae_jax.reports.charts import CARD, INK, MUTED, RULE, SERIES, annotate, new_chart, set_scale
+from infoae_jax.reports.charts import CARD, INK, MUTED, RULE, SERIES, annotate, lay_out, new_chart, set_scale
 from infoae_jax.sweeps.results import Setting, TrialResult
 from infoae_jax.sweeps.trials import format_value, short_name
 from infoae_jax.types import Json
@@ -84,7 +84,7 @@ def tradeoff_chart(
     if len(arrangement.curves) > 1:
         style: Json = {"ncols": 2 if size == NARROW else 6, "frameon": False, "fontsize": 9, "labelcolor": INK}
         figure.legend(loc="outside upper left", **style)
-    figure.draw_without_rendering()  # labels need to know where the points are
+    lay_out(figure)  # labels need to know where the points are
     _label_points(axes, arrangement)
     return figure
 
@@ -130,7 +130,7 @@ def heat_map(
         labels = [format_value(settings[0].values.get(others[0])) for settings in arrangement.curves.values()]
         axes.set_ylabel(field_title(others[0]))
     axes.set_yticks(range(len(labels)), labels)
-    return figure
+    return lay_out(figure)
 
 
 def _point(value_of: Callable[[str], float | None]) -> tuple[float, float]:
