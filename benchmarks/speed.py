@@ -382,7 +382,7 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """`Trained.transfer` of 1,000 images against the bare jitted `encode` and `decode`, call by call in turn.
+    """`Model.transfer` of 1,000 images against the bare jitted `encode` and `decode`, call by call in turn.
 
     Both share the work among the same devices. The bare ones find their input on these and leave their output there.
     """
@@ -459,8 +459,8 @@ def _answer_ms(url: str, number: int) -> float:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     begin = time.perf_counter()
-    state = json.loads(_post(f"{url}api/style?drawing=1", buffer.getvalue(), "image/png"))
-    _post(f"{url}api/draw", json.dumps({"z": state["z"]}).encode(), "application/json")
+    state = json.loads(_post(f"{url}api/encode?drawing=1", buffer.getvalue(), "image/png"))
+    _post(f"{url}api/decode", json.dumps({"z": state["z"]}).encode(), "application/json")
     return 1e3 * (time.perf_counter() - begin)
 
 

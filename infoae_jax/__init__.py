@@ -5,9 +5,10 @@
 
 README.md has the rest.
 """
+# ruff: noqa: F401 (the names are exported)
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from infoae_jax.config import Config, parse
@@ -19,41 +20,22 @@ if TYPE_CHECKING:
     from infoae_jax.runs.folder import RunInfo, read_info
     from infoae_jax.training.fit import fit
 
-# Imported on first use: Orbax and JAX take a second, and whoever only reads a run's files does not need them.
-_MODULES = {
-    "Config": "config",
-    "DivergedError": "errors",
-    "Model": "inference.model",
-    "Prediction": "inference.model",
-    "RunInfo": "runs.folder",
-    "StyleBank": "inference.styles",
-    "Transfer": "inference.model",
-    "UserError": "errors",
-    "evaluate_run": "evaluation.measure",
-    "fit": "training.fit",
-    "load": "inference.load",
-    "parse": "config",
-    "read_info": "runs.folder",
+# Imported on first use, as JAX and Orbax take a second and reading the files of a run needs neither.
+_EXPORTS = {
+    "config": ("Config", "parse"),
+    "errors": ("DivergedError", "UserError"),
+    "evaluation.measure": ("evaluate_run",),
+    "inference.load": ("load",),
+    "inference.model": ("Model", "Prediction", "Transfer"),
+    "inference.styles": ("StyleBank",),
+    "runs.folder": ("RunInfo", "read_info"),
+    "training.fit": ("fit",),
 }
-
-__all__ = [
-    "Config",
-    "DivergedError",
-    "Model",
-    "Prediction",
-    "RunInfo",
-    "StyleBank",
-    "Transfer",
-    "UserError",
-    "evaluate_run",
-    "fit",
-    "load",
-    "parse",
-    "read_info",
-]
+__all__ = sorted(name for names in _EXPORTS.values() for name in names)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'infoae_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"infoae_jax.{_MODULES[name]}"), name)
+def __getattr__(name: str) -> object:
+    for module, names in _EXPORTS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"infoae_jax.{module}"), name)
+    raise AttributeError(f"module 'infoae_jax' has no attribute {name!r}")

@@ -39,28 +39,33 @@ def test_unknown_variant():
 
 
 IMPOSSIBLE = [
-    ("model.bottleneck", 0, "from 1|1 or more"),
+    ("model.bottleneck", 0, "is 0, but must be a whole number from 1 to 4096"),
     ("model.bottleneck", 16.0, "whole number"),
     ("model.bottleneck", True, "whole number"),
     ("model.bottleneck", "16", "whole number"),
-    ("model.latent", "shpere", "'unbounded' or 'sphere'"),
+    ("model.latent", "shpere", "'shpere', but must be 'unbounded', 'sphere' or 'ball'"),
     ("model.decoder", "", "'dcec' or 'literal'"),
     ("model.filters", (32, 64), "3 entries"),
     ("model.filters", (32, 64, 2.5), r"filters\[2\] is 2.5"),
-    ("model.filters", 32, "list"),
-    ("train.lambda_adv", -0.1, "0 or more"),
-    ("train.lambda_adv", float("nan"), "0 or more"),
+    ("model.filters", 32, "list, each element a whole number from 1 to 4096"),
+    ("train.lambda_adv", -0.1, "a number from 0 to 1000000"),
+    ("train.lambda_adv", float("nan"), "from 0"),
+    ("train.lambda_adv", "0.1", "a number from 0"),
+    ("train.lambda_adv", True, "a number from 0"),
     ("train.lambda_ramp", 0.0, "above 0"),
-    ("train.learning_rate", 0, "above 0"),
+    ("train.learning_rate", 0, "above 0 and at most 1"),
+    ("train.learning_rate", 10**400, "above 0"),
     ("train.learning_rate", float("inf"), "above 0"),
-    ("train.epochs", 0, "1 or more"),
-    ("train.batch_size", -1, "1 or more"),
-    ("train.adversary_steps", 0, "1 or more"),
-    ("train.steps_per_call", 51, "log.every_steps is 50"),
+    ("train.epochs", 0, "from 1 to 1000000"),
+    ("train.batch_size", -1, "from 1 to"),
+    ("train.adversary_steps", 0, "from 1 to 100"),
+    ("train.steps_per_call", 51, "at most config.log.every_steps, which is 50"),
     ("train.dtype", "float16", "'float32' or 'bfloat16'"),
-    ("train.seed", 2**32, "at most 4294967295"),
-    ("train.data_on", "gpu", "'auto' or 'device' or 'host'"),
-    ("data.channels", 4, "0 or 1 or 3"),
+    ("train.seed", 2**32, "from 0 to 4294967295"),
+    ("train.data_on", "gpu", "'auto', 'device' or 'host'"),
+    ("data.channels", 4, "0, 1 or 3"),
+    ("data.channels", 1.0, "0, 1 or 3"),
+    ("data.channels", True, "0, 1 or 3"),
     ("data.image_size", 30, "multiple of 4"),
     ("data.image_size", 4, "multiple of 4 from 8"),
     ("data.test_fraction", 0.0, "above 0"),
@@ -70,7 +75,8 @@ IMPOSSIBLE = [
     ("data.split", "", "split"),
     ("log.sample_epochs", (1, -1), r"sample_epochs\[1\] is -1"),
     ("log.tensorboard", 1, "True or False"),
-    ("checkpoint.keep", 1, "2 or more"),
+    ("log.every_steps", 0, "a whole number of at least 1"),
+    ("checkpoint.keep", 1, "from 2 to 1000"),
 ]
 
 
@@ -98,7 +104,9 @@ def test_bottleneck_one_on_the_sphere():
 
 def test_unknown_missing_and_misplaced_keys():
     values = base.get_config().to_dict()
-    with pytest.raises(UserError, match=r"config.model.botleneck does not exist. Known here: .*bottleneck, "):
+    with pytest.raises(
+        UserError, match=r"config.model.botleneck does not exist. config.model has the fields bottleneck, "
+    ):
         parse({**values, "model": {**values["model"], "botleneck": 1}})
     with pytest.raises(UserError, match=r"config.model.hidden is missing"):
         parse({**values, "model": {k: v for k, v in values["model"].items() if k != "hidden"}})

@@ -1,7 +1,9 @@
 """Values on the command line that several commands read alike."""
 
 import argparse
+from typing import TypeAlias
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # of `infoae`, to which commands are added
 WITHIN_HELP = "sweeps: how much higher than the lowest MSE that of a recommended setting may be; default: 10"
 
 

@@ -1,39 +1,40 @@
-"""The cache of decoded data sets."""
+"""The cache of decoded data sets: one .npz file for each, uint8 images with their labels and factors.
 
-import contextlib
+A file's name holds a hash of what its images depend on, so that other images never have the name of these. The
+checksums of the archive are verified on every read.
+"""
+
 import hashlib
 import json
-import os
-import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Splits
-from infoae_jax.files import cache_folder
+from infoae_jax.files import cache_folder, replacing
+from infoae_jax.types import Json
 
 CACHE_VERSION = 1
 
 
 def data_cache_folder(config: DataConfig) -> Path:
+    """`config.cache_dir`, or the user's cache folder."""
     return Path(config.cache_dir).expanduser() if config.cache_dir else cache_folder()
 
 
-def content_hash(*splits: Dataset) -> str:
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(f"{split.images.shape} {split.class_names}".encode())
-        digest.update(np.ascontiguousarray(split.images).data)
-        digest.update(np.ascontiguousarray(split.labels, np.int32).data)
-    return digest.hexdigest()
+def cache_path(config: DataConfig, key: Json) -> Path:
+    """Where a data set is cached: that of `config`, whose images depend on what is in `key`, too."""
+    fields = ("image_size", "channels", "num_train", "num_test", "seed")
+    key = key | {name: getattr(config, name) for name in fields} | {"version": CACHE_VERSION}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return data_cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz"
 
 
 def read_cache(path: Path) -> Splits | None:
-    """The cached data, or None if there are none or the file is damaged (zip archives carry checksums)."""
+    """The cached data set; None if there is no such file or it is damaged, which is a warning."""
     if not path.exists():
         return None
     try:
@@ -41,36 +42,28 @@ def read_cache(path: Path) -> Splits | None:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
         splits = []
-        for name in ("train", "test"):
-            own = {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
-            splits.append(Dataset(own.pop("images"), own.pop("labels"), tuple(meta["class_names"]), own))
+        for split in ("train", "test"):
+            members = {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{split}/")}
+            splits.append(Dataset(members.pop("images"), members.pop("labels"), tuple(meta["class_names"]), members))
         return Splits(splits[0], splits[1], meta["fingerprint"])
-    except Exception as error:  # whatever a damaged archive leads to
+    except Exception as error:  # damaged archives lead to many kinds
         warnings.warn(f"The cache file {path} is damaged ({error}); it is made again.", stacklevel=2)
         return None
 
 
 def write_cache(path: Path, splits: Splits) -> None:
-    """Writes to a temporary name and renames, so that no reader ever sees half a file."""
-    arrays: dict[str, Any] = {}
-    for name, split in (("train", splits.train), ("test", splits.test)):
-        arrays |= {f"{name}/images": split.images, f"{name}/labels": split.labels}
-        arrays |= {f"{name}/{factor}": values for factor, values in split.factors.items()}
+    """Caches a data set at `path`; warns if that fails."""
     meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
-    temporary = None
+    arrays = {"meta": np.array(meta)}
+    for name, split in (("train", splits.train), ("test", splits.test)):
+        members = {"images": split.images, "labels": split.labels, **split.factors}
+        arrays |= {f"{name}/{member}": values for member, values in members.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}-*"):
-            if time.time() - leftover.stat().st_mtime > 86_400:  # of a process that was killed, not one at work
+            if time.time() - leftover.stat().st_mtime > 86_400:  # left by a process that was killed a day ago
                 leftover.unlink()
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = file.name
-            np.savez(file, meta=np.array(meta), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # training can go on without it
+        with replacing(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for `allow_pickle`
+    except OSError as error:  # training does not need the cache
         warnings.warn(f"The decoded images could not be cached in {path.parent} ({error}).", stacklevel=2)
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)

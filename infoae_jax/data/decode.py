@@ -1,52 +1,52 @@
 """Decodes many image files into one array."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from infoae_jax.config import DataConfig
 from infoae_jax.errors import UserError
-from infoae_jax.images.read import decode
+from infoae_jax.images.read import open_image, to_array
+
+Image = UInt8[np.ndarray, "h w c"]
+Images = UInt8[np.ndarray, "n h w c"]
 
 
-def decode_all(sources: Sequence[Any], config: DataConfig, read: Callable[[Any], bytes]) -> np.ndarray:
-    """Decodes, converts and resizes; names the source of an image that is broken or does not fit the others."""
+def decode(file: Path | bytes, source: object, config: DataConfig) -> Image:
+    """Decodes an image file or its bytes, with the size and channels that `config` sets; errors name the `source`."""
+    return to_array(open_image(file, source), source, config.channels, (config.image_size, config.image_size))
 
-    def decode(source: Any) -> np.ndarray:
-        try:
-            encoded = read(source)
-        except OSError as error:
-            raise UserError(f"The image {source} cannot be read ({error.strerror}).") from error
-        return decode_image(encoded, config, source)
 
+def decode_files(paths: Sequence[Path], config: DataConfig) -> Images:
+    """Decodes image files in parallel; see `decode` and `stack`."""
     with ThreadPoolExecutor() as pool:
         try:
-            return stack_images(pool.map(decode, sources), len(sources), lambda i: str(sources[i]))
+            # Each is read when it is decoded, so that a large folder is never held in memory encoded.
+            images = pool.map(lambda path: decode(path, path, config), paths)
+            return stack(zip(map(str, paths), images, strict=True), len(paths))
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # do not decode all the others first
+            pool.shutdown(cancel_futures=True)  # the others need not be decoded
             raise
 
 
-def decode_image(encoded: bytes, config: DataConfig, source: Any) -> np.ndarray:
-    side = config.image_size
-    return decode(encoded, source, config.channels, (side, side) if side else None)
+def stack(images: Iterable[tuple[str, Image]], count: int) -> Images:
+    """Collects `count` images, which come with their names, in one array.
 
-
-def stack_images(images: Iterator[np.ndarray], count: int, name: Callable[[int], str]) -> np.ndarray:
-    stacked = None
-    for i, image in enumerate(images):
-        if stacked is None:
-            stacked = np.empty((count, *image.shape), np.uint8)
-        elif image.shape != stacked.shape[1:]:
-            h, w, c = stacked.shape[1:]
+    Raises:
+      UserError: if they differ in size or channels.
+    """
+    stacked, first = np.empty(0, np.uint8), ""
+    for i, (name, image) in enumerate(images):
+        if i == 0:
+            stacked, first = np.empty((count, *image.shape), np.uint8), name
+        if image.shape != stacked.shape[1:]:
+            sizes = [f"{w}x{h}x{c}" for h, w, c in (stacked.shape[1:], image.shape)]
             raise UserError(
-                f"The images differ in size or channels: {name(0)} is {w}x{h}x{c} and {name(i)} is {image.shape[1]}x"
-                f"{image.shape[0]}x{image.shape[2]}. Have them converted, for instance with "
-                f"--config.data.image_size=32 --config.data.channels=3."
+                f"The images differ in size or channels: {first} is {sizes[0]} and {name} is {sizes[1]}. Convert them, "
+                f"for instance with --config.data.image_size=32 --config.data.channels=3."
             )
         stacked[i] = image
-    if stacked is None:
-        raise UserError("The data set has no image.")
     return stacked

@@ -1,93 +1,78 @@
-"""Labelled images as arrays: from TFDS, from a folder, or drawn by `rendered`.
-
-Decoded arrays are cached as uint8, so that a second start takes a fraction of a second. A cache entry's name holds a
-hash of where the images came from, and the archive's own checksums are verified on every read.
-"""
-
-import hashlib
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""The labelled images that a configuration names: from TFDS, from a folder, or rendered; decoded once, then cached."""
 
 import numpy as np
 
 from infoae_jax.config import DataConfig
-from infoae_jax.data.cache import CACHE_VERSION, content_hash, data_cache_folder, read_cache, write_cache
-from infoae_jax.data.dataset import Dataset, Splits
+from infoae_jax.data.cache import cache_path, read_cache, write_cache
+from infoae_jax.data.dataset import Dataset, Source, Splits, content_hash
 from infoae_jax.data.folder import folder_source
 from infoae_jax.data.rendered import rendered_source
-from infoae_jax.data.tfds import tfds_source
 from infoae_jax.errors import UserError
 
 
 def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
-    """The train and test images that `config` names, from the cache if they are there.
+    """Loads the images for training and for testing, from the cache if they are there.
 
-    prepare: let TFDS download and prepare a data set that is not.
+    Args:
+      config: the data set, and the size and number of its images.
+      prepare: whether TFDS may download and prepare a data set that is not prepared yet.
 
     Raises:
       UserError: if the data are missing, broken, or of a kind that cannot be trained on.
     """
-    path, key, decode = _place(config, prepare)
+    source = _find_source(config, prepare)
+    path = cache_path(config, source.key)
     splits = read_cache(path)
     if splits is None:
-        train, test = decode()
+        train, test = source.decode()
         train, test = _subset(train, config.num_train, config.seed), _subset(test, config.num_test, config.seed)
-        for split, name in ((train, "train"), (test, "test")):
-            _check(split, config, name)
-        sizes = [split.images.shape[1:] for split in (train, test)]
-        if sizes[0] != sizes[1]:
-            raise UserError(
-                f"The training images of {config.name!r} are {sizes[0]} (height, width, channels), the test images "
-                f"{sizes[1]}. Have them converted, for instance with --config.data.image_size=32 "
-                f"--config.data.channels=3."
-            )
-        # A drawing may differ in its last bit between processors; it is still the same data set.
-        fingerprint = key["drawing"] if "drawing" in key else content_hash(train, test)
-        splits = Splits(train, test, fingerprint)
+        _check(train, test, config.name)
+        splits = Splits(train, test, source.fingerprint or content_hash(train, test))
         write_cache(path, splits)
     return splits
 
 
 def is_cached(config: DataConfig) -> bool:
-    """Whether `load` needs to decode nothing. False as well where it would fail."""
+    """Whether `load_splits` has nothing to decode; False, too, if it would fail."""
     try:
-        return _place(config, prepare=False)[0].exists()
+        return cache_path(config, _find_source(config, prepare=False).key).exists()
     except UserError:
         return False
 
 
-def _place(config: DataConfig, prepare: bool) -> tuple[Path, dict[str, Any], Callable[[], tuple[Dataset, Dataset]]]:
-    """Where the cache has these images, and their source's key and decoder."""
-    kind = config.name if config.name in _SOURCES else "tfds"
-    key, decode = _SOURCES[kind](config, prepare)
-    key |= {f: getattr(config, f) for f in ("image_size", "channels", "num_train", "num_test", "seed")}
-    key |= {"kind": kind, "version": CACHE_VERSION}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return data_cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz", key, decode
+def _find_source(config: DataConfig, prepare: bool) -> Source:
+    if config.name == "rendered":
+        return rendered_source(config)
+    if config.name == "folder":
+        return folder_source(config)
+    from infoae_jax.data.tfds import tfds_source  # here, since TFDS is slow to import
 
-
-_SOURCES = {"rendered": rendered_source, "folder": folder_source, "tfds": tfds_source}
+    return tfds_source(config, prepare)
 
 
 def _subset(split: Dataset, count: int, seed: int) -> Dataset:
     if not count or count >= len(split):
         return split
-    chosen = np.random.default_rng([seed, 2]).permutation(len(split))[:count]
-    factors = {name: values[chosen] for name, values in split.factors.items()}
-    return Dataset(split.images[chosen], split.labels[chosen], split.class_names, factors)
+    return split[np.random.default_rng([seed, 2]).permutation(len(split))[:count]]
 
 
-def _check(split: Dataset, config: DataConfig, name: str) -> None:
-    if not len(split):
-        raise UserError(f"The {name} split of {config.name!r} is empty.")
-    low, high, count = split.labels.min(), split.labels.max(), len(split.class_names)
-    if low < 0 or high >= count:
+def _check(train: Dataset, test: Dataset, name: str) -> None:
+    count = len(train.class_names)
+    for kind, split in (("train", train), ("test", test)):
+        if not len(split):
+            raise UserError(f"The {kind} split of {name!r} is empty.")
+        low, high = split.labels.min(), split.labels.max()
+        if low < 0 or high >= count:
+            raise UserError(
+                f"The {kind} split of {name!r} has labels from {low} to {high}, but its {count} classes are numbered 0 "
+                f"to {count - 1}. Images without a label cannot be used."
+            )
+    if len(np.unique(train.labels)) < 2:
+        only = train.class_names[train.labels[0]]
+        raise UserError(f"All training images of {name!r} are of one class ({only!r}), but two are needed.")
+    sizes = [split.images.shape[1:] for split in (train, test)]
+    if sizes[0] != sizes[1]:
         raise UserError(
-            f"The {name} split of {config.name!r} has labels from {low} to {high}, but its {count} classes are "
-            f"numbered 0 to {count - 1}. Images without a label cannot be used."
+            f"The training images of {name!r} are {sizes[0]} (height, width, channels), the test images {sizes[1]}. "
+            f"Convert them, for instance with --config.data.image_size=32 --config.data.channels=3."
         )
-    if name == "train" and len(np.unique(split.labels)) < 2:
-        only = split.class_names[split.labels[0]]
-        raise UserError(f"All training images of {config.name!r} are of one class ({only!r}), but two are needed.")

@@ -1,75 +1,83 @@
-"""Data sets of TensorFlow Datasets (TFDS)."""
+"""Data sets of TensorFlow Datasets (TFDS), which prepares them as ArrayRecord files."""
 
 import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
-from infoae_jax.data.decode import decode_image, stack_images
+from infoae_jax.data.decode import Image, decode, stack
 from infoae_jax.errors import UserError
 
-
-def tfds_source(config: DataConfig, prepare: bool) -> Source:
-    builder = _tfds_builder(config, prepare)
-    image_key, label_key = _tfds_features(builder)
-    names = tuple(builder.info.features[label_key].names)
-    files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
-    listing = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-    def decode() -> tuple[Dataset, Dataset]:
-        splits = [_tfds_split(builder, name, image_key, label_key, names, config) for name in (split, test_split)]
-        return splits[0], splits[1]
-
-    split, test_split = config.split, config.test_split
-    return {"name": builder.info.full_name, "files": listing, "splits": [split, test_split]}, decode
-
-
-_OFFLINE = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
+_RECORDS_PER_READ = 4096
+_OFFLINE_SIGNS = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
 _PREPARE = """
 import sys
 import tensorflow_datasets as tfds
 name, folder = sys.argv[1:]
 tfds.builder(name, data_dir=folder or None, file_format="array_record").download_and_prepare()
 """
+_ADVICE = """Either
+  pip install -e '.[prepare]'   and start again with network, or
+  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or
+  python launch.py --config=configs/rendered.py   for the rendered data set, which needs no download."""
 
 
-def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
-    import tensorflow_datasets as tfds  # here, because it is slow to import and only this kind of data needs it
+def tfds_source(config: DataConfig, prepare: bool) -> Source:
+    """The splits of a TFDS data set that `config` names.
 
-    folder = str(Path(config.dir).expanduser()) if config.dir else None
+    Args:
+      config: name, folder and splits.
+      prepare: whether TFDS may download and prepare a data set that is not prepared yet.
+
+    Raises:
+      UserError: if there is no such data set, or it is not prepared, damaged, or not for image classification.
+    """
+    builder = _open_builder(config, prepare)
+    keys = _find_features(builder)
+    files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
+    splits = [config.split, config.test_split]
+    key = {
+        "kind": "tfds",
+        "name": builder.info.full_name,
+        "files": [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files],
+        "splits": splits,
+    }
+    return Source(key, lambda: [_decode_split(builder, split, keys, config) for split in splits])
+
+
+def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder:
+    name, folder = config.name, str(Path(config.dir).expanduser()) if config.dir else None
+    where = folder or "the default folder of TFDS"
     if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
     try:
-        builder = tfds.builder(config.name, data_dir=folder)
+        builder = tfds.builder(name, data_dir=folder)
         if not builder.info.splits:
             if builder.info.features is not None:
-                _tfds_features(builder)  # refuses what cannot be used before it is downloaded
+                _find_features(builder)  # refuses what cannot be used before it is downloaded
             if not prepare:
-                raise UserError(f"{config.name!r} is not prepared in {folder or 'the default folder of TFDS'}.")
-            _prepare(config, folder)
-            builder = tfds.builder(config.name, data_dir=folder)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise UserError(
-            f"config.data.name is {config.name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from "
-            f"the TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
-        ) from error
+                raise UserError(f"{name!r} is not prepared in {where}.")
+            _prepare(name, folder, where)
+            builder = tfds.builder(name, data_dir=folder)
     except UserError:
         raise
-    except ImportError as error:
+    except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(
-            f"TFDS needs TensorFlow to open {config.name!r}: pip install -e '.[prepare]', or choose another data set."
+            f"config.data.name is {name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from the "
+            f"TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
         ) from error
+    except ImportError as error:
+        raise UserError(f"TFDS needs TensorFlow to open {name!r}: pip install -e '.[prepare]'") from error
     except Exception as error:  # damaged descriptions lead to many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{config.name!r} in {folder or 'the default folder of TFDS'} cannot be opened ({reason}). If its files "
-            f"are damaged, move them away and start again."
+            f"{name!r} in {where} cannot be opened ({_first_line(error)}). If its files are damaged, move them "
+            f"elsewhere and start again."
         ) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
@@ -79,20 +87,12 @@ def _tfds_builder(config: DataConfig, prepare: bool) -> Any:
     return builder
 
 
-def _prepare(config: DataConfig, folder: str | None) -> None:
-    """Downloads and prepares, in a process of its own: TensorFlow must not load into the one that trains."""
-    where = folder or "TFDS's default folder"
-    again = (
-        "  pip install -e '.[prepare]'   and start again with network, or\n"
-        "  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or\n"
-        "  python launch.py --config=configs/rendered.py   for the embedded data set, which needs no download."
-    )
+def _prepare(name: str, folder: str | None, where: str) -> None:
+    """Downloads and prepares in another process, since TensorFlow must not be loaded into the one that trains."""
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"{config.name!r} is not prepared in {where}, and preparing it needs TensorFlow once. Either\n{again}"
-        )
-    print(f"{config.name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
-    command = [sys.executable, "-c", _PREPARE, config.name, folder or ""]
+        raise UserError(f"{name!r} is not prepared in {where}, and preparing it needs TensorFlow once. {_ADVICE}")
+    print(f"{name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
+    command = [sys.executable, "-c", _PREPARE, name, folder or ""]
     reason = "no output"
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -102,7 +102,7 @@ def _prepare(config: DataConfig, folder: str | None) -> None:
                 reason = line.strip() or reason
                 if sys.stderr.isatty():
                     print(f"\r\033[K{reason[:100]}", end="", file=sys.stderr, flush=True)
-                if any(sign in line for sign in _OFFLINE):  # TFDS would go on trying for many minutes
+                if any(sign in line for sign in _OFFLINE_SIGNS):  # TFDS would retry for many minutes
                     reason = "there is no network"
                     process.kill()
                     break
@@ -110,58 +110,57 @@ def _prepare(config: DataConfig, folder: str | None) -> None:
             process.kill()
             raise
     if process.returncode:
-        raise UserError(f"TFDS could not prepare {config.name!r} in {where}: {reason}\nEither\n{again}")
+        raise UserError(f"TFDS could not prepare {name!r} in {where}: {reason}\n{_ADVICE}")
 
 
-def _tfds_features(builder: Any) -> tuple[str, str]:
-    """Names of the image and of the label."""
-    import tensorflow_datasets as tfds
-
-    features = builder.info.features
+def _find_features(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """The names of the image and of the label."""
+    name, features, supervised = builder.info.name, builder.info.features, builder.info.supervised_keys
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    supervised = builder.info.supervised_keys
     if supervised and supervised[0] in images and supervised[1] in labels:
         return supervised
-    if len(images) != 1 or len(labels) != 1:
-        raise UserError(
-            f"config.data.name is {builder.info.name!r}, which has {len(images)} image and {len(labels)} class "
-            f"features, but one of each is needed: choose an image-classification data set."
-        )
-    return images[0], labels[0]
+    if len(images) == len(labels) == 1:
+        return images[0], labels[0]
+    raise UserError(
+        f"config.data.name is {name!r}, which has {len(images)} image and {len(labels)} class features, but one of "
+        f"each is needed: choose an image-classification data set."
+    )
 
 
-def _tfds_split(
-    builder: Any, split: str, image_key: str, label_key: str, names: tuple[str, ...], config: DataConfig
-) -> Dataset:
-    import tensorflow_datasets as tfds
-
-    where = f"{builder.info.name} split {split!r} in {builder.data_path}"
+def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str, str], config: DataConfig) -> Dataset:
+    info, (image_key, label_key) = builder.info, keys
+    where = f"{info.name} split {split!r} in {builder.data_path}"
     try:
-        expected = builder.info.splits[split].num_examples
+        count = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
+        known = ", ".join(info.splits)
         raise UserError(
-            f"config.data.split or test_split: {builder.info.name} has no {split!r}. There are: {known}."
+            f"config.data.split or test_split: {info.name} has no {split!r}. There are: {known}."
         ) from error
-    if not expected:
-        raise UserError(f"The split {split!r} of {builder.info.name} is empty.")
+    if not count:
+        raise UserError(f"The split {split!r} of {info.name} is empty.")
+    labels = np.empty(count, np.int32)
+
+    def decode_all() -> Iterator[tuple[str, Image]]:
+        for start in range(0, count, _RECORDS_PER_READ):
+            rows = range(start, min(start + _RECORDS_PER_READ, count))
+            for row, record in zip(rows, records.__getitems__(rows), strict=True):
+                labels[row] = record[label_key]
+                yield f"image {row}", decode(record[image_key], f"{row} of {where}", config)
+
     try:
-        source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
-        if len(source) != expected:
-            raise UserError(f"{where} holds {len(source)} records instead of {expected}; it is damaged: move it away.")
-        labels = np.empty(expected, np.int64)
-
-        def images() -> Iterator[np.ndarray]:
-            step = 4096
-            for start in range(0, expected, step):
-                for i, record in enumerate(source.__getitems__(range(start, min(start + step, expected))), start):
-                    labels[i] = record[label_key]
-                    yield decode_image(record[image_key], config, f"{i} of {where}")
-
-        return Dataset(stack_images(images(), expected, lambda i: f"image {i}"), labels.astype(np.int32), names)
+        records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+        if len(records) != count:
+            raise ValueError(f"it holds {len(records)} records instead of {count}")
+        return Dataset(stack(decode_all(), count), labels, tuple(info.features[label_key].names))
     except UserError:
         raise
-    except Exception as error:  # array_record reports damage by several kinds of exceptions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where} cannot be read ({reason}); a file is damaged: move that folder away.") from error
+    except Exception as error:  # array_record reports damage by many kinds
+        raise UserError(
+            f"{where} is damaged ({_first_line(error)}). Move that folder elsewhere and start again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Pictures like the paper's Figures 2 and 3: each row one style, each column one class."""
+"""Sheets of images, such as the paper's Figures 2 and 3: each row has one style, each column one class."""
 
 import io
 
@@ -6,14 +6,39 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from infoae_jax.images.pixels import to_uint8
+from infoae_jax.images.pixels import to_pil, to_uint8
 
 MAX_ROWS, MAX_COLUMNS = 10, 20
 
 
 def one_of_each(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " r"]:
-    """Index of the first image of each class that occurs, at most `MAX_ROWS`: the grid's style images."""
+    """Indices of the grid's style images: the first image of each class that occurs, at most `MAX_ROWS`."""
     return np.unique(labels, return_index=True)[1][:MAX_ROWS]
+
+
+def arrange(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndarray, "rows columns h w c"]:
+    """Cells of a sheet: the images row by row, at most `columns` to a row, black cells at the end of the last row."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    cells = np.zeros((rows * columns, *images.shape[1:]), np.uint8)
+    cells[: len(images)] = images
+    return cells.reshape(rows, columns, *images.shape[1:])
+
+
+def sheet(
+    cells: UInt8[np.ndarray, "rows columns h w c"], gap: int = 0, first_gap: int = 0
+) -> UInt8[np.ndarray, "height width c"]:
+    """One image of all cells.
+
+    Args:
+      cells: images of one size.
+      gap: pixels of white between neighbouring cells.
+      first_gap: additional pixels of white after the first column.
+    """
+    rows, columns, height, width, channels = cells.shape
+    cells = np.pad(cells, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
+    canvas = cells.transpose(0, 2, 1, 3, 4).reshape(rows * (height + gap), columns * (width + gap), channels)
+    return np.insert(canvas[: len(canvas) - gap, : canvas.shape[1] - gap], [width] * first_gap, 255, axis=1)
 
 
 def swap_grid(
@@ -21,24 +46,13 @@ def swap_grid(
     swaps: Float[np.ndarray, "r k h w c"] | UInt8[np.ndarray, "r k h w c"],
     gap: int = 2,
 ) -> UInt8[np.ndarray, "height width c"]:
-    """The real style images in the first column, then `swaps[row, class]`; white lines of `gap` pixels between."""
-    rows, columns, height, width, channels = swaps.shape
-    cells = np.concatenate([style_images[:, None], to_uint8(swaps)], axis=1)
-    first = 4 * gap  # sets the real images apart
-    canvas = np.full(
-        (rows * (height + gap) - gap, (columns + 1) * (width + gap) - gap + first, channels), 255, np.uint8
-    )
-    for i in range(rows):
-        for j in range(columns + 1):
-            top, left = i * (height + gap), j * (width + gap) + (first if j else 0)
-            canvas[top : top + height, left : left + width] = cells[i, j]
-    return canvas
+    """A sheet with the real style images in the first column, set apart, then `swaps[row, class]`."""
+    return sheet(np.concatenate([style_images[:, None], to_uint8(swaps)], axis=1), gap, first_gap=4 * gap)
 
 
-def encode_png(picture: UInt8[np.ndarray, "height width c"], scale: int = 2) -> bytes:
-    """The picture as the bytes of a PNG file, each pixel drawn `scale` times as large."""
-    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
-    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+def encode_png(image: UInt8[np.ndarray, "height width c"], scale: int = 2) -> bytes:
+    """The image as the bytes of a PNG file, each pixel enlarged to a square with sides of `scale` pixels."""
+    enlarged = to_pil(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    enlarged.save(buffer, "PNG")
     return buffer.getvalue()

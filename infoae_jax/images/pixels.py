@@ -1,12 +1,22 @@
-"""Pixels: conversion between uint8 and floats, and the border of an image."""
+"""Pixels: conversion between uint8, floats and PIL images; the border of an image."""
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
-Pixels = TypeVar("Pixels", bound=np.ndarray | jax.Array)
+if TYPE_CHECKING:
+    import jax  # not at run time: `infoae --help` imports this module
+
+    Pixels = TypeVar("Pixels", bound=np.ndarray | jax.Array)
+else:
+    Pixels = TypeVar("Pixels")
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether pixels of this type are floats, JAX's bfloat16 included, which has no kind of its own in NumPy."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def to_float(images: Pixels) -> Pixels:
@@ -20,7 +30,7 @@ def to_float(images: Pixels) -> Pixels:
     """
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255  # type: ignore[return-value]  # NumPy says float64
-    if not jax.numpy.issubdtype(images.dtype, np.floating):
+    if not is_float(images.dtype):
         raise TypeError(f"images are {images.dtype}, but must be uint8 (0..255) or floats (in [0, 1]).")
     return images
 
@@ -35,3 +45,8 @@ def border(images: UInt8[np.ndarray, "*n h w c"] | Float[np.ndarray, "*n h w c"]
     mask = np.ones(images.shape[-3:-1], bool)
     mask[1:-1, 1:-1] = False
     return images[..., mask, :]
+
+
+def to_pil(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """One image as PIL has it: 1 channel is grey, 2 are grey and alpha, 3 RGB, 4 RGB and alpha."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

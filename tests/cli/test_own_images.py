@@ -45,7 +45,7 @@ def test_from_a_folder_to_swaps(here, one_device, capsys):
     assert read_info(workdir).class_names == tuple("ABCDEFGH")
 
     capsys.readouterr()
-    with pytest.warns(UserWarning, match="Stretched 2 of 2 pictures to the 32x32 pixels"):
+    with pytest.warns(UserWarning, match="Stretched 2 of 2 images to the model's 32x32 pixels"):
         assert main(transfer[1:]) == 0
     assert capsys.readouterr().out == "swaps.png\n"
     sheet = np.asarray(Image.open("swaps.png"))

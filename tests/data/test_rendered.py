@@ -39,7 +39,7 @@ def test_only_the_digit_changes_between_contents():
 
 def test_factors_do_what_they_say():
     _, _, styles = generate(1, 0, 0)
-    base = {name: values.copy() for name, values in styles.arrays().items()}
+    base = {name: values.copy() for name, values in vars(styles).items()}
     base |= {"foreground": np.ones((1, 3), np.float32), "background": np.zeros((1, 3), np.float32)}
     for name in ("gradient", "angle", "shear", "shift", "noise"):
         base[name] = np.zeros_like(base[name])

@@ -3,28 +3,31 @@ import io
 import numpy as np
 from PIL import Image
 
-from infoae_jax.images.grid import encode_png, one_of_each, swap_grid
-from infoae_jax.images.pixels import to_uint8
+from infoae_jax.images.grid import arrange, encode_png, one_of_each, sheet, swap_grid
 
 
-def test_layout():
+def test_a_grid_of_swaps_sets_the_first_column_apart():
     sources = np.full((2, 4, 6, 1), 10, np.uint8)
     swaps = np.zeros((2, 3, 4, 6, 1), np.float32)
     for row in range(2):
         for column in range(3):
             swaps[row, column] = (row * 3 + column) / 10
-    picture = swap_grid(sources, swaps, gap=1)
-    assert picture.shape == (2 * 5 - 1, 4 * 7 - 1 + 4, 1)
-    np.testing.assert_array_equal(picture[:4, :6], 10)  # real image, first column
+    canvas = swap_grid(sources, swaps, gap=1)
+    assert canvas.shape == (2 * 5 - 1, 4 * 7 - 1 + 4, 1)
+    np.testing.assert_array_equal(canvas[:4, :6], 10)  # real image, first column
     for row in range(2):
         for column in range(3):
             top, left = row * 5, (column + 1) * 7 + 4
-            np.testing.assert_array_equal(picture[top : top + 4, left : left + 6], round((row * 3 + column) * 25.5))
-    np.testing.assert_array_equal(picture[4], 255)
+            np.testing.assert_array_equal(canvas[top : top + 4, left : left + 6], round((row * 3 + column) * 25.5))
+    np.testing.assert_array_equal(canvas[4], 255)
 
 
-def test_pixels_are_clipped_and_rounded():
-    np.testing.assert_array_equal(to_uint8(np.array([-1.0, 0.5, 2.0])), [0, 128, 255])
+def test_images_fill_the_rows_of_a_sheet_in_order():
+    images = np.arange(1, 8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+    canvas = sheet(arrange(images, 4))
+    assert canvas.shape == (4, 12, 1)
+    np.testing.assert_array_equal(canvas[::2, ::3, 0], [[1, 2, 3, 4], [5, 6, 7, 0]])
+    assert sheet(arrange(images[:2], 4)).shape == (2, 6, 1)  # no wider than the images need
 
 
 def test_one_of_each():
@@ -33,7 +36,7 @@ def test_one_of_each():
 
 
 def test_png_keeps_the_pixels():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    decoded = np.asarray(Image.open(io.BytesIO(encode_png(picture, scale=3))))
-    np.testing.assert_array_equal(decoded[::3, ::3], picture)
-    assert Image.open(io.BytesIO(encode_png(picture[..., :1]))).mode == "L"
+    canvas = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    decoded = np.asarray(Image.open(io.BytesIO(encode_png(canvas, scale=3))))
+    np.testing.assert_array_equal(decoded[::3, ::3], canvas)
+    assert Image.open(io.BytesIO(encode_png(canvas[..., :1]))).mode == "L"

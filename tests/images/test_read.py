@@ -10,8 +10,8 @@ from PIL import Image
 from infoae_jax.config import parse
 from infoae_jax.data.load import load_splits
 from infoae_jax.errors import UserError
-from infoae_jax.images import handwriting
-from infoae_jax.images.read import decode, read_drawings, read_images, strokes
+from infoae_jax.images import read
+from infoae_jax.images.read import extract_strokes, open_image, read_drawings, read_images, to_array
 
 GREY, RGB = (28, 28, 1), (32, 32, 3)
 
@@ -26,12 +26,12 @@ def file(tmp_path, array, name="a.png"):
     return tmp_path / name
 
 
-def test_all_forms_of_the_same_pictures(rng, tmp_path):
+def test_all_forms_of_the_same_images(rng, tmp_path):
     batch = rng.integers(0, 256, (3, *GREY), np.uint8)
     flat = batch[..., 0]
     paths = [file(tmp_path, image, f"{i}.png") for i, image in enumerate(flat)]
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / ".hidden.png").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_text("no image")
     for form in (
         batch,
         flat,
@@ -85,7 +85,7 @@ def test_another_size_is_stretched_with_one_warning(rng, tmp_path):
     wide = np.zeros((20, 40), np.uint8)
     wide[:, 20:] = 255
     path = file(tmp_path, wide)
-    with pytest.warns(UserWarning, match=r"2 of 3 pictures to the 28x28 .*a\.png has 40x20") as caught:
+    with pytest.warns(UserWarning, match=r"2 of 3 images to the model's 28x28 .*a\.png has 40x20") as caught:
         found = read_images([path, np.zeros((28, 28), np.uint8), wide / 255], GREY)
     assert len(caught) == 1
     np.testing.assert_array_equal(found[0], found[2])
@@ -112,7 +112,7 @@ def test_a_photo_is_turned_upright():
     exif[0x0112] = 3  # upside down
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    np.testing.assert_array_equal(decode(buffer.getvalue(), "a")[..., 0], np.asarray(image)[:, ::-1])
+    np.testing.assert_array_equal(to_array(open_image(buffer.getvalue(), "a"), "a")[..., 0], np.asarray(image)[:, ::-1])
 
 
 BAD = {
@@ -125,22 +125,22 @@ BAD = {
     "rows of pixels": (lambda: np.zeros((5, 784), np.uint8), r"\[5, 784\].*[Rr]eshape.*\[N, 28, 28, 1\]"),
     "five axes": (lambda: np.zeros((1, 1, *GREY), np.uint8), r"\[1, 1, 28, 28, 1\]"),
     "channels first": (lambda: np.zeros((5, 1, 28, 28), np.uint8), "28 channels.*last"),
-    "no picture": (lambda: np.zeros((0, *GREY), np.uint8), "at least one pixel"),
-    "no picture in a list": (list, "empty list"),
-    "a list of numbers": (lambda: [[0.0, 1.0]], r"pictures\[0\].*make an array"),
-    "another thing": (lambda: [np.zeros(GREY, np.uint8), {"a": 1}], r"pictures\[1\] is \{'a': 1\} \(dict\)"),
+    "no image": (lambda: np.zeros((0, *GREY), np.uint8), "at least one pixel"),
+    "no image in a list": (list, "empty list"),
+    "a list of numbers": (lambda: [[0.0, 1.0]], r"images\[0\]\[0\] is 0\.0 .*(float).*Pass an array"),
+    "another thing": (lambda: [np.zeros(GREY, np.uint8), {"a": 1}], r"images\[1\] is \{'a': 1\} \(dict\)"),
     "no file": (lambda: "nothing.png", "nothing.png.*No such file"),
     "a zero in the name": (lambda: "a\0.png", "cannot be read"),
 }
 
 
 @pytest.mark.parametrize(("make", "says"), BAD.values(), ids=BAD)
-def test_what_is_no_picture_is_named(make, says):
+def test_what_is_no_image_is_named(make, says):
     with pytest.raises(UserError, match=says):
         read_images(make(), GREY)
 
 
-def test_channels_first_or_three_grey_pictures_must_be_said():
+def test_channels_first_or_three_grey_images_must_be_said():
     with pytest.raises(UserError, match=r"moveaxis.*x\[\.\.\., None\]"):
         read_images(np.zeros((3, 32, 32), np.uint8), RGB)
     assert read_images(np.zeros((3, 32, 32, 1), np.uint8), RGB).shape == (3, *RGB)
@@ -157,7 +157,7 @@ def test_broken_files_are_named(tmp_path, content):
 
 def test_what_runs_programs_is_not_opened(tmp_path):
     Image.new("L", (28, 28)).save(tmp_path / "a.eps")
-    with pytest.raises(UserError, match=r"a\.eps cannot be decoded \(not an image\)"):
+    with pytest.raises(UserError, match=r"a\.eps cannot be read \(not an image\)"):
         read_images(tmp_path / "a.eps", GREY)
 
 
@@ -173,45 +173,15 @@ def test_cut_off_and_noisy_files_never_lead_to_a_traceback(tmp_path, rng):
             assert read_images(path, GREY).shape == (1, *GREY)
 
 
-def test_a_folder_without_pictures(tmp_path):
+def test_a_folder_without_images(tmp_path):
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(UserError, match="no PNG or JPEG"):
         read_images(tmp_path, GREY)
 
 
-def pen_drawing(height=300, width=200, top=30, left=20):
-    """A thin 'L' in ink on shaded paper."""
-    page = np.linspace(200, 235, height)[:, None] + np.zeros((height, width))
-    page[top : top + 120, left : left + 6] = 30
-    page[top + 114 : top + 120, left : left + 60] = 30
-    return page.astype(np.uint8)
-
-
-def test_drawing_becomes_bright_on_black_of_mnists_size_and_centred():
-    found = read_drawings(pen_drawing(), GREY)
-    assert found.shape == (1, *GREY)
-    ink = found[0, ..., 0].astype(float)
-    rows, columns = np.flatnonzero(ink.max(1) > 60), np.flatnonzero(ink.max(0) > 60)
-    assert np.ptp(rows) + 1 == 20  # MNIST's digits fill 20 pixels of 28
-    assert np.ptp(columns) + 1 == pytest.approx(10, abs=1)  # proportions kept
-    centre = [float(ink.sum(1 - axis) @ np.arange(28) / ink.sum()) for axis in (0, 1)]
-    np.testing.assert_allclose(centre, 14, atol=0.6)  # as the means of MNIST's own digits are
-    assert ink.max() == 255  # a thin stroke is not a faint one
-    assert np.median(ink) == 0
-
-
-def test_drawing_does_not_depend_on_where_it_is_nor_on_its_polarity():
-    here, there = read_drawings([pen_drawing(), pen_drawing(500, 300, 200, 150)], GREY).astype(int)
-    assert abs(here - there).mean() < 12  # scaled by other factors
-    negative = read_drawings(255 - pen_drawing(), GREY).astype(int)
-    assert abs(here - negative[0]).mean() < 2
-    np.testing.assert_array_equal(read_drawings(pen_drawing(), RGB, ground=1.0)[0, :, :, 0].max(), 255)
-    assert np.median(read_drawings(pen_drawing(), RGB, ground=1.0)) == 255
-
-
 def test_a_large_drawing_is_made_small_first_whatever_its_kind(monkeypatch):
-    seen, centred = [], handwriting.centred
-    monkeypatch.setattr(handwriting, "centred", lambda *a: seen.append(a[0].shape) or centred(*a))
+    seen, centre_strokes = [], read.centre_strokes
+    monkeypatch.setattr(read, "centre_strokes", lambda *a: seen.append(a[0].shape) or centre_strokes(*a))
     page = np.full((1500, 1000), 255, np.uint8)
     page[200:800, 300:340] = page[760:800, 300:600] = 0
     grey = Image.fromarray(page)
@@ -224,9 +194,9 @@ def test_a_large_drawing_is_made_small_first_whatever_its_kind(monkeypatch):
     assert abs(found - found[0]).max() < 8
     assert found[0].max() == 255
     assert grey.size == (1000, 1500)  # somebody's own
-    assert strokes(Image.new("L", (3000, 1)), "a", (28, 28)) is None
+    assert extract_strokes(Image.new("L", (3000, 1)), "a", (28, 28)) is None
     with pytest.raises(UserError, match="more than 8 bits"):
-        strokes(Image.new("I;16", (600, 600)), "a", (28, 28))
+        extract_strokes(Image.new("I;16", (600, 600)), "a", (28, 28))
 
 
 def test_drawing_of_nothing():

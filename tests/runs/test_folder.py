@@ -12,7 +12,6 @@ import pytest
 from filelock import FileLock
 
 from infoae_jax.errors import BusyError, UserError
-from infoae_jax.files import write_atomically
 from infoae_jax.runs.folder import FORMAT, RunInfo, is_locked, lock, open_run, parse_record, read_info
 
 
@@ -167,20 +166,6 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"), lock(tmp_path / "file" / "run"):
         pass
-
-
-def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "x"
-    write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_kill_while_config_json_is_written_leaves_a_usable_folder(tmp_path, info):
