@@ -61,7 +61,7 @@ def _trial_folders(arguments: argparse.Namespace) -> list[Path]:
             best = rank_settings(group_by_setting(trials), within)[: arguments.best]
             if not best:
                 raise UserError(f"{str(sweep)!r} has no trial that is finished and evaluated, so none is the best.")
-            found += [folder / trial.name for setting in best for trial in setting.lines]
+            found += [folder / trial.name for setting in best for trial in setting.trials]
         else:
             found += [folder / trial.name for trial in trials if trial.state in TRAINED]
     return found

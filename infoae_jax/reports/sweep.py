@@ -27,7 +27,7 @@ class SweepPage(NamedTuple):
     title: str
     folder: Path
     within: float
-    lines: Sequence[TrialResult]
+    trials: Sequence[TrialResult]
     fields: list[str]  # that are swept
     metrics: list[Metric]  # that a trial has
     in_full: list[Metric]  # that a trial has by the full protocol, beside another one
@@ -52,9 +52,9 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     Raises:
       UserError: if there are no trials, or a file that is not ours is in the way.
     """
-    folder, lines = results.find_sweep(run)
-    results.write_results(folder, lines)
-    settings, failed = results.group_by_setting(lines), [line for line in lines if line.reason]
+    folder, trials = results.find_sweep(run)
+    results.write_results(folder, trials)
+    settings, failed = results.group_by_setting(trials), [trial for trial in trials if trial.reason]
     arrangement, best = arrange(settings), next(iter(results.rank_settings(settings, within)), None)
     badges: dict[str, list[str]] = {}
     for badge, tolerance in {"recommended": within, "lowest error": 0.0, "lowest leakage": math.inf}.items():
@@ -63,8 +63,8 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     maps = {metric: heat for metric in HEADLINE if (heat := heat_map(arrangement, best, metric, failed)) is not None}
     files, tradeoff = {f"map_{metric.name}": heat for metric, heat in maps.items()}, {}
     if settings:
-        trials = [trial for setting in settings for trial in setting.lines]
-        others = references(trials[0].data, {trial.bottleneck for trial in trials})
+        compared = [trial for setting in settings for trial in setting.trials]
+        others = references(compared[0].data, {trial.bottleneck for trial in compared})
         files["tradeoff"] = tradeoff_chart(arrangement, best, others, PAPER)
         for name, size in (("wide", WIDE), ("narrow", NARROW)):
             tradeoff[name] = as_markup(tradeoff_chart(arrangement, best, others, size), name)
@@ -77,12 +77,12 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         title=f"{name}, sweep",
         folder=folder,
         within=within,
-        lines=lines,
-        fields=list(dict.fromkeys(field for line in lines for field in line.values)),
-        metrics=[m for m in HEADLINE if any(line.figures.get(m.name) is not None for line in lines)],
-        in_full=[m for m in HEADLINE[:2] if any(line.full.get(m.name) is not None for line in lines)],
-        swaps={line.name: swaps for line in lines if (swaps := _newest_swaps(folder / line.name))},
-        setting_of={trial.name: setting.name for setting in settings for trial in setting.lines},
+        trials=trials,
+        fields=list(dict.fromkeys(field for trial in trials for field in trial.values)),
+        metrics=[m for m in HEADLINE if any(trial.figures.get(m.name) is not None for trial in trials)],
+        in_full=[m for m in HEADLINE[:2] if any(trial.full.get(m.name) is not None for trial in trials)],
+        swaps={trial.name: swaps for trial in trials if (swaps := _newest_swaps(folder / trial.name))},
+        setting_of={trial.name: setting.name for setting in settings for trial in setting.trials},
         best=best,
         arrangement=arrangement,
         best_of_curves={label: results.rank_settings(curve, within)[0] for label, curve in arrangement.curves.items()},

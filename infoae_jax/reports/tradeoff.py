@@ -60,7 +60,7 @@ def tradeoff_chart(
 ) -> Figure:
     """Leakage against MSE, with standard deviations over seeds, a ring around `best`, and other systems."""
     figure, axes = new_chart(*size)
-    trials = [trial for setting in arrangement.settings for trial in setting.lines]
+    trials = [trial for setting in arrangement.settings for trial in setting.trials]
     chance = next((trial.chance for trial in trials if trial.chance is not None), None)
     _set_frame(axes, [_point(trial.figures.get) for trial in trials], chance)
     for i, (label, settings) in enumerate(arrangement.curves.items()):
@@ -75,8 +75,8 @@ def tradeoff_chart(
             dot.set_gid(f"pick-{setting.name}")
             if setting is best:
                 axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=INK, zorder=4)
-            if len(setting.lines) > 1:
-                for trial in setting.lines:
+            if len(setting.trials) > 1:
+                for trial in setting.trials:
                     axes.plot(*_point(trial.figures.get), ".", color=colour, alpha=0.4, markersize=4)
                 deviations = setting.spread("probe_accuracy"), setting.spread("mse")
                 axes.errorbar(x, y, *deviations, color=colour, linewidth=1, capsize=2.5, alpha=0.75)
@@ -100,7 +100,9 @@ def heat_map(
     if not means:
         return None
     along, others, labels = arrangement.along or "", arrangement.others, list(arrangement.curves)
-    states = [(line.values, line.state) for line in failed if line.values and _label(others, line.values) in labels]
+    states = [
+        (trial.values, trial.state) for trial in failed if trial.values and _label(others, trial.values) in labels
+    ]
     tried = [setting.values for setting in arrangement.settings] + [values for values, _ in states]
     columns = sorted({values.get(along) for values in tried}, key=lambda value: -math.inf if value is None else value)
 
@@ -177,7 +179,7 @@ def _label_points(axes: Axes, arrangement: Arrangement) -> None:
     if arrangement.along is None:
         return
     means = [(*_point(setting.mean), 6) for setting in arrangement.settings]
-    seeds = [(*_point(trial.figures.get), 3) for setting in arrangement.settings for trial in setting.lines]
+    seeds = [(*_point(trial.figures.get), 3) for setting in arrangement.settings for trial in setting.trials]
     taken = [Bbox([axes.transData.transform((x, y))] * 2).padded(pixels) for x, y, pixels in means + seeds]
     for i, settings in enumerate(arrangement.curves.values()):
         for setting in settings:

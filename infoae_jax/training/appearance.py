@@ -21,13 +21,8 @@ def appearance_features(
 ) -> Float[np.ndarray, "n f"]:
     """Means of pixels and of gradient magnitudes in the cells of each grid, less the mean of the image's class.
 
-    Args:
-      images: 0 .. 255, with sides that are multiples of 4.
-      labels: classes, 0 .. num_classes - 1.
-      num_classes: number of classes, some of which may have no image.
-
-    Returns:
-      `num_features` float32 columns with a mean square of 1, to which each grid of each map contributes equally.
+    Their mean square is 1, and each grid of each map contributes equally. The images are 0 .. 255, with sides that are
+    multiples of 4; the labels 0 .. num_classes - 1.
     """
     size = max(MAX_PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]), 1)
     portions = [_cell_means(images[start : start + size]) for start in range(0, len(images), size)]

@@ -113,18 +113,26 @@ def train(run: Run) -> Phase[Result]:
       UserError: if the folder holds another experiment, or cannot be written.
       DivergedError: as for `fit`.
     """
-    with _explain_write_errors(run.folder), contextlib.ExitStack() as files:
-        _open_folder(run, files)
-        state, finished = restore_state(run), True
-        if _has_ended(run) and int(state.step) == run.steps[-1]:
-            return Result(state, True)
-        _log_start(run, state)
-        for phase, last in zip(PHASES, run.steps, strict=True):
-            if finished and int(state.step) < last:
-                state, finished = yield from phase(run, state)
-        if hosts.is_first():
-            append_metrics(run.folder, "end" if finished else "stop", step=int(state.step), time=now())
-        return Result(state, finished)
+    try:
+        with contextlib.ExitStack() as files:
+            _open_folder(run, files)
+            state, finished = restore_state(run), True
+            # The line alone proves nothing: it may be there although the last checkpoint never reached the disk.
+            has_end = hosts.from_first(lambda: bool(read_metrics(run.folder, "end")), False)
+            if has_end and int(state.step) == run.steps[-1]:
+                return Result(state, True)
+            _log_start(run, state)
+            for phase, last in zip(PHASES, run.steps, strict=True):
+                if finished and int(state.step) < last:
+                    state, finished = yield from phase(run, state)
+            if hosts.is_first():
+                append_metrics(run.folder, "end" if finished else "stop", step=int(state.step), time=now())
+            return Result(state, finished)
+    except OSError as error:
+        raise UserError(
+            f"The run folder {str(run.folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
+            f"room, and run the same command to resume."
+        ) from error
 
 
 def _open_folder(run: Run, files: contextlib.ExitStack) -> None:
@@ -132,8 +140,9 @@ def _open_folder(run: Run, files: contextlib.ExitStack) -> None:
     info = RunInfo(config, run.model.image_shape, names, len(splits.train), len(splits.test), splits.fingerprint)
     hosts.on_first(lambda: open_run(run.folder, info, run.device))
     if hosts.is_first():
-        run.tensorboard = files.enter_context(_tensorboard(run.folder)) if config.log.tensorboard else None
         run.checkpoints = files.enter_context(Checkpoints(run.folder, config.checkpoint.keep, wait=is_cpu()))
+        if config.log.tensorboard:
+            run.tensorboard = files.enter_context(_tensorboard(run.folder))
 
 
 @functools.lru_cache(JIT_CACHE_SIZE)
@@ -156,11 +165,6 @@ def restore_state(run: Run) -> TrainState:
 
     step, state = hosts.from_first(read, nothing)
     return init(seed) if step < 0 else hosts.put(state, run.replicated)
-
-
-def _has_ended(run: Run) -> bool:
-    """Whether metrics.jsonl says so; it may although the last checkpoint never reached the disk."""
-    return bool(hosts.from_first(lambda: bool(read_metrics(run.folder, "end")), False))
 
 
 def _log_start(run: Run, state: TrainState) -> None:
@@ -201,17 +205,6 @@ def _take_all_steps(run: Run) -> Result:
                 else:
                     take = make_later_stepper(model, kind, config, mesh)
             answer = take(carry, *arguments)
-
-
-@contextlib.contextmanager
-def _explain_write_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"The run folder {str(folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
-            f"room, and run the same command to resume."
-        ) from error
 
 
 @contextlib.contextmanager

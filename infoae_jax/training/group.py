@@ -28,7 +28,7 @@ from infoae_jax.runs.folder import lock
 from infoae_jax.training.autoencoder import gathered_train_step, losses
 from infoae_jax.training.fit import Result, build_model, stop_signals, train
 from infoae_jax.training.order import autoencoder_order
-from infoae_jax.training.run import Phase, Run, Slice, Stack, StepRequest, own_slice, print_above_bar
+from infoae_jax.training.run import Phase, Run, Slice, StepRequest, own_slice, print_above_bar
 from infoae_jax.training.state import init_state, make_hyper, static_config, traced_weights
 from infoae_jax.training.stepper import JIT_CACHE_SIZE, LaterKind, Program, gathered_stepper, later_section, later_step
 from infoae_jax.types import Params, Tree
@@ -88,18 +88,13 @@ def fit_group(
 
 
 class _Group:
-    """Runs that wait for steps, and those of them that are on the devices now (all that are at the same step).
-
-    Attributes:
-      requests: what the runs that are not done ask for, by their number.
-      outcomes: what those that are done came to.
-    """
+    """Runs that wait for steps, and those of them that are on the devices now (all that are at the same step)."""
 
     def __init__(
         self, configs: Sequence[Config], runs: list[Phase[Result]], model: InfoAutoencoder, data: Dataset, mesh: Mesh
     ):
-        self.requests: dict[int, StepRequest] = {}
-        self.outcomes: list[Any] = [None] * len(runs)
+        self.requests: dict[int, StepRequest] = {}  # of the runs that are not done, by their number
+        self.outcomes: list[Any] = [None] * len(runs)  # of those that are
         self._configs, self._runs, self._model, self._data, self._mesh = configs, runs, model, data, mesh
         self._split, self._replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
         for run in range(len(runs)):
@@ -107,7 +102,7 @@ class _Group:
         # Always the same number, so that there is one program; those without a run repeat another.
         self._num_slots = -(-len(self.requests) // mesh.size) * mesh.size
         self._slots: list[int] = []  # the run in each
-        self._carry = Stack(None)
+        self._carry: Tree = None  # of all slots, stacked
         self._step: Callable[..., tuple[Any, ...]]
 
     def answer(self, run: int, answer: tuple[Any, ...] | None) -> None:
@@ -130,8 +125,7 @@ class _Group:
         # A slot whose run is gone repeats the arguments of another; what it computes is not read.
         stand_in = next(iter(members))
         arguments = [self.requests[run if run in members else stand_in].arguments for run in self._slots]
-        carry, metrics, *taken = self._step(self._carry.tree, arguments)
-        self._carry, metrics = Stack(carry), Stack(metrics)
+        self._carry, metrics, *taken = self._step(self._carry, arguments)
         slots = {run: self._slots.index(run) for run in members}
         return {run: (Slice(self._carry, slot), Slice(metrics, slot), *taken) for run, slot in slots.items()}
 
@@ -139,7 +133,7 @@ class _Group:
         """Puts these runs on the devices."""
         self._slots = (members + members[:1] * self._num_slots)[: self._num_slots]
         requests, configs = [self.requests[run] for run in self._slots], [self._configs[run] for run in self._slots]
-        self._carry = Stack(self._stack([own_slice(request.carry) for request in requests]))
+        self._carry = self._stack([own_slice(request.carry) for request in requests])
         kind = requests[0].kind
         if kind == "train":
             self._step = self._autoencoder_step([config.train for config in configs])
@@ -224,11 +218,7 @@ def max_group_size(configs: Sequence[Config]) -> int:
 def memory_estimate(configs: Sequence[Config], num_devices: int = 1) -> int:
     """Roughly how many bytes each device needs to train a group; XLA takes between half and twice as much.
 
-    Counted are the images, and for each run its state, its gradients, and what the backward pass needs of the forward
-    pass.
-
-    Raises:
-      UserError: if the images cannot be loaded.
+    Counted are the images, and for each run its state, its gradients, and what its backward pass needs of the forward.
     """
     config = configs[0]
     splits, cycle_weight = load_splits(config.data), config.train.cycle_weight

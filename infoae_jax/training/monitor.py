@@ -6,12 +6,12 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
@@ -25,7 +25,6 @@ from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.run import PhaseKind, Run, own_slice
 from infoae_jax.training.state import TrainState, apply_method
-from infoae_jax.training.stepper import JIT_CACHE_SIZE
 from infoae_jax.types import Metrics, Params, Tree
 
 MIN_SECONDS_BETWEEN_LINES = 30  # within an epoch, without a terminal
@@ -64,6 +63,7 @@ def check_sound(run: Run, kind: PhaseKind, epoch: int, step: int, metrics: Tree)
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def evaluation_sums(
     model: InfoAutoencoder,
     params: Params,
@@ -85,57 +85,43 @@ def evaluation_sums(
     }
 
 
-@functools.lru_cache(JIT_CACHE_SIZE)
-def _evaluation_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Metrics]:
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    sums = functools.partial(evaluation_sums, model)
-    return jax.jit(sums, in_shardings=(whole, split, split, split), out_shardings=whole)
+def observe(run: Run, state: TrainState, epoch: int, step: int) -> dict[str, float]:
+    """Logs the test metrics, writes the swaps of samples/epoch_<epoch>.png, and returns the metrics."""
+    # On every host, so that none waits long for another: collectives have a time limit.
+    params, test = hosts.local(state.params), run.splits.test
+    metrics = measure_test_split(run, params)
+    run.log("test", step, epoch=epoch, **metrics)
+    mse, content = metrics["reconstruction"], metrics["content_accuracy"]
+    run.print(f"{'':>9}  test: mse {mse:.5f}, content {content:.2%}")
+    if not all(map(math.isfinite, metrics.values())):
+        return metrics  # a ruined model has no swaps to show
+    sources = test.images[one_of_each(test.labels)]
+    rows, columns = len(sources), min(run.model.num_classes, MAX_COLUMNS)
+    targets = np.tile(np.arange(columns, dtype=np.int32), rows)
+    transfer = make_batched(model_method(run.model, "transfer"), run.local_mesh, sources.shape[1] * sources.shape[2])
+    swaps = transfer({"params": params}, np.repeat(sources, columns, axis=0), targets)
+    if hosts.is_first():
+        folder = run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        sheet = swap_grid(sources, swaps.reshape(rows, columns, *swaps.shape[1:]))
+        write_atomically(folder / f"epoch_{epoch:04d}.png", encode_png(sheet))
+    return metrics
 
 
-class Observer:
-    """At chosen epochs: metrics on the test split, and a sheet of swaps."""
-
-    def __init__(self, run: Run):
-        self._run, self._test = run, run.splits.test
-        pixels = self._test.images.shape[1] * self._test.images.shape[2]
-        self._batch_size = batch_size(len(self._test), pixels, run.local_mesh)
-        self._sums = _evaluation_program(run.model, run.local_mesh)
-        self._transfer = make_batched(model_method(run.model, "transfer"), run.local_mesh, pixels)
-
-    def __call__(self, state: TrainState, epoch: int, step: int) -> dict[str, float]:
-        """Logs the test metrics, writes samples/epoch_<epoch>.png, and returns the metrics."""
-        # On every host, so that none waits long for another: collectives have a time limit.
-        params = hosts.local(state.params)
-        metrics = self.metrics(params)
-        self._run.log("test", step, epoch=epoch, **metrics)
-        mse, content = metrics["reconstruction"], metrics["content_accuracy"]
-        self._run.print(f"{'':>9}  test: mse {mse:.5f}, content {content:.2%}")
-        if not all(map(math.isfinite, metrics.values())):
-            return metrics  # a ruined model has no swaps to show
-        sources = self._test.images[one_of_each(self._test.labels)]
-        classes = np.arange(min(self._run.model.num_classes, MAX_COLUMNS), dtype=np.int32)
-        styles, targets = np.repeat(sources, len(classes), axis=0), np.tile(classes, len(sources))
-        swaps = self._transfer({"params": params}, styles, targets)
-        if hosts.is_first():
-            folder = self._run.folder / "samples"
-            folder.mkdir(exist_ok=True)
-            sheet = swap_grid(sources, swaps.reshape(len(sources), len(classes), *swaps.shape[1:]))
-            write_atomically(folder / f"epoch_{epoch:04d}.png", encode_png(sheet))
-        return metrics
-
-    def metrics(self, params: Params) -> dict[str, float]:
-        """Means over the whole test split, each image counted once."""
-        split, size = NamedSharding(self._run.local_mesh, PartitionSpec(AXIS)), self._batch_size
-        total: collections.Counter[str] = collections.Counter()
-        for start in range(0, len(self._test), size):
-            images, labels = self._test.images[start : start + size], self._test.labels[start : start + size]
-            missing = size - len(labels)
-            mask = (np.arange(size) < len(labels)).astype(np.float32)
-            batch = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(labels, (0, missing)), mask
-            sums = jax.device_get(self._sums(params, *jax.device_put(batch, split)))
-            total.update({name: float(value) for name, value in sums.items()})
-        count = total.pop("count")
-        return {name: value / count for name, value in total.items()}
+def measure_test_split(run: Run, params: Params) -> dict[str, float]:
+    """Means over the whole test split, each image counted once."""
+    test, split = run.splits.test, NamedSharding(run.local_mesh, PartitionSpec(AXIS))
+    size = batch_size(len(test), test.images.shape[1] * test.images.shape[2], run.local_mesh)
+    total: collections.Counter[str] = collections.Counter()
+    for start in range(0, len(test), size):
+        images, labels = test.images[start : start + size], test.labels[start : start + size]
+        missing = size - len(labels)
+        mask = (np.arange(size) < len(labels)).astype(np.float32)
+        batch = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(labels, (0, missing)), mask
+        sums = jax.device_get(evaluation_sums(run.model, params, *jax.device_put(batch, split)))
+        total.update({name: float(value) for name, value in sums.items()})
+    count = total.pop("count")
+    return {name: value / count for name, value in total.items()}
 
 
 class Reporter:
@@ -145,7 +131,7 @@ class Reporter:
         self._run, self._steps_per_epoch, self._total_steps = run, steps_per_epoch, run.steps[0]
         self._batch_size = run.config.train.batch_size
         self._bar = tqdm(disable=True)
-        self._unread: tuple[int, Tree] | None = None
+        self._noted: tuple[int, Tree] | None = None
         self._printed = time.monotonic()
 
     @contextlib.contextmanager
@@ -156,29 +142,33 @@ class Reporter:
         with tqdm(**images, unit_scale=True, dynamic_ncols=True, leave=False, disable=hidden) as self._bar:
             yield
 
-    def advance(self, steps: int) -> None:
-        """Moves the bar."""
-        self._bar.update(steps * self._batch_size)
+    def step(self, step: int, taken: int, metrics: Tree) -> None:
+        """Moves the bar by the steps taken; where there is a log line, notes the metrics for it and logs those before.
 
-    def check(self, step: int, metrics: Tree) -> dict[str, float]:
-        """`check_sound` of the metrics of a step."""
-        return check_sound(self._run, "train", (step - 1) // self._steps_per_epoch + 1, step, metrics)
+        So late, because the device never has to wait for the host then.
+        """
+        self._bar.update(taken * self._batch_size)
+        if step % self._run.config.log.every_steps == 0:
+            self._log_noted()
+            self._noted = step, metrics
 
-    def step(self, step: int, metrics: Tree) -> None:
-        """Logs the metrics of the call before and keeps these, so that the device never waits for the host."""
-        self.flush()
-        self._unread = step, metrics
-
-    def flush(self) -> None:
-        """Logs what `step` still keeps.
+    def check(self, step: int, metrics: Tree) -> None:
+        """Logs what is noted, and checks the metrics of a step.
 
         Raises:
-          DivergedError: if it is unsound.
+          DivergedError: if they are unsound.
         """
-        if self._unread is None:
+        self._log_noted()
+        self._check(step, metrics)
+
+    def _check(self, step: int, metrics: Tree) -> dict[str, float]:
+        return check_sound(self._run, "train", (step - 1) // self._steps_per_epoch + 1, step, metrics)
+
+    def _log_noted(self) -> None:
+        if self._noted is None:
             return
-        (step, metrics), self._unread = self._unread, None
-        values = self.check(step, metrics)
+        (step, metrics), self._noted = self._noted, None
+        values = self._check(step, metrics)
         self._run.log("step", step, **values)
         losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
         self._bar.set_postfix_str(losses, refresh=False)

@@ -18,7 +18,7 @@ from infoae_jax.config import Config
 from infoae_jax.devices import hosts
 from infoae_jax.devices.mesh import is_cpu
 from infoae_jax.training.alignment import class_maps
-from infoae_jax.training.monitor import Observer, Reporter, check_sound
+from infoae_jax.training.monitor import Reporter, check_sound, observe
 from infoae_jax.training.order import later_order
 from infoae_jax.training.run import Phase, Run, StepRequest, own_slice
 from infoae_jax.training.state import TrainState
@@ -32,9 +32,9 @@ def train_autoencoder(run: Run, state: TrainState) -> Phase[tuple[TrainState, bo
     """Trains all three networks, for `train.epochs`."""
     config, total, step = run.config, run.steps[0], int(state.step)
     steps_per_epoch = len(run.splits.train) // config.train.batch_size
-    observe, report = Observer(run), Reporter(run, steps_per_epoch)
+    report = Reporter(run, steps_per_epoch)
     if step == 0 and 0 in config.log.sample_epochs:
-        observe(state, 0, 0)
+        observe(run, state, 0, 0)
     # On several CPU devices XLA deadlocks when it holds many programs with collectives (its threads run out).
     max_ahead = 1 if is_cpu() else max(MAX_STEPS_AHEAD // config.train.steps_per_call, 1)
     in_flight: collections.deque[Metrics] = collections.deque()
@@ -53,13 +53,10 @@ def train_autoencoder(run: Run, state: TrainState) -> Phase[tuple[TrainState, bo
             in_flight.append(metrics)
             if len(in_flight) > max_ahead:
                 jax.block_until_ready(in_flight.popleft())
-            if step % config.log.every_steps == 0:
-                report.step(step, metrics)
-            report.advance(taken)
+            report.step(step, taken, metrics)
             every = config.checkpoint.every_steps
             if not (epoch_ends or stopped or (every and step % every == 0)):
                 continue
-            report.flush()
             report.check(step, metrics)  # nothing unsound is ever saved
             state = own_slice(carry)
             if epoch_ends:
@@ -68,7 +65,7 @@ def train_autoencoder(run: Run, state: TrainState) -> Phase[tuple[TrainState, bo
                 report.epoch(step, sums, max(step - first_step, 1) * config.train.batch_size / seconds)
                 epoch = step // steps_per_epoch
                 if epoch in config.log.sample_epochs or step == total:
-                    observe(state, epoch, step)
+                    observe(run, state, epoch, step)
                 begin, first_step = time.perf_counter(), step
             run.save(step, state)
             if stopped and step < run.steps[-1]:
@@ -169,7 +166,7 @@ def _train_later(
         if saves:
             state = as_state(own_slice(carry), step)
             if is_done:  # its last metrics are from before the last step
-                check_sound(run, phase.kind, epoch, step, Observer(run)(state, phase.epochs_before + epoch, step))
+                check_sound(run, phase.kind, epoch, step, observe(run, state, phase.epochs_before + epoch, step))
             run.save(step, state)
             if is_done or stopped:
                 return state, not stopped or step == run.steps[-1]

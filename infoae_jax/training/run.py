@@ -1,7 +1,6 @@
 """What the phases of a training share, and what they ask of whoever takes their steps."""
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -123,29 +122,18 @@ class StepRequest(NamedTuple):
 Phase: TypeAlias = Generator[StepRequest, Any, T]
 
 
-class Stack:
-    """Arrays of all runs of a group, stacked along their first axis."""
-
-    def __init__(self, tree: Tree):
-        self.tree = tree
-
-    @functools.cached_property
-    def on_host(self) -> Tree:
-        """The stack as numpy arrays."""
-        return jax.device_get(self.tree)
-
-
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One run's part of a `Stack`."""
+    """One run's part of arrays that are stacked over the runs of a group."""
 
-    stack: Stack
+    stack: Tree
     index: int
 
     def block_until_ready(self) -> None:  # `jax.block_until_ready` calls it
-        jax.block_until_ready(self.stack.tree)
+        jax.block_until_ready(self.stack)
 
 
 def own_slice(value: Tree) -> Tree:
     """The arrays of a `Slice`, on the host; anything else as it is."""
-    return jax.tree.map(lambda x: x[value.index], value.stack.on_host) if isinstance(value, Slice) else value
+    # JAX keeps what it copies to the host: the stack crosses once for all runs.
+    return jax.tree.map(lambda x: np.asarray(x)[value.index], value.stack) if isinstance(value, Slice) else value

@@ -23,8 +23,7 @@ from infoae_jax.types import Metrics, Tree
 
 # Takes (state, steps done, limit of steps to take); returns (state, metrics of the last step, steps taken).
 Stepper: TypeAlias = Callable[[TrainState, int, int], tuple[TrainState, Metrics, int]]
-# Takes (carry, tables, rows, targets, progress); returns (carry, metrics). See `run.StepRequest`.
-LaterStepper: TypeAlias = Callable[..., tuple[Tree, Metrics]]
+# Returns (state or carry, metrics), on the devices.
 Program: TypeAlias = Callable[..., tuple[Tree, Metrics]]
 LaterKind: TypeAlias = Literal["align", "refine"]
 JIT_CACHE_SIZE = 16  # programs of each kind that are kept, with what was compiled of them
@@ -78,8 +77,8 @@ def later_section(config: Config, kind: LaterKind) -> AlignmentConfig | RefineCo
     return config.alignment if kind == "align" else config.refine
 
 
-def make_later_stepper(model: InfoAutoencoder, kind: LaterKind, config: Config, mesh: Mesh) -> LaterStepper:
-    """Steps of the alignment or the refinement, whose batches are put together on the host."""
+def make_later_stepper(model: InfoAutoencoder, kind: LaterKind, config: Config, mesh: Mesh) -> Program:
+    """Steps of the alignment or the refinement on rows of tables on the host, as in `run.StepRequest`."""
     program = later_program(model, kind, mesh, kind == "refine" and config.refine.cycle_weight > 0)
     split, replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
     weights = put(traced_weights(later_section(config, kind)), replicated)
@@ -132,12 +131,7 @@ def gathered_stepper(
     config: TrainConfig,
     steps_per_epoch: int,
 ) -> Stepper:
-    """Steps on images and labels that wait on the device.
-
-    Args:
-      programs: returns the program of that number of `gathered_train_step`s.
-      config: its `steps_per_call` are one dispatch where the limit allows it, else one step is.
-    """
+    """Steps on images and labels that wait on the device; `programs` makes that of a number of steps in one call."""
     # On the CPU XLA computes convolutions within loops about 17 times slower (jax-ml/jax#12868), and gains nothing.
     per_call = 1 if is_cpu() else config.steps_per_call
     by_steps = {steps: programs(steps) for steps in {1, per_call}}
