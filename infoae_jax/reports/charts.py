@@ -83,7 +83,7 @@ def line_chart(lines: Mapping[int, Sequence[tuple[float, float]]], scale: Scale)
 
 def as_file(figure: Figure, kind: Literal["svg", "png"], salt: str = MAKER, metadata: Json | None = None) -> bytes:
     """The figure as a file, the same for the same arguments. In SVG, text stays text."""
-    metadata = metadata or {"png": {"Software": MAKER}, "svg": {"Creator": MAKER, "Date": None}}[kind]
+    metadata = metadata or ({"Software": MAKER} if kind == "png" else {"Creator": MAKER, "Date": None})
     buffer = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)

@@ -14,12 +14,12 @@ from infoae_jax.reports.charts import COLOURS
 GENERATOR = 'name="generator" content="infoae_jax report"'  # stands in every page
 
 
-def render_page(template: str, page: object, **filters: Callable[..., str]) -> bytes:
-    """A page, laid out by a file in the folder `templates`, where all texts of `page` are escaped."""
+def render_page(template: str, page: object, *filters: Callable[..., str]) -> bytes:
+    """A page, laid out by a file in the folder `templates`, where `filters` write values; all texts are escaped."""
     environment = Environment(
         loader=PackageLoader("infoae_jax.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(filters)
+    environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(colours=COLOURS, generator=GENERATOR, arrows={"lower": "↓", "higher": "↑", "": ""})
     return environment.get_template(template).render(page=page).encode()
 

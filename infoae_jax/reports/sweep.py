@@ -71,6 +71,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     for name, chart in files.items():
         for kind in ("svg", "png"):
             replace_own(folder / "figures" / f"{name}.{kind}", as_file(chart, kind), MAKER, "Move it away.")
+    samples = {trial.name: [*(folder / trial.name / "samples").glob("epoch_*.png")] for trial in trials}
     resolved = folder.resolve()
     name = resolved.parent.name if resolved.name == "sweep" else resolved.name
     page = SweepPage(
@@ -81,7 +82,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         fields=list(dict.fromkeys(field for trial in trials for field in trial.values)),
         metrics=[m for m in HEADLINE if any(trial.figures.get(m.name) is not None for trial in trials)],
         in_full=[m for m in HEADLINE[:2] if any(trial.full.get(m.name) is not None for trial in trials)],
-        swaps={trial.name: swaps for trial in trials if (swaps := _newest_swaps(folder / trial.name))},
+        swaps={name: _half_size(max(paths)) for name, paths in samples.items() if paths},
         setting_of={trial.name: setting.name for setting in settings for trial in setting.trials},
         best=best,
         arrangement=arrangement,
@@ -91,19 +92,14 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         maps={metric: as_markup(heat, f"map-{metric.name}") for metric, heat in maps.items()},
     )
     path = Path(out) if out else folder / "report.html"
-    text = render_page(
-        "sweep.html", page, setting=format_value, short=short_name, title=field_title, duration=results.format_duration
-    )
+    text = render_page("sweep.html", page, format_value, short_name, field_title, results.format_duration)
     replace_own(path, text, GENERATOR, "Choose another --out.")
     return path
 
 
-def _newest_swaps(folder: Path) -> str | None:
-    """The newest sheet of a run at half its size, since a page holds many."""
-    paths = sorted((folder / "samples").glob("epoch_*.png"))
-    if not paths:
-        return None
+def _half_size(path: Path) -> str:
+    """A sheet of swaps as a data URI, made smaller since a page holds many."""
     buffer = io.BytesIO()
-    with Image.open(paths[-1]) as sheet:
+    with Image.open(path) as sheet:
         sheet.convert("RGB").reduce(2).save(buffer, "WEBP", quality=85, method=4)
     return data_uri(buffer.getvalue(), "webp")

@@ -65,12 +65,10 @@ def tradeoff_chart(
     _set_frame(axes, [_point(trial.figures.get) for trial in trials], chance)
     for i, (label, settings) in enumerate(arrangement.curves.items()):
         colour, marker = SERIES[i % len(SERIES)], _MARKERS[i // len(SERIES) % len(_MARKERS)]
-        axes.plot(
-            *zip(*(_point(setting.mean) for setting in settings), strict=True), color=colour, linewidth=1.6, zorder=3
-        )
+        points = [_point(setting.mean) for setting in settings]
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, zorder=3)
         axes.plot([], [], marker=marker, color=colour, label=label, markersize=5, linewidth=1.6)
-        for setting in settings:
-            x, y = _point(setting.mean)
+        for setting, (x, y) in zip(settings, points, strict=True):
             (dot,) = axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=CARD, zorder=5)
             dot.set_gid(f"pick-{setting.name}")
             if setting is best:
@@ -100,17 +98,15 @@ def heat_map(
     if not means:
         return None
     along, others, labels = arrangement.along or "", arrangement.others, list(arrangement.curves)
-    states = [
-        (trial.values, trial.state) for trial in failed if trial.values and _label(others, trial.values) in labels
-    ]
-    tried = [setting.values for setting in arrangement.settings] + [values for values, _ in states]
+    failed = [trial for trial in failed if trial.values and _label(others, trial.values) in labels]
+    tried = [setting.values for setting in arrangement.settings] + [trial.values for trial in failed]
     columns = sorted({values.get(along) for values in tried}, key=lambda value: -math.inf if value is None else value)
 
     def cell(values: Json) -> tuple[int, int]:
         return columns.index(values.get(along)), labels.index(_label(others, values))
 
     figure, axes = new_chart(4.4, 0.42 * len(labels) + 0.9)
-    texts = {cell(values): (state, MUTED) for values, state in states}
+    texts: dict[tuple[int, int], tuple[str, str]] = {cell(trial.values): (trial.state, MUTED) for trial in failed}
     low, span = min(means.values()), max(means.values()) - min(means.values())
     for setting in arrangement.settings:
         x, y = cell(setting.values)
@@ -124,10 +120,9 @@ def heat_map(
             axes.add_patch(patch)
     for (x, y), (text, colour) in texts.items():
         axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=8 if len(columns) < 8 else 6.5)
-    axes.set(
-        xlim=(-0.5, len(columns) - 0.5), ylim=(len(labels) - 0.5, -0.5), xlabel=field_title(along) if along else ""
-    )
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [format_value(value) if along else "" for value in columns])
+    axes.set_xlabel(field_title(along) if along else "")
     if len(others) == 1:  # the name of the field stands beside the axis
         labels = [format_value(settings[0].values.get(others[0])) for settings in arrangement.curves.values()]
         axes.set_ylabel(field_title(others[0]))

@@ -83,7 +83,7 @@ def test_seeds_have_their_standard_deviation(make):
 def test_map_is_strongest_where_a_metric_is_best_and_frames_the_recommended(make, metric):
     trials = make(*grid())
     settings = group_by_setting(trials)
-    failed = [line for trial in trials if trial.reason]
+    failed = [trial for trial in trials if trial.reason]
     axes = heat_map(arrange(settings), settings[3], metric, failed).axes[0]
     cells = {patch.get_gid(): patch for patch in axes.patches}
     assert set(cells) == {f"pick-{setting.name}" for setting in settings}
