@@ -127,6 +127,21 @@ class Config:
 # Fields that a resumed run may change, as they do not change its result (`data_on` and `steps_per_call` only its
 # rounding, since they change the compiled program).
 FREE_ON_RESUME = "data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log", "checkpoint", "evaluate"
+# Fields that are arguments of the compiled programs: runs that differ in nothing else share them.
+TRACED = (
+    "train.seed",
+    "train.learning_rate",
+    "train.lambda_adv",
+    "train.lambda_ramp",
+    "alignment.learning_rate",
+    "alignment.style_weight",
+    "alignment.lambda_adv",
+    "refine.learning_rate",
+    "refine.style_weight",
+    "refine.cycle_weight",
+    "refine.content_weight",
+    "refine.content_noise",
+)
 
 
 def parse(values: Mapping[str, object] | ConfigDict) -> Config:
@@ -152,6 +167,13 @@ def differences(old: Config, new: Config) -> list[str]:
     """Fields that make `new` a different experiment from `old`, each as 'field: old -> new'."""
     a, b = flatten(to_dict(old)), flatten(to_dict(new))
     return [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not k.startswith(FREE_ON_RESUME)]
+
+
+def program_key(config: Config) -> tuple[Any, ...]:
+    """All that decides the compiled programs, the loop around them, and the images: equal for runs that share these."""
+    flat = flatten(to_dict(config))
+    others = (*TRACED, "data.cache_dir")
+    return tuple(flat[name] for name in flat if name not in others and not name.startswith("evaluate."))
 
 
 def check_image_shape(shape: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The flags of `launch.py`, and what they ask for: a training, or a sweep."""
+"""The flags of `launch.py`, and what they ask for: a training, or a sweep (`cli/sweep.py`)."""
 
 import sys
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import config_flags
 
-from infoae_jax.cli.sweep import resume_hint, run_sweep_command, sweep_requested
+from infoae_jax.cli.sweep import is_sweep, resume_hint, run_sweep_command
 from infoae_jax.config import Config, parse
 from infoae_jax.errors import DivergedError, UserError, as_sentence
 from infoae_jax.evaluation.record import PROTOCOLS
@@ -16,25 +16,49 @@ from infoae_jax.evaluation.record import PROTOCOLS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, for instance configs/mnist.py:tiny")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default: runs/<name of the configuration>")
 _CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", None, "CPU only: how many devices share each batch; default: one for each core", lower_bound=1
+    "cpu_devices", None, "CPU only: number of devices that share each batch; default: one for each core", lower_bound=1
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Several hosts: address of the first process, host:port, the same for all; on Slurm: auto"
+    "coordinator", None, "Several hosts: address of the first process as host:port, the same for all; on Slurm: auto"
 )
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process_id", None, "Several hosts: which of them this is, from 0", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: number of processes", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Several hosts: number of this process, from 0", lower_bound=0)
 _CACHE = flags.DEFINE_boolean("compilation_cache", True, "Keep compiled programs in the user's cache folder")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; exits with a sentence, not a traceback, if that fails."""
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"Cannot understand {rest[1]!r}; options are written --name=value.")
+        if _COORDINATOR.value is None and (_PROCESSES.value is not None or _PROCESS.value is not None):
+            raise UserError("--num_processes and --process_id need the first process's --coordinator=host:port.")
+        if is_sweep() and _COORDINATOR.value:
+            raise UserError("A sweep does not run over several hosts at once; hand it to a cluster: --sweep_cluster.")
+        if _CONFIG.value is None:
+            raise UserError("Say what to train: --config=configs/mnist.py, svhn.py, rendered.py or folder.py.")
+        parse(_CONFIG.value)  # also raises what loading the file raised
+        return rest
+    except Exception as error:  # a configuration file is the user's code and may raise anything
+        sys.exit(print_error(error, argv))
+
+
+def print_error(error: BaseException, argv: Sequence[str] = ()) -> int:
+    """Prints a sentence on what went wrong; returns the exit code, 1 if training diverged and 2 otherwise."""
+    print(f"error: {as_sentence(error, argv)}", file=sys.stderr)
+    return 1 if isinstance(error, DivergedError) else 2
 
 
 def main(_: list[str]) -> None:
     """Trains, or runs a sweep, as the flags say."""
-    logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error is also raised, and said in one sentence below
+    logging.set_verbosity(logging.FATAL)  # errors that Orbax logs are also raised, and become one sentence
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     config = parse(_CONFIG.value)
     path, _colon, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = "-".join(filter(None, (Path(path).stem, variant.replace(",", "-"))))
     workdir = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
-    if not sweep_requested():
+    if not is_sweep():
         _train(config, workdir)
         return
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -50,7 +74,7 @@ def _set_up(batch_size: int) -> None:
 
 def _train(config: Config, workdir: Path) -> None:
     _set_up(config.train.batch_size // (_PROCESSES.value or 1))
-    from infoae_jax.devices import hosts
+    from infoae_jax.devices import hosts  # these import JAX
     from infoae_jax.training.fit import fit
 
     if _COORDINATOR.value:
@@ -63,33 +87,9 @@ def _train(config: Config, workdir: Path) -> None:
         return
     print(f"Finished: {workdir}")
     if at_end != "no" and _COORDINATOR.value:
-        print(f"To measure it (the other processes would not wait for it): infoae evaluate {workdir}")
+        print(f"To measure it (the other processes would not wait for that): infoae evaluate {workdir}")
     elif at_end != "no":
-        from infoae_jax.evaluation.measure import evaluate_run
+        from infoae_jax.evaluation.measure import evaluate_run  # here, since most runs do not need it
         from infoae_jax.evaluation.table import as_text
 
         print(as_text(evaluate_run(workdir, PROTOCOLS[at_end], data_dir=config.data.dir)))
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what cannot be parsed is answered with a sentence, not a traceback."""
-    try:
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise UserError(f"Do not know what to do with {rest[1]!r}; options are written --name=value.")
-        if _COORDINATOR.value is None and (_PROCESSES.value is not None or _PROCESS.value is not None):
-            raise UserError("--num_processes and --process_id need --coordinator=host:port, the first one's address.")
-        if sweep_requested() and _COORDINATOR.value:
-            raise UserError("A sweep does not run over several hosts at once; hand it to a cluster: --sweep_cluster.")
-        if _CONFIG.value is None:
-            raise UserError("Say what to train: --config=configs/mnist.py, svhn.py, rendered.py or folder.py.")
-        parse(_CONFIG.value)  # also raises what loading the file raised
-        return rest
-    except Exception as error:  # a configuration file is the user's code and may raise anything
-        sys.exit(print_error(error, argv))
-
-
-def print_error(error: BaseException, argv: Sequence[str] = ()) -> int:
-    """Says in one sentence what went wrong; returns the exit code."""
-    print(f"error: {as_sentence(error, argv)}", file=sys.stderr)
-    return 1 if isinstance(error, DivergedError) else 2

@@ -16,13 +16,7 @@ _REPEATED_KINDS = ("step", "epoch", "test", "align", "refine")  # a run that was
 
 
 def append_metrics(folder: Path, kind: str, **values: object) -> None:
-    """Appends a line.
-
-    Args:
-      folder: the run folder.
-      kind: see the module.
-      **values: whatever JSON can hold; numbers that are not finite are written as text ('nan', 'inf').
-    """
+    """Appends a line of `kind`; numbers that are not finite become text ('nan', 'inf'), as JSON has none."""
     tidy = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     line = json.dumps({"kind": kind, **tidy}, allow_nan=False)
     with open(folder / "metrics.jsonl", "ab+") as file:

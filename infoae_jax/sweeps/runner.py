@@ -1,14 +1,15 @@
-"""Runs the trials of a sweep, each in a run folder of its own: skips what is done and goes on with what is not."""
+"""Runs the trials of a sweep, each in its own run folder: skips those that are done and resumes those that are not."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import jax
-
+from infoae_jax.config import program_key
 from infoae_jax.data.load import load_splits
+from infoae_jax.devices.mesh import is_cpu
 from infoae_jax.errors import BusyError, DivergedError, UserError, as_sentence
 from infoae_jax.evaluation.measure import evaluate_run
 from infoae_jax.evaluation.record import FULL, QUICK, Protocol, file_name
@@ -16,162 +17,132 @@ from infoae_jax.evaluation.table import HEADLINE
 from infoae_jax.files import write_atomically
 from infoae_jax.runs.folder import lock
 from infoae_jax.runs.provenance import now
-from infoae_jax.sweeps.results import (
-    FAILURE_FILE,
-    TRAINED,
-    check_folders,
-    estimate_remaining,
-    read_trial,
-    read_trials,
-    write_results,
-)
-from infoae_jax.sweeps.trials import Trial, program_key
+from infoae_jax.sweeps import results
+from infoae_jax.sweeps.results import TRAINED, read_trial
+from infoae_jax.sweeps.trials import Trial
 from infoae_jax.training.fit import Result, fit
-from infoae_jax.training.group import fit_group, most_at_once
+from infoae_jax.training.group import fit_group, max_group_size
 
-# What the training of a trial came to: its result, or why there is none.
-Outcome = Result | Exception
+Outcome: TypeAlias = Result | Exception  # of training a trial
 
 
 @dataclasses.dataclass
 class SweepOutcome:
-    """How a sweep ended.
+    """How a sweep ended."""
 
-    stopped: by a signal, with everything saved; busy, failed: names of the trials that another process was at, and of
-    those that gave nothing, now or before.
-    """
-
-    stopped: bool = False
-    busy: list[str] = dataclasses.field(default_factory=list)
-    failed: list[str] = dataclasses.field(default_factory=list)
+    stopped: bool = False  # by a signal, with everything saved
+    busy: list[str] = dataclasses.field(default_factory=list)  # trials that another process was training
+    failed: list[str] = dataclasses.field(default_factory=list)  # trials that gave nothing, now or before
 
 
-def run_sweep(
-    trials: Sequence[Trial],
-    protocol: Protocol = QUICK,
-    say: Callable[[str], None] = print,
-) -> SweepOutcome:
-    """Trains and evaluates `trials`, in this order; the summary `sweep.jsonl` follows.
+def run_sweep(trials: Sequence[Trial], protocol: Protocol = QUICK, say: Callable[[str], None] = print) -> SweepOutcome:
+    """Trains and evaluates `trials`, in this order, and updates `sweep.jsonl` after each.
 
-    A trial that diverged is left as it is (it would again); one that failed otherwise is tried anew. What goes wrong
-    in one trial is recorded in its folder, and the others go on. A signal stops the trial as it would stop a single
-    run, and the sweep with it.
+    A trial that diverged is left as it is (it would again); one that failed otherwise is tried again. Whatever goes
+    wrong in one trial is recorded in its folder, and the others continue. A signal stops the trial as it would stop a
+    single run, and the sweep with it.
+
+    Args:
+      trials: of one sweep.
+      protocol: how they are evaluated.
+      say: is called with sentences about the progress.
 
     Raises:
-      UserError: if the data cannot be loaded, a trial's folder holds another experiment, or nothing can be written:
-        whatever would fail for all.
+      UserError: whatever would fail for all trials: the data cannot be loaded, a folder holds another experiment, or
+        nothing can be written.
     """
-    folder = trials[0].folder.parent
-    check_folders(trials)
-    for config in dict.fromkeys(trial.config.data for trial in trials):
-        load_splits(config)
-    report = SweepOutcome()
-    trained: dict[str, Outcome] = {}
+    folder, sweep = trials[0].folder.parent, SweepOutcome()
+    outcomes: dict[str, Outcome] = {}
+    results.check_folders(trials)
+    for data in dict.fromkeys(trial.config.data for trial in trials):
+        load_splits(data)
     for number, trial in enumerate(trials, 1):
-        if trial.name in report.failed:  # together with one before
+        if trial.name in sweep.failed:  # in a group with an earlier one
             continue
-        line = read_trial(trial.folder)
-        if line.state == "diverged":
-            report.failed.append(trial.name)
-        if not _is_left(trial, protocol):
+        state = read_trial(trial.folder).state
+        if state == "diverged":
+            sweep.failed.append(trial.name)
+        if _is_done(trial, protocol):
             continue
-        left = [t for t in trials[number - 1 :] if _is_left(t, protocol)]
-        say(f"\n[{number}/{len(trials)}] {trial.name}. {estimate_remaining(left)}")
-        if trial.name not in trained:
-            alike = [trial]
-            if line.state not in TRAINED and _on_accelerators():
-                program = program_key(trial.config)
-                untrained = [t for t in left if read_trial(t.folder).state not in TRAINED]
-                alike = [t for t in untrained if program_key(t.config) == program]
-            found = train_group(alike) if len(alike) > 1 else {trial.name: train_trial(trial)}
-            for t in alike:  # at once: a signal may end the sweep before it is their turn
-                _record(t, found.get(t.name), report, say)
-            trained |= found
-        outcome = trained.pop(trial.name)
-        if isinstance(outcome, Result) and outcome.finished:
-            outcome = _evaluate(trial, protocol, outcome, say)
-            _record(trial, outcome, report, say)
+        left = [t for t in trials[number - 1 :] if not _is_done(t, protocol)]
+        say(f"\n[{number}/{len(trials)}] {trial.name}. {results.estimate_remaining(left)}")
+        if trial.name not in outcomes:
+            group = [trial]
+            if state not in TRAINED and not is_cpu():  # on a CPU, one after the other is faster
+                alike = [t for t in left if program_key(t.config) == program_key(trial.config)]
+                group = [t for t in alike if read_trial(t.folder).state not in TRAINED]
+            outcomes |= _train(group)
+            for t in group:  # at once: a signal may end the sweep before it is their turn
+                _record_failure(t, outcomes.get(t.name), sweep, say)
+        outcome = outcomes.pop(trial.name)
+        if isinstance(outcome, Result) and outcome.finished and not outcome.stopped:
+            outcome = _evaluate(trial, protocol, say) or outcome
+            _record_failure(trial, outcome, sweep, say)
         if isinstance(outcome, BusyError):
-            say(f"{trial.name} is busy: another process is at it. Skipped.")
-            report.busy.append(trial.name)
-        _summarise(folder)
+            say(f"{trial.name} is left out: another process is training it.")
+            sweep.busy.append(trial.name)
+        with _explain_write_errors(folder):
+            results.write_results(folder, results.read_trials(folder))
         if isinstance(outcome, Result) and (outcome.stopped or not outcome.finished):
-            report.stopped = True
+            sweep.stopped = True
             break
-    return report
+    return sweep
 
 
-def _is_left(trial: Trial, protocol: Protocol) -> bool:
+def _is_done(trial: Trial, protocol: Protocol) -> bool:
+    """Whether nothing can be done for it: it diverged, or is evaluated as `protocol` says or better."""
     state = read_trial(trial.folder).state
-    return state != "diverged" and (state != "finished" or not _is_evaluated(trial.folder, protocol))
+    is_evaluated = any((trial.folder / file_name(p)).exists() for p in (FULL, protocol))
+    return state == "diverged" or (state == "finished" and is_evaluated)
 
 
-def train_trial(trial: Trial) -> Outcome:
-    """Trains a trial in this process; what goes wrong is returned."""
-    (trial.folder / FAILURE_FILE).unlink(missing_ok=True)
-    try:
-        return fit(trial.config, trial.folder)
-    except Exception as error:  # whatever it is, the other trials can go on
-        return error
-
-
-def train_group(trials: Sequence[Trial]) -> dict[str, Outcome]:
-    """Trains as many of these trials, which share their programs, as the devices have memory for, all at once."""
-    some = trials[: most_at_once(trials)]
+def _train(group: Sequence[Trial]) -> dict[str, Outcome]:
+    """Trains these trials, which share their programs, at once: as many as the devices have memory for."""
+    some = group[: max_group_size([trial.config for trial in group])] if len(group) > 1 else group
     for trial in some:
-        (trial.folder / FAILURE_FILE).unlink(missing_ok=True)
+        (trial.folder / results.FAILURE_FILE).unlink(missing_ok=True)
     try:
-        outcomes = fit_group([trial.config for trial in some], [trial.folder for trial in some])
-    except Exception as error:  # of all of them
+        if len(group) > 1:
+            outcomes = fit_group([trial.config for trial in some], [trial.folder for trial in some])
+        else:
+            outcomes = [fit(some[0].config, some[0].folder)]
+    except Exception as error:  # whatever it is, the other trials can go on
         outcomes = [error] * len(some)
     return {trial.name: outcome for trial, outcome in zip(some, outcomes, strict=True)}
 
 
-def _on_accelerators() -> bool:
-    """Where runs are trained together; on the CPU that would be slower than one after the other."""
-    return jax.local_devices()[0].platform != "cpu"
-
-
-def _evaluate(trial: Trial, protocol: Protocol, result: Result, say: Callable[[str], None]) -> Outcome:
-    if _is_evaluated(trial.folder, protocol) or result.stopped:
-        return result
+def _evaluate(trial: Trial, protocol: Protocol, say: Callable[[str], None]) -> Exception | None:
+    if _is_done(trial, protocol):
+        return None
     try:
-        with lock(trial.folder):  # another process may be at the same sweep
+        with lock(trial.folder):  # another process may run the same sweep
             evaluate_run(trial.folder, protocol, say=say)
     except Exception as error:
         return error
-    line = read_trial(trial.folder, protocol)
-    found = [(figure, line.figures.get(figure.name)) for figure in HEADLINE]
-    say(", ".join(f"{figure.title} {figure.write(value)}" for figure, value in found if value is not None))
-    return result
+    figures = read_trial(trial.folder, protocol).figures
+    found = [(metric, figures.get(metric.name)) for metric in HEADLINE]
+    say(", ".join(f"{metric.title} {metric.write(value)}" for metric, value in found if value is not None))
+    return None
 
 
-def _is_evaluated(folder: Path, protocol: Protocol) -> bool:
-    """As `protocol` says or better."""
-    return any((folder / file_name(p)).exists() for p in (FULL, protocol))
-
-
-def _record(trial: Trial, error: Outcome | None, report: SweepOutcome, say: Callable[[str], None]) -> None:
-    """In the trial's folder and in `report`, if it is a failure."""
-    if not isinstance(error, Exception) or isinstance(error, BusyError):
+def _record_failure(trial: Trial, outcome: Outcome | None, sweep: SweepOutcome, say: Callable[[str], None]) -> None:
+    """Notes a failure in the trial's folder and in `sweep`; anything else is left as it is."""
+    if not isinstance(outcome, Exception) or isinstance(outcome, BusyError):
         return
-    report.failed.append(trial.name)
-    state = "diverged" if isinstance(error, DivergedError) else "failed"
-    known = isinstance(error, UserError | DivergedError)
-    reason = as_sentence(error) if known else f"{type(error).__name__}: {error}".strip()
-    say(f"{trial.name} {state}: {reason}\nThe other trials go on.")
-    record: dict[str, Any] = {"state": state, "reason": reason, "values": dict(trial.values), "time": now()}
-    try:
+    sweep.failed.append(trial.name)
+    state = "diverged" if isinstance(outcome, DivergedError) else "failed"
+    is_known = isinstance(outcome, UserError | DivergedError)
+    reason = as_sentence(outcome) if is_known else f"{type(outcome).__name__}: {outcome}".strip()
+    say(f"{trial.name} {state}: {reason}\nThe other trials continue.")
+    record = {"state": state, "reason": reason, "values": trial.values, "time": now()}
+    with _explain_write_errors(trial.folder):
         trial.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(trial.folder / FAILURE_FILE, (json.dumps(record, indent=1) + "\n").encode())
-    except OSError as cause:
-        raise UserError(
-            f"{str(trial.folder)!r} cannot be written ({cause}). Make room and run the same again."
-        ) from cause
+        write_atomically(trial.folder / results.FAILURE_FILE, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def _summarise(folder: Path) -> None:
+@contextlib.contextmanager
+def _explain_write_errors(folder: Path) -> Iterator[None]:
     try:
-        write_results(folder, read_trials(folder))
+        yield
     except OSError as error:
         raise UserError(f"{str(folder)!r} cannot be written ({error}). Make room and run the same again.") from error

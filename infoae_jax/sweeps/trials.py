@@ -1,167 +1,119 @@
-"""What a sweep consists of: its trials, their names, which of them share a program. Pure; touches no files or devices.
+"""The trials of a sweep: their names, and which of them share compiled programs. Touches no files and no devices.
 
-A configuration file lists its trials in `sweep(add)`, as data:
+A configuration file lists its trials in `sweep(add)`:
 
     def sweep(add):
         for lam in (0.0, 0.005, 0.02):
             add(**{"train.lambda_adv": lam, "model.bottleneck": 16})
 """
 
+import contextlib
 import dataclasses
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
-from infoae_jax.config import Config, flatten, parse, to_dict
+from infoae_jax.config import Config, flatten, parse, program_key, to_dict
 from infoae_jax.errors import UserError
+from infoae_jax.types import Json
 
-# Fields that are arguments of the compiled programs: trials that differ in nothing else share them.
-TRACED = (
-    "train.seed",
-    "train.learning_rate",
-    "train.lambda_adv",
-    "train.lambda_ramp",
-    "alignment.learning_rate",
-    "alignment.style_weight",
-    "alignment.lambda_adv",
-    "refine.learning_rate",
-    "refine.style_weight",
-    "refine.cycle_weight",
-    "refine.content_weight",
-    "refine.content_noise",
-)
 SEED = "train.seed"  # repeats of one setting differ in it
-# A field is called by its last part ('seed') if no section before its own has one of that name; else 'data.seed'.
+# A field is called by its last part ('seed') in the first of these sections that has it, and in full ('data.seed') in
+# the others.
 _SECTIONS = ("train", "model", "data", "alignment", "refine", "log", "checkpoint", "evaluate")
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-    "=": operator.eq,
-}
+_ORDERINGS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    name: what it changes, 'bottleneck=16,lambda_adv=0.01,seed=0'. folder: its run folder, '<sweep>/<name>'.
-    values: what it changes, by field ('model.bottleneck').
-    """
-
-    name: str
+    name: str  # what it changes: 'bottleneck=16,lambda_adv=0.01,seed=0'
     config: Config
-    folder: Path
-    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    folder: Path  # its run folder, '<sweep>/<name>'
+    values: Json = dataclasses.field(default_factory=dict)  # what it changes, by field ('model.bottleneck')
 
 
-def list_trials(config: Config, sweep: Callable[[Callable[..., None]], None], folder: Path) -> list[Trial]:
-    """The trials that `sweep` adds to `config`, in its order, to be run in folders below `folder`.
+def list_trials(config: Config, sweep: Callable[[Callable[..., None]], object], folder: Path) -> list[Trial]:
+    """The trials that `sweep` adds to `config`, in its order.
 
     Args:
+      config: what all trials have in common.
       sweep: calls the function that it is given once for each trial, with the fields to change as keywords.
+      folder: the folder of the sweep, which is to hold their run folders.
 
     Raises:
-      UserError: if it adds none, or twice the same, or a field or value that cannot be.
+      UserError: if it adds none, or two of the same name, or a field or value that cannot be.
     """
-    added: list[dict[str, Any]] = []
+    added: list[Json] = []
     try:
         sweep(lambda **values: added.append(values))
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"The configuration's sweep(add) raises {type(error).__name__}: {error}") from error
     if not added:
         raise UserError("The configuration's sweep(add) adds no trial. Let it call add(**{'train.lambda_adv': 0.01}).")
-    found: dict[str, Trial] = {}
+    trials: dict[str, Trial] = {}
     for values in added:
         name = trial_name(values)
-        if name in found:
+        if name in trials:
             raise UserError(f"The configuration's sweep(add) adds two trials that are both called {name!r}.")
-        found[name] = Trial(name, _changed(config, values), folder / name, values)
-    return list(found.values())
+        trials[name] = Trial(name, _changed(config, values), folder / name, values)
+    return list(trials.values())
 
 
-def short_name(field: str) -> str:
-    """What `field` is called in names and filters: 'seed' is train's, 'data.seed' the other one."""
-    section, _, last = field.partition(".")
-    if section not in _SECTIONS:
-        return field
-    sections = get_type_hints(Config)
-    before = _SECTIONS[: _SECTIONS.index(section)]
-    taken = any(last in get_type_hints(sections[name]) for name in before)
-    return field if taken else last
+def _changed(config: Config, values: Json) -> Config:
+    tree = to_dict(config)
+    for field, value in values.items():
+        section, _, last = field.partition(".")
+        if last not in tree.get(section, {}):
+            raise UserError(
+                f"The configuration's sweep(add) adds {field!r}, which is no setting. Write settings with their "
+                f"section, for instance 'train.lambda_adv' or 'model.bottleneck'."
+            )
+        tree[section][last] = value
+    try:
+        return parse(tree)
+    except UserError as error:
+        raise UserError(f"Trial {trial_name(values)!r} of the sweep cannot work: {error}") from error
 
 
-def parse_trial_name(name: str, config: Config) -> dict[str, Any]:
-    """What a trial of this name changes, as its configuration has it; parts that name no setting are left out."""
-    flat = flatten(to_dict(config))
-    called = {short_name(field): field for field in flat}
-    fields = (called.get(part.partition("=")[0]) for part in name.split(","))
-    return {field: flat[field] for field in fields if field}
-
-
-def trial_name(values: Mapping[str, Any]) -> str:
-    """A name that is fit for a folder: 'bottleneck=16,lambda_adv=0.01,seed=0', in the order given."""
+def trial_name(values: Json) -> str:
+    """A name for what a trial changes, fit for a folder: 'bottleneck=16,lambda_adv=0.01,seed=0', in the order given."""
     return ",".join(f"{short_name(field)}={format_value(value)}" for field, value in values.items()) or "default"
 
 
-def format_value(value: Any) -> str:
+def parse_trial_name(name: str, config: Config) -> Json:
+    """What a trial of this name changes, by field, with the values of its configuration."""
+    flat = flatten(to_dict(config))
+    fields = {short_name(field): field for field in flat}
+    found = (fields.get(part.partition("=")[0]) for part in name.split(","))
+    return {field: flat[field] for field in found if field}
+
+
+def short_name(field: str) -> str:
+    """The name of `field` in trials' names, filters and pages: 'seed' for train.seed, 'data.seed' for the other."""
+    section, _, last = field.partition(".")
+    sections = get_type_hints(Config)
+    first = next((name for name in _SECTIONS if last in get_type_hints(sections[name])), None)
+    return last if section == first else field
+
+
+def format_value(value: object) -> str:
     """A value as names, filters and pages write it: 0.01, 16, ball, 32-64-128."""
     if isinstance(value, (tuple, list)):
         return "-".join(map(format_value, value))
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return re.sub(r"[^\w.+-]+", "-", str(value))
+    return f"{value:.12g}" if isinstance(value, float) else re.sub(r"[^\w.+-]+", "-", str(value))
 
 
 def group_trials(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials that differ in `TRACED` fields only, and hence share their compiled programs; in order of appearance."""
-    found: dict[Any, list[Trial]] = {}
+    """Groups of trials that share their compiled programs (see `config.program_key`), in order of appearance."""
+    groups: dict[tuple[object, ...], list[Trial]] = {}
     for trial in trials:
-        found.setdefault(program_key(trial.config), []).append(trial)
-    return list(found.values())
-
-
-def program_key(config: Config) -> tuple[Any, ...]:
-    """Whatever decides the compiled programs, the loop around them, and the images."""
-    flat = flatten(to_dict(config))
-    elsewhere = (*TRACED, "data.cache_dir")
-    return tuple(flat[name] for name in flat if name not in elsewhere and not name.startswith("evaluate."))
-
-
-def filter_trials(trials: Sequence[Trial], conditions: str) -> list[Trial]:
-    """The trials that meet all of `conditions`, which are joined by commas: 'bottleneck=16|32,lambda_adv<=0.01,seed=0'.
-
-    A condition is a field (as in the trials' names, or in full), one of = != < <= > >=, and a value; = and != take
-    several values, joined by '|'. Trials that leave a field as it is have the configuration's value.
-
-    Raises:
-      UserError: if a condition cannot be read, names a field that is not swept, or no trial is left.
-    """
-    left = list(trials)
-    swept = list(dict.fromkeys(field for trial in trials for field in trial.values))
-    for text in filter(None, (part.strip() for part in conditions.split(","))):
-        parts = re.fullmatch(r"([\w.]+)\s*(<=|>=|!=|<|>|=)\s*(.+)", text)
-        if not parts:
-            raise UserError(
-                f"--sweep_filter: cannot read {text!r}. A condition is written bottleneck=16, seed=0|1, or "
-                f"lambda_adv<=0.01; several are joined by commas."
-            )
-        name, sign, value = parts.groups()
-        fields = [field for field in swept if name in (field, short_name(field))]
-        if not fields:
-            known = ", ".join(map(short_name, swept))
-            raise UserError(f"--sweep_filter: {name!r} is not swept. The trials differ in: {known}.")
-        values = {trial.name: flatten(to_dict(trial.config))[fields[0]] for trial in trials}
-        left = [trial for trial in left if _meets(values[trial.name], sign, value)]
-        if not left:
-            there = dict.fromkeys(map(format_value, values.values()))
-            raise UserError(f"--sweep_filter: no trial is left by {text!r}. {name} is one of: {', '.join(there)}.")
-    return left
+        groups.setdefault(program_key(trial.config), []).append(trial)
+    return list(groups.values())
 
 
 def select_trials(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
@@ -170,44 +122,57 @@ def select_trials(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
     Raises:
       UserError: if one is not among them.
     """
-    unknown = sorted(set(names) - {trial.name for trial in trials})
-    if unknown:
+    if unknown := sorted(set(names) - {trial.name for trial in trials}):
         raise UserError(f"The sweep has no trial {unknown[0]!r}. There are:\n  " + "\n  ".join(t.name for t in trials))
     return [trial for trial in trials if trial.name in names]
 
 
-def _meets(value: Any, sign: str, wanted: str) -> bool:
-    if sign in ("=", "!="):
-        equal = any(_same(value, alternative.strip()) for alternative in wanted.split("|"))
-        return equal == (sign == "=")
+def filter_trials(trials: Sequence[Trial], conditions: str) -> list[Trial]:
+    """The trials that meet all of `conditions`.
+
+    Args:
+      trials: those to choose from.
+      conditions: joined by commas: 'bottleneck=16|32,lambda_adv<=0.01,seed=0'. Each has a field (as in the trials'
+        names, or in full), one of = != < <= > >=, and a value; after = and != several values joined by '|'. A trial
+        that does not change the field has the configuration's value.
+
+    Raises:
+      UserError: if a condition cannot be read, names a field that is not swept, or leaves no trial.
+    """
+    left = list(trials)
+    swept = {field: short_name(field) for trial in trials for field in trial.values}
+    for text in filter(None, (part.strip() for part in conditions.split(","))):
+        parts = re.fullmatch(r"([\w.]+)\s*(<=|>=|!=|<|>|=)\s*(.+)", text)
+        if not parts:
+            raise UserError(
+                f"--sweep_filter: cannot read {text!r}. Write a condition as bottleneck=16, seed=0|1 or "
+                f"lambda_adv<=0.01, and join several by commas."
+            )
+        name, sign, wanted = parts.groups()
+        field = next((field for field, short in swept.items() if name in (field, short)), None)
+        if field is None:
+            known = ", ".join(swept.values())
+            raise UserError(f"--sweep_filter: {name!r} is not swept. The trials differ in: {known}.")
+        values = {trial.name: flatten(to_dict(trial.config))[field] for trial in trials}
+        left = [trial for trial in left if _is_met(values[trial.name], sign, wanted)]
+        if not left:
+            there = ", ".join(dict.fromkeys(map(format_value, values.values())))
+            raise UserError(f"--sweep_filter: {text!r} leaves no trial. {name} is one of: {there}.")
+    return left
+
+
+def _is_met(value: object, sign: str, wanted: str) -> bool:
+    if sign not in _ORDERINGS:
+        return any(_is_equal(value, alternative.strip()) for alternative in wanted.split("|")) == (sign == "=")
     try:
-        return _COMPARE[sign](float(value), float(wanted))
-    except (TypeError, ValueError) as error:
+        return _ORDERINGS[sign](float(str(value)), float(wanted))
+    except ValueError as error:
         raise UserError(
             f"--sweep_filter: {sign!r} needs numbers, not {format_value(value)!r} and {wanted!r}."
         ) from error
 
 
-def _same(value: Any, text: str) -> bool:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            return math.isclose(value, float(text), rel_tol=1e-9)
-        except ValueError:
-            return False
+def _is_equal(value: object, text: str) -> bool:
+    with contextlib.suppress(ValueError):  # not two numbers
+        return math.isclose(float(str(value)), float(text), rel_tol=1e-9)
     return text in (format_value(value), str(value))
-
-
-def _changed(config: Config, values: Mapping[str, Any]) -> Config:
-    tree = to_dict(config)
-    for field, value in values.items():
-        section, _, last = field.partition(".")
-        if not isinstance(tree.get(section), dict) or last not in tree[section]:
-            raise UserError(
-                f"The configuration's sweep(add) adds {field!r}, which is no setting. They are written with their "
-                f"section, for instance 'train.lambda_adv' or 'model.bottleneck'."
-            )
-        tree[section][last] = value
-    try:
-        return parse(tree)
-    except UserError as error:
-        raise UserError(f"Trial {trial_name(values)!r} of the sweep cannot work: {error}") from error

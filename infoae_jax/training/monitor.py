@@ -1,4 +1,4 @@
-"""Watching a training: losses, test figures and pictures, to the run folder and the terminal; stops what diverged."""
+"""Watching a training: losses, test metrics and sample images for the run folder and the terminal; divergence."""
 
 import collections
 import contextlib
@@ -6,13 +6,12 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
@@ -24,170 +23,169 @@ from infoae_jax.files import write_atomically
 from infoae_jax.images.grid import MAX_COLUMNS, encode_png, one_of_each, swap_grid
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.run import Run, own
+from infoae_jax.training.run import PhaseKind, Run, own_slice
 from infoae_jax.training.state import TrainState, apply_method
+from infoae_jax.types import Metrics, Params, Tree
 
-_PLAIN_SECONDS = 30  # without a terminal, a line at most this often within an epoch
-# Cross-entropy of a coin-flip among 1e6 classes is 14 nats. An adversary loss beyond this is an encoder that runs away.
-_DIVERGED_LOSS = 1e3
+MIN_SECONDS_BETWEEN_LINES = 30  # within an epoch, without a terminal
+# Cross-entropy of a coin-flip among 1e6 classes is 14 nats. Beyond this loss the encoder runs away from its adversary.
+MAX_ADVERSARY_LOSS = 1e3
+ADVICE: dict[PhaseKind, str] = {
+    "train": "with a smaller --config.train.lambda_adv, or, where they are not set so, with --config.model.latent=ball "
+    "or --config.train.lambda_schedule=linear. A smaller --config.train.learning_rate helps when it is not the "
+    "adversary.",
+    "align": "with a smaller --config.alignment.lambda_adv or --config.alignment.learning_rate, or without alignment: "
+    "--config.model.couplings=0.",
+    "refine": "with a smaller --config.refine.learning_rate or smaller weights in that section, or without refinement: "
+    "--config.refine.epochs=0.",
+}
 
 
-def check_sound(values: dict[str, float], at: int, steps_per_epoch: int) -> None:
-    """Raises `DivergedError` if a metric is not finite or the adversary's loss has run away."""
+def check_sound(run: Run, kind: PhaseKind, epoch: int, step: int, metrics: Tree) -> dict[str, float]:
+    """The metrics of a step, on the host.
+
+    Raises:
+      DivergedError: if one is not finite, or the loss of the autoencoder's adversary has run away; logged before.
+    """
+    values = {name: float(value) for name, value in jax.device_get(own_slice(metrics)).items()}
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
-    if not wrong and values["adversary"] < _DIVERGED_LOSS:
-        return
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-    epoch = (at - 1) / steps_per_epoch + 1
-    if not wrong:
+    if wrong:
+        cause = f"{' and '.join(wrong)} became infinite or not a number"
+    elif kind == "train" and values["adversary"] >= MAX_ADVERSARY_LOSS:
         cause = f"the adversary's loss is {values['adversary']:.4g}: the encoder wins by making its latent ever larger"
     else:
-        cause = f"{' and '.join(wrong)} became infinite or not a number"
-    raise DivergedError(
-        f"Training diverged in epoch {int(epoch)} (step {at}): {cause}.\n  {figures}\n"
-        f"Start again in another --workdir with a smaller --config.train.lambda_adv, or, where they are not set so, "
-        f"with --config.model.latent=ball or --config.train.lambda_schedule=linear. A smaller "
-        f"--config.train.learning_rate helps when it is not the adversary."
-    )
-
-
-@functools.lru_cache(16)
-def _evaluation_sums(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    return jax.jit(
-        functools.partial(evaluation_sums, model),
-        in_shardings=(whole, parts, parts, parts),
-        out_shardings=whole,
-    )
-
-
-class Observer:
-    """Test figures, which a call returns, and a picture of swaps, at chosen epochs."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        test = run.splits.test
-        pixels = test.images.shape[1] * test.images.shape[2]
-        self._size = batch_size(len(test), pixels, run.near)
-        self._sums = _evaluation_sums(run.model, run.near)
-        self._rows = one_of_each(test.labels)
-        self._classes = np.arange(min(run.model.num_classes, MAX_COLUMNS), dtype=np.int32)
-        self._swap = make_batched(model_method(run.model, "transfer"), run.near, pixels)
-
-    def __call__(self, state: TrainState, epoch: int, at: int) -> dict[str, float]:
-        # On every host, so that none waits long for another: collectives have a time limit.
-        params = hosts.local(state.params)
-        figures = self.figures(params)
-        self._run.log("test", at, epoch=epoch, **figures)
-        self._run.say(f"{'':>9}  test: mse {figures['reconstruction']:.5f}, content {figures['content_accuracy']:.2%}")
-        if not all(map(math.isfinite, figures.values())):
-            return figures  # of a ruined model there is no picture
-        sources = self._run.splits.test.images[self._rows]
-        rows, columns = len(sources), len(self._classes)
-        styles = np.repeat(sources, columns, axis=0)
-        swaps = self._swap({"params": params}, styles, np.tile(self._classes, rows))
-        swaps = swaps.reshape(rows, columns, *swaps.shape[1:])
-        if not self._run.writes:
-            return figures
-        folder = self._run.folder / "samples"
-        folder.mkdir(exist_ok=True)
-        picture = swap_grid(sources, swaps)
-        write_atomically(folder / f"epoch_{epoch:04d}.png", encode_png(picture))
-        return figures
-
-    def figures(self, params: Any) -> dict[str, float]:
-        """Means over the whole test split, each image counted once."""
-        test = self._run.splits.test
-        parts = NamedSharding(self._run.near, PartitionSpec(AXIS))
-        total: collections.Counter[str] = collections.Counter()
-        for start in range(0, len(test), self._size):
-            images, labels = test.images[start : start + self._size], test.labels[start : start + self._size]
-            mask = np.arange(self._size) < len(labels)
-            missing = self._size - len(labels)
-            batch = (
-                np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]),
-                np.pad(labels, (0, missing)),
-                mask.astype(np.float32),
-            )
-            sums = self._sums(params, *jax.device_put(batch, parts))
-            total.update({name: float(value) for name, value in jax.device_get(sums).items()})
-        count = total.pop("count")
-        return {name: value / count for name, value in total.items()}
-
-
-class Reporter:
-    """Losses to metrics.jsonl and to the terminal: a bar where there is one, plain lines otherwise."""
-
-    def __init__(self, run: Run, steps_per_epoch: int, total: int):
-        self._run, self._steps_per_epoch, self._total = run, steps_per_epoch, total
-        self._bar: Any = None
-        self._shown = time.monotonic()
-
-    @contextlib.contextmanager
-    def bar(self, start: int) -> Iterator[None]:
-        size = self._run.config.train.batch_size
-        images = {"total": self._total * size, "initial": start * size, "unit": " images", "unit_scale": True}
-        shown = self._run.bar and sys.stderr.isatty()
-        with tqdm(**images, disable=not shown, dynamic_ncols=True, leave=False) as self._bar:
-            yield
-
-    def advance(self, steps: int) -> None:
-        self._bar.update(steps * self._run.config.train.batch_size)
-
-    def sound(self, at: int, metrics: Any) -> dict[str, float]:
-        """The metrics on the host; unsound ones are logged and raised."""
-        values = {name: float(value) for name, value in jax.device_get(own(metrics)).items()}
-        try:
-            check_sound(values, at, self._steps_per_epoch)
-        except DivergedError:
-            self._run.log("diverged", at, **values)
-            raise
         return values
-
-    def step(self, at: int, metrics: Any) -> None:
-        values = self.sound(at, metrics)
-        self._run.log("step", at, **values)
-        losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
-        self._bar.set_postfix_str(losses, refresh=False)
-        if self._bar.disable and time.monotonic() - self._shown > _PLAIN_SECONDS:
-            self._shown = time.monotonic()
-            self._run.say(f"step {at}/{self._total}  {losses}")
-
-    def epoch(self, epoch: int, at: int, sums: dict[str, Any], images_per_s: float) -> None:
-        means = {name: float(value) / float(sums["count"]) for name, value in sums.items() if name != "count"}
-        self._run.log("epoch", at, epoch=epoch, **means, images_per_s=images_per_s)
-        left = (self._total - at) * self._run.config.train.batch_size / images_per_s
-        epochs, width = self._run.config.train.epochs, len(str(self._run.config.train.epochs))
-        right, content = means["adversary_accuracy"], means["content_accuracy"]
-        self._run.say(
-            f"{epoch:>{width}}/{epochs}  mse {means['reconstruction']:.5f}  adversary {means['adversary']:.3f} "
-            f"({right:.1%} right)  content {content:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  "
-            f"{tqdm.format_interval(left)} left of this phase"
-        )
-        self._shown = time.monotonic()
+    run.log("diverged", step, **values)
+    raise DivergedError(
+        f"Training diverged in epoch {epoch} (step {step}) of phase {kind!r}: {cause}.\n  "
+        f"{', '.join(f'{name} {value:.4g}' for name, value in values.items())}\n"
+        f"Start again in another --workdir {ADVICE[kind]}"
+    )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def evaluation_sums(
     model: InfoAutoencoder,
-    params: Any,
+    params: Params,
     images: UInt8[Array, "b h w c"],
     labels: Int[Array, " b"],
     mask: Float[Array, " b"],
-) -> dict[str, Float[Array, ""]]:
-    """Sums over the images with mask 1, to be divided once at the end: each example counts once at any batch size."""
+) -> Metrics:
+    """Sums of test metrics over the images with mask 1, and their 'count'; those with mask 0 only fill the batch."""
     pixels = to_float(images)
     z = apply_method(model, params, "encode", images)
     squared = jnp.mean((apply_method(model, params, "decode", z, labels) - pixels) ** 2, axis=(1, 2, 3))
-    content = apply_method(model, params, "classify", images).argmax(axis=1) == labels
-    adversary = (
-        apply_method(model, params, "adversary_logits", apply_method(model, params, "encode_raw", images), 0.0).argmax(
-            axis=1
-        )
-        == labels
-    )
+    content = apply_method(model, params, "classify", images)
+    adversary = apply_method(model, params, "adversary_logits", apply_method(model, params, "encode_raw", images), 0.0)
     return {
         "reconstruction": jnp.sum(squared * mask),
-        "content_accuracy": jnp.sum(content * mask),
-        "adversary_accuracy": jnp.sum(adversary * mask),
+        "content_accuracy": jnp.sum((content.argmax(axis=1) == labels) * mask),
+        "adversary_accuracy": jnp.sum((adversary.argmax(axis=1) == labels) * mask),
         "count": jnp.sum(mask),
     }
+
+
+def observe(run: Run, state: TrainState, epoch: int, step: int) -> dict[str, float]:
+    """Logs the test metrics, writes the swaps of samples/epoch_<epoch>.png, and returns the metrics."""
+    # On every host, so that none waits long for another: collectives have a time limit.
+    params, test = hosts.local(state.params), run.splits.test
+    metrics = measure_test_split(run, params)
+    run.log("test", step, epoch=epoch, **metrics)
+    mse, content = metrics["reconstruction"], metrics["content_accuracy"]
+    run.print(f"{'':>9}  test: mse {mse:.5f}, content {content:.2%}")
+    if not all(map(math.isfinite, metrics.values())):
+        return metrics  # a ruined model has no swaps to show
+    sources = test.images[one_of_each(test.labels)]
+    rows, columns = len(sources), min(run.model.num_classes, MAX_COLUMNS)
+    targets = np.tile(np.arange(columns, dtype=np.int32), rows)
+    transfer = make_batched(model_method(run.model, "transfer"), run.local_mesh, sources.shape[1] * sources.shape[2])
+    swaps = transfer({"params": params}, np.repeat(sources, columns, axis=0), targets)
+    if hosts.is_first():
+        folder = run.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        sheet = swap_grid(sources, swaps.reshape(rows, columns, *swaps.shape[1:]))
+        write_atomically(folder / f"epoch_{epoch:04d}.png", encode_png(sheet))
+    return metrics
+
+
+def measure_test_split(run: Run, params: Params) -> dict[str, float]:
+    """Means over the whole test split, each image counted once."""
+    test, split = run.splits.test, NamedSharding(run.local_mesh, PartitionSpec(AXIS))
+    size = batch_size(len(test), test.images.shape[1] * test.images.shape[2], run.local_mesh)
+    total: collections.Counter[str] = collections.Counter()
+    for start in range(0, len(test), size):
+        images, labels = test.images[start : start + size], test.labels[start : start + size]
+        missing = size - len(labels)
+        mask = (np.arange(size) < len(labels)).astype(np.float32)
+        batch = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(labels, (0, missing)), mask
+        sums = jax.device_get(evaluation_sums(run.model, params, *jax.device_put(batch, split)))
+        total.update({name: float(value) for name, value in sums.items()})
+    count = total.pop("count")
+    return {name: value / count for name, value in total.items()}
+
+
+class Reporter:
+    """The autoencoder's losses, for metrics.jsonl and the terminal: a bar where there is one, plain lines elsewhere."""
+
+    def __init__(self, run: Run, steps_per_epoch: int):
+        self._run, self._steps_per_epoch, self._total_steps = run, steps_per_epoch, run.steps[0]
+        self._batch_size = run.config.train.batch_size
+        self._bar = tqdm(disable=True)
+        self._noted: tuple[int, Tree] | None = None
+        self._printed = time.monotonic()
+
+    @contextlib.contextmanager
+    def bar(self, step: int) -> Iterator[None]:
+        """Shows the progress from `step` on, if there is a terminal."""
+        images = {"total": self._total_steps * self._batch_size, "initial": step * self._batch_size, "unit": " images"}
+        hidden = not (self._run.has_bar and hosts.is_first() and sys.stderr.isatty())
+        with tqdm(**images, unit_scale=True, dynamic_ncols=True, leave=False, disable=hidden) as self._bar:
+            yield
+
+    def step(self, step: int, taken: int, metrics: Tree) -> None:
+        """Moves the bar by the steps taken; where there is a log line, notes the metrics for it and logs those before.
+
+        So late, because the device never has to wait for the host then.
+        """
+        self._bar.update(taken * self._batch_size)
+        if step % self._run.config.log.every_steps == 0:
+            self._log_noted()
+            self._noted = step, metrics
+
+    def check(self, step: int, metrics: Tree) -> None:
+        """Logs what is noted, and checks the metrics of a step.
+
+        Raises:
+          DivergedError: if they are unsound.
+        """
+        self._log_noted()
+        self._check(step, metrics)
+
+    def _check(self, step: int, metrics: Tree) -> dict[str, float]:
+        return check_sound(self._run, "train", (step - 1) // self._steps_per_epoch + 1, step, metrics)
+
+    def _log_noted(self) -> None:
+        if self._noted is None:
+            return
+        (step, metrics), self._noted = self._noted, None
+        values = self._check(step, metrics)
+        self._run.log("step", step, **values)
+        losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
+        self._bar.set_postfix_str(losses, refresh=False)
+        if self._bar.disable and time.monotonic() - self._printed > MIN_SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            self._run.print(f"step {step}/{self._total_steps}  {losses}")
+
+    def epoch(self, step: int, sums: dict[str, Array | np.ndarray], images_per_s: float) -> None:
+        """Logs and prints the means of the epoch that ends with `step`."""
+        means = {name: float(value) / float(sums["count"]) for name, value in sums.items() if name != "count"}
+        epoch, epochs = step // self._steps_per_epoch, self._run.config.train.epochs
+        self._run.log("epoch", step, epoch=epoch, **means, images_per_s=images_per_s)
+        left = tqdm.format_interval((self._total_steps - step) * self._batch_size / images_per_s)
+        self._run.print(
+            f"{epoch:>{len(str(epochs))}}/{epochs}  mse {means['reconstruction']:.5f}  adversary "
+            f"{means['adversary']:.3f} ({means['adversary_accuracy']:.1%} right)  content "
+            f"{means['content_accuracy']:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  {left} left "
+            f"of this phase"
+        )
+        self._printed = time.monotonic()

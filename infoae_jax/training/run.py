@@ -1,14 +1,15 @@
 """What the phases of a training share, and what they ask of whoever takes their steps."""
 
-import abc
 import dataclasses
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 from tqdm import tqdm
 
 from infoae_jax.config import Config
@@ -20,41 +21,46 @@ from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.metrics import append_metrics
 from infoae_jax.training.appearance import appearance_features
 from infoae_jax.training.state import TrainState
+from infoae_jax.types import Tree
 
 T = TypeVar("T")
+PhaseKind: TypeAlias = Literal["train", "align", "refine"]
 
 
-def say(text: str) -> None:
-    """A line on the terminal, above the bar if there is one."""
-    tqdm.write(text)
-    sys.stdout.flush()
+def print_above_bar(text: str) -> None:
+    """Prints a line, on the first host, above the progress bar if there is one."""
+    if hosts.is_first():
+        tqdm.write(text)
+        sys.stdout.flush()
 
 
 @dataclasses.dataclass
 class Run:
+    """A training and its run folder, which the first host alone reads and writes."""
+
     config: Config
     folder: Path
     splits: Splits
     model: InfoAutoencoder
+    device: str  # what its steps run on, in words
     mesh: Mesh  # the devices that share its steps, on all hosts
-    near: Mesh  # those of this host, which compute what needs no steps
-    checkpoints: Checkpoints | None  # None on all hosts but the first
-    stop: Callable[[int], bool]  # asked after each step, with its number
+    local_mesh: Mesh  # those of this host, which compute latents, test metrics and samples
+    should_stop: Callable[[int], bool]  # asked after each step, with the number of steps done
+    print: Callable[[str], None] = print_above_bar
+    has_bar: bool = True
+    shared: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by the runs of a group
+    checkpoints: Checkpoints | None = None
     tensorboard: Any = None  # a tensorboardX writer
-    writes: bool = True  # False on all hosts but the first
-    say: Callable[[str], None] = say
-    bar: bool = True
-    shared: dict[str, Any] = dataclasses.field(default_factory=dict)  # by runs on the same images
 
     @property
     def align_batch(self) -> int:
-        """Latents in a step of the alignment: as configured, or as many as there are, shared equally by the devices."""
-        most = min(self.config.alignment.batch_size, len(self.splits.train))
-        return max(most // self.mesh.size, 1) * self.mesh.size
+        """Latents in a step of the alignment: as configured, or all there are, but a multiple of the devices."""
+        size = min(self.config.alignment.batch_size, len(self.splits.train))
+        return max(size // self.mesh.size, 1) * self.mesh.size
 
     @property
     def steps(self) -> tuple[int, int, int]:
-        """At which step each phase is done."""
+        """The numbers of steps after which autoencoder, alignment and refinement are done."""
         count, train, align = len(self.splits.train), self.config.train, self.config.alignment
         per_epoch = count // train.batch_size
         first = per_epoch * train.epochs
@@ -63,65 +69,71 @@ class Run:
 
     @property
     def replicated(self) -> NamedSharding:
+        """The sharding of what every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def looks(self) -> np.ndarray:
+    def appearance(self) -> Float[np.ndarray, "n f"]:
         """`appearance.appearance_features` of the training images."""
-        if "looks" not in self.shared:
+        if "appearance" not in self.shared:
             train = self.splits.train
-            self.shared["looks"] = appearance_features(train.images, train.labels, self.model.num_classes)
-        return self.shared["looks"]
+            self.shared["appearance"] = appearance_features(train.images, train.labels, self.model.num_classes)
+        return self.shared["appearance"]
 
-    def latents(self, state: TrainState, name: str) -> np.ndarray:
-        """What the model's method `name` ('encode_unbounded', 'encode') gives for the training images, in order."""
+    def latents(self, state: TrainState, method: Literal["encode_unbounded", "encode"]) -> Float[np.ndarray, "n z"]:
+        """What `method` of the model returns for the training images."""
         images = self.splits.train.images
-        apply = make_batched(model_method(self.model, name), self.near, images.shape[1] * images.shape[2])
+        apply = make_batched(model_method(self.model, method), self.local_mesh, images.shape[1] * images.shape[2])
         return apply({"params": hosts.local(state.params)}, images)
 
-    def save(self, at: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves a checkpoint."""
         if self.checkpoints is not None:
-            self.checkpoints.save(at, state)
+            self.checkpoints.save(step, state)
 
-    def log(self, kind: str, at: int, **values: float) -> None:
-        if not self.writes:
-            return
-        append_metrics(self.folder, kind, step=at, **values)
+    def log(self, kind: str, step: int, **values: float) -> None:
+        """Appends a line to metrics.jsonl, and the values to TensorBoard."""
+        if hosts.is_first():
+            append_metrics(self.folder, kind, step=step, **values)
         if self.tensorboard is not None:
             for name, value in values.items():
-                self.tensorboard.add_scalar(f"{kind}/{name}", value, at)
+                self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
 
-class Take(NamedTuple):
+class StepRequest(NamedTuple):
     """A phase asks for a step, or several.
 
-    kind    carry                             arguments                               answer
-    train   the state                         steps done, steps that may be taken     carry, metrics, steps taken
-    align   parameters and `init_training`    tables, rows, targets, progress         carry, metrics
-    refine  the state                         tables, rows, targets, progress         carry, metrics
+    kind    carry                        arguments                           answer
+    train   the state                    steps done, limit of steps to take  carry, metrics, steps taken
+    align   the state of `align_step`    tables, rows, targets, progress     carry, metrics
+    refine  the state                    tables, rows, targets, progress     carry, metrics
 
-    `tables` are arrays of the host with a row for each training image, the same ones throughout a phase; the step gets
-    those `rows` of them. The carry is donated. Carry and metrics of the answer are to be read through `own`.
+    `tables` are arrays on the host with a row for each training image, the same ones throughout a phase; the step gets
+    those `rows` of them. The carry is donated. Carry and metrics of the answer are to be read through `own_slice`.
     """
 
-    kind: str
-    at: int  # steps done
-    carry: Any
+    kind: PhaseKind
+    step: int  # steps done
+    carry: Tree
     arguments: tuple[Any, ...]
 
 
-# A phase is a generator, so that one and the same code trains a run alone (`train.py`) and in a group (`together.py`).
-Phase = Generator[Take, Any, T]
+# A phase is a generator, so that the same code trains a run alone (`fit.py`) and in a group (`group.py`).
+Phase: TypeAlias = Generator[StepRequest, Any, T]
 
 
-class Share(abc.ABC):
-    """One run's part of what a group holds."""
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """One run's part of arrays that are stacked over the runs of a group."""
 
-    @abc.abstractmethod
-    def own(self) -> Any:
-        """The part itself, on the host."""
+    stack: Tree
+    index: int
+
+    def block_until_ready(self) -> None:  # `jax.block_until_ready` calls it
+        jax.block_until_ready(self.stack)
 
 
-def own(value: Any) -> Any:
-    """`value`, or the part of it that is this run's."""
-    return value.own() if isinstance(value, Share) else value
+def own_slice(value: Tree) -> Tree:
+    """The arrays of a `Slice`, on the host; anything else as it is."""
+    # JAX keeps what it copies to the host: the stack crosses once for all runs.
+    return jax.tree.map(lambda x: np.asarray(x)[value.index], value.stack) if isinstance(value, Slice) else value

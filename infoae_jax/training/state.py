@@ -1,4 +1,4 @@
-"""State of a training, and what its programs take as traced scalars."""
+"""The state of a training, and the scalars that its programs take as traced arguments."""
 
 import dataclasses
 from typing import Any
@@ -7,14 +7,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, UInt32
 
 from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
 from infoae_jax.models.alignment import AlignmentHelpers
-from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.alignment import init_training
+from infoae_jax.models.autoencoder import InfoAutoencoder, init_params
+from infoae_jax.training.alignment import init_alignment
 from infoae_jax.training.appearance import num_features
+from infoae_jax.training.optimizer import ADAM, Weights
+from infoae_jax.types import OptState, Params, Tree
 
 # Network A (both halves), network B, and the content classifier: three networks, three losses, three optimisers.
 NETWORKS = {
@@ -34,33 +35,32 @@ METRICS = (
     "learning_rate",
     "gradient_norm",
 )
-ADAM = optax.chain(optax.scale_by_adam())  # a chain of one, as all checkpoints have it
 
 
 @flax.struct.dataclass
 class Hyper:
-    """What may vary between runs without compiling again: traced scalars."""
+    """What may differ between runs that share a compiled program of the autoencoder's phase: traced scalars."""
 
-    seed: Any  # uint32
-    learning_rate: Any  # float32
-    lambda_adv: Any  # float32
-    lambda_ramp: Any  # float32
-    steps_per_epoch: Any  # int32
-    total_steps: Any  # int32
+    seed: Tree  # uint32
+    learning_rate: Tree  # float32
+    lambda_adv: Tree  # float32
+    lambda_ramp: Tree  # float32
+    steps_per_epoch: Tree  # int32
+    total_steps: Tree  # int32
 
 
 @flax.struct.dataclass
 class TrainState:
-    step: Any  # int32: how many steps are done
-    params: Any  # {module: parameters}
-    # {network: Adam's moments}; 'alignment': what `alignment.init_training` gives, its helpers' parameters among it.
-    opt_state: Any
-    # Sums of the metrics since the epoch began: part of the state, so that a resumed epoch reports the same means.
-    sums: Any  # {metric: float32}
+    """All that a resumed training starts from."""
+
+    step: Tree  # int32: number of steps done, over all phases
+    params: Params
+    opt_state: dict[str, OptState]  # Adam's moments by network; 'alignment': what `init_alignment` returns
+    sums: Tree  # {metric: float32} since the epoch began, so that a resumed one reports the same means
 
 
 def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
-    """What a run of `config` on so many images gives `train_step`."""
+    """The traced scalars of a run of `config` on `num_images` images."""
     steps_per_epoch = num_images // config.batch_size
     return Hyper(
         seed=jnp.uint32(config.seed),
@@ -73,30 +73,30 @@ def make_hyper(config: TrainConfig, num_images: int) -> Hyper:
 
 
 def static_config(config: TrainConfig) -> TrainConfig:
-    """`config` but for what `Hyper` holds and what no step uses: the same for all runs that can share a program."""
+    """`config` without what `Hyper` holds and no step reads: the same for all runs that can share a program."""
     traced: dict[str, Any] = {"epochs": 1, "learning_rate": 1.0, "lambda_adv": 0.0, "lambda_ramp": 1.0, "seed": 0}
     return dataclasses.replace(config, **traced, data_on="auto", steps_per_call=1)
 
 
-def traced_weights(section: AlignmentConfig | RefineConfig) -> dict[str, Float[np.ndarray, ""]]:
-    """The weights and rates of a later phase, to be traced."""
+def traced_weights(section: AlignmentConfig | RefineConfig) -> Weights:
+    """The weights and the learning rate of a later phase: traced scalars."""
     fields = dataclasses.fields(section)
     return {f.name: np.asarray(getattr(section, f.name), np.float32) for f in fields if f.type is float}
 
 
-def split_networks(params: Any) -> dict[str, Any]:
+def split_networks(params: Params) -> dict[str, Params]:
+    """Parameters, or gradients, by optimiser of the autoencoder's phase, without those of the alignment."""
     return {name: {part: params[part] for part in parts} for name, parts in NETWORKS.items()}
 
 
 def init_state(model: InfoAutoencoder, seed: UInt32[Array, ""] | np.uint32 | int) -> TrainState:
     """Fresh parameters and optimiser state; a pure function of `seed`."""
-    images = jnp.zeros((1, *model.image_shape), jnp.uint8)
-    params = model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]
-    opt_state = {name: ADAM.init(part) for name, part in split_networks(params).items()}
+    params = init_params(model, seed)
+    opt_state: dict[str, OptState] = {name: ADAM.init(part) for name, part in split_networks(params).items()}
     if model.couplings:
         key = jax.random.fold_in(jax.random.key(seed), 1)
-        opt_state["alignment"] = init_training(alignment_helpers(model), params["alignment"], key)
-    return TrainState(jnp.int32(0), params, opt_state, zero_sums())
+        opt_state["alignment"] = init_alignment(alignment_helpers(model), params["alignment"], key)
+    return TrainState(jnp.int32(0), params, opt_state, {name: jnp.float32(0) for name in (*METRICS, "count")})
 
 
 def alignment_helpers(model: InfoAutoencoder) -> AlignmentHelpers:
@@ -107,15 +107,6 @@ def alignment_helpers(model: InfoAutoencoder) -> AlignmentHelpers:
     )
 
 
-def zero_sums() -> dict[str, Float[Array, ""]]:
-    """What an epoch begins with."""
-    return {name: jnp.float32(0) for name in (*METRICS, "count")}
-
-
-def apply_method(model: InfoAutoencoder, params: Any, method: str, *args: Any) -> Any:
+def apply_method(model: InfoAutoencoder, params: Params, method: str, *args: Any) -> Any:
+    """What `method` of the model returns for these parameters."""
     return model.apply({"params": params}, *args, method=method)
-
-
-def cross_entropy(logits: Float[Array, "b n"], labels: Int[Array, " b"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return loss, (logits.argmax(axis=1) == labels).mean()

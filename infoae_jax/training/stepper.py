@@ -1,155 +1,144 @@
-"""The training step as it runs: jitted, donated and shared by the devices. Nowhere else."""
+"""The steps as they run: jitted, their state donated, and each batch shared by the devices."""
 
 import functools
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, UInt8
 
-from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
+from infoae_jax.config import AlignmentConfig, Config, RefineConfig, TrainConfig
 from infoae_jax.devices.hosts import put
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import AXIS, is_cpu
 from infoae_jax.models.autoencoder import InfoAutoencoder, alignment_of
 from infoae_jax.training.alignment import align_step
-from infoae_jax.training.autoencoder import epoch_order, gathered_train_step, train_step
+from infoae_jax.training.autoencoder import gathered_train_step, train_step
+from infoae_jax.training.order import autoencoder_order, once_an_epoch
 from infoae_jax.training.refinement import refine_step
-from infoae_jax.training.state import TrainState, alignment_helpers, make_hyper, static_config, traced_weights
+from infoae_jax.training.state import Hyper, TrainState, alignment_helpers, make_hyper, static_config, traced_weights
+from infoae_jax.types import Metrics, Tree
 
-# Takes (state, steps done, steps that may be taken); returns (state, metrics of the last step, steps taken).
-Stepper = Callable[[TrainState, int, int], tuple[TrainState, dict[str, jax.Array], int]]
-# XLA computes convolutions within loops about 17 times slower on the CPU (jax-ml/jax#12868), and gains nothing there.
-_NO_SCAN = ("cpu",)
-_PROGRAMS = 16  # of each kind that are kept with what was compiled of them
+# Takes (state, steps done, limit of steps to take); returns (state, metrics of the last step, steps taken).
+Stepper: TypeAlias = Callable[[TrainState, int, int], tuple[TrainState, Metrics, int]]
+# Returns (state or carry, metrics), on the devices.
+Program: TypeAlias = Callable[..., tuple[Tree, Metrics]]
+LaterKind: TypeAlias = Literal["align", "refine"]
+JIT_CACHE_SIZE = 16  # programs of each kind that are kept, with what was compiled of them
 
 
-def on_all(function: Callable, mesh: Mesh, specs: tuple[P, ...]) -> Callable:
-    """`function` jitted, its first argument donated, run by every device on its part of the others.
+def on_all(function: Callable[..., Any], mesh: Mesh, specs: tuple[P, ...]) -> Program:
+    """`function` jitted, its first argument donated, and run by every device on its part of the others.
 
-    That the result is the same on all devices is not checked: it follows from all of them receiving the same sum and
-    computing the same with it.
+    That all devices return the same is not checked: they receive the same sums, and compute the same with them.
     """
     return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False), donate_argnums=0)
 
 
-def make_align_stepper(model: InfoAutoencoder, config: AlignmentConfig, mesh: Mesh) -> Callable[..., Any]:
-    """`alignment.align_step` on (state, latents, labels, looks, targets, progress), the batch shared by the devices."""
-    return _with_batch(align_program(model, mesh), traced_weights(config), mesh)
-
-
-def make_refine_stepper(model: InfoAutoencoder, config: RefineConfig, mesh: Mesh) -> Callable[..., Any]:
-    """`refine_step` on (state, images, latents, labels, targets, progress), the batch shared by the devices."""
-    return _with_batch(refine_program(model, mesh, config.cycle_weight > 0), traced_weights(config), mesh)
-
-
-def _with_batch(program: Callable, weights: dict[str, Any], mesh: Mesh) -> Callable[..., Any]:
-    """`program` on (state, four arrays of the host, progress)."""
-    parts, weights = NamedSharding(mesh, P(AXIS)), put(weights, NamedSharding(mesh, P()))
-
-    def take(state: Any, *batch_and_progress: Any) -> tuple[Any, dict[str, jax.Array]]:
-        *batch, progress = batch_and_progress
-        return program(state, *put(tuple(batch), parts), np.float32(progress), weights)
-
-    return take
-
-
-@functools.lru_cache(_PROGRAMS)
-def train_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Callable[..., Any]:
-    """(state, images, labels, hyper) -> state, metrics."""
+@functools.lru_cache(JIT_CACHE_SIZE)
+def train_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Program:
+    """`train_step` of (state, images, labels, hyper)."""
     specs = (P(), P(AXIS), P(AXIS), P())
     return on_all(functools.partial(train_step, model, config, axis=AXIS), mesh, specs)
 
 
-@functools.lru_cache(_PROGRAMS)
-def gathered_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, steps: int) -> Callable[..., Any]:
-    """(state, all images, all labels, order, hyper) -> state, metrics."""
+@functools.lru_cache(JIT_CACHE_SIZE)
+def gathered_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, steps: int) -> Program:
+    """`steps` times `gathered_train_step` of (state, all images, all labels, order, hyper)."""
     function = functools.partial(gathered_train_step, model, config, axis=AXIS, steps=steps)
     return on_all(function, mesh, (P(),) * 5)
 
 
-@functools.lru_cache(_PROGRAMS)
-def align_program(model: InfoAutoencoder, mesh: Mesh) -> Callable[..., Any]:
-    """(state, latents, labels, looks, targets, progress, weights) -> state, metrics."""
-    return on_all(align_function(model, AXIS), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
+@functools.lru_cache(JIT_CACHE_SIZE)
+def order_program(num_images: int, mesh: Mesh) -> Callable[..., Array]:
+    """`autoencoder_order` of (step, hyper), on every device."""
+    order = functools.partial(autoencoder_order, num_images=num_images)
+    return jax.jit(order, out_shardings=NamedSharding(mesh, P()))
 
 
-@functools.lru_cache(_PROGRAMS)
-def refine_program(model: InfoAutoencoder, mesh: Mesh, cycle: bool) -> Callable[..., Any]:
-    """(state, images, latents, labels, targets, progress, weights) -> state, metrics."""
-    return on_all(refine_function(model, AXIS, cycle), mesh, (P(), *[P(AXIS)] * 4, P(), P()))
+@functools.lru_cache(JIT_CACHE_SIZE)
+def later_program(model: InfoAutoencoder, kind: LaterKind, mesh: Mesh, has_cycle: bool = False) -> Program:
+    """`later_step`, the batch shared by the devices."""
+    specs = (P(), P(AXIS), P(AXIS), P(AXIS), P(AXIS), P(), P())
+    return on_all(later_step(model, kind, AXIS, has_cycle), mesh, specs)
 
 
-@functools.lru_cache(_PROGRAMS)
-def order_program(count: int, mesh: Mesh) -> Callable[..., Any]:
-    """(step, hyper) -> `autoencoder.epoch_order` of `count` images, on every device."""
-    return jax.jit(functools.partial(epoch_order, num_images=count), out_shardings=NamedSharding(mesh, P()))
+def later_step(model: InfoAutoencoder, kind: LaterKind, axis: str | None, has_cycle: bool = False) -> Program:
+    """`align_step` or `refine_step` of (carry, a batch of four arrays, progress, weights)."""
+    if kind == "align":
+        return functools.partial(align_step, alignment_of(model), alignment_helpers(model), axis=axis)
+    return functools.partial(refine_step, model, axis=axis, has_cycle=has_cycle)
 
 
-def align_function(model: InfoAutoencoder, axis: str | None) -> Callable[..., Any]:
-    """`alignment.align_step` with its weights and rate, traced, as the last argument."""
-    mapping, helpers = alignment_of(model), alignment_helpers(model)
-
-    def step(state: Any, z: Any, labels: Any, looks: Any, targets: Any, progress: Any, weights: Any) -> Any:
-        config = SimpleNamespace(**weights)
-        return align_step(mapping, helpers, config, state, z, labels, looks, targets, progress, axis)
-
-    return step
+def later_section(config: Config, kind: LaterKind) -> AlignmentConfig | RefineConfig:
+    """The section of the configuration with the weights of that phase."""
+    return config.alignment if kind == "align" else config.refine
 
 
-def refine_function(model: InfoAutoencoder, axis: str | None, cycle: bool) -> Callable[..., Any]:
-    """`refinement.refine_step` with its weights and rate, traced, as the last argument."""
+def make_later_stepper(model: InfoAutoencoder, kind: LaterKind, config: Config, mesh: Mesh) -> Program:
+    """Steps of the alignment or the refinement on rows of tables on the host, as in `run.StepRequest`."""
+    program = later_program(model, kind, mesh, kind == "refine" and config.refine.cycle_weight > 0)
+    split, replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
+    weights = put(traced_weights(later_section(config, kind)), replicated)
 
-    def step(state: Any, images: Any, z: Any, labels: Any, targets: Any, progress: Any, weights: Any) -> Any:
-        refine = SimpleNamespace(**weights)
-        return refine_step(model, refine, state, images, z, labels, targets, progress, axis, cycle)
+    def take_step(
+        carry: Tree, tables: tuple[np.ndarray, ...], rows: np.ndarray, targets: np.ndarray, progress: float
+    ) -> tuple[Tree, Metrics]:
+        batch = put((*(table[rows] for table in tables), targets), split)
+        return program(carry, *batch, np.float32(progress), weights)
 
-    return step
+    return take_step
 
 
 def make_stepper(
-    model: InfoAutoencoder, config: TrainConfig, images: np.ndarray, labels: np.ndarray, mesh: Mesh
+    model: InfoAutoencoder,
+    config: TrainConfig,
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    mesh: Mesh,
 ) -> Stepper:
-    """Training steps on the data set, from its seeded order.
+    """Steps of the autoencoder on the data set, in its seeded order.
 
-    On accelerators the data set waits on the device and nothing crosses between host and device in a step; on the host
+    On accelerators the data set waits on the device and nothing crosses between host and device in a step. On the CPU
     (where the 'device' is the same memory) numpy gathers each batch, which saves a copy of the data set for each CPU
-    device. `config.steps_per_call` steps are one dispatch where that many may be taken; on the CPU it is always one.
+    device.
     """
-    whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    hyper = put(make_hyper(config, len(labels)), whole)
-    steps_per_epoch = len(labels) // config.batch_size
-    platform = mesh.devices.flat[0].platform
+    replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    hyper, static = put(make_hyper(config, len(labels)), replicated), static_config(config)
+    batch_size, steps_per_epoch = config.batch_size, len(labels) // config.batch_size
     make_order = order_program(len(labels), mesh)
+    if config.data_on == "device" or (config.data_on == "auto" and not is_cpu()):
+        programs = functools.partial(gathered_program, model, static, mesh)
+        return gathered_stepper(programs, put((images, labels), replicated), make_order, hyper, config, steps_per_epoch)
+    program = train_program(model, static, mesh)
+    order = once_an_epoch(lambda *args: np.asarray(make_order(*args)), steps_per_epoch)
 
-    order: Any = None
-    if config.data_on == "device" or (config.data_on == "auto" and platform != "cpu"):
-        images_on, labels_on = put((images, labels), whole)
-        per_call = steps_per_call(config, platform)
-        by_count = {n: gathered_program(model, static_config(config), mesh, n) for n in {1, per_call}}
+    def take_step(state: TrainState, step: int, limit: int) -> tuple[TrainState, Metrics, int]:
+        start = step % steps_per_epoch * batch_size
+        rows = order(step, state.step, hyper)[start : start + batch_size]
+        return *program(state, *put((images[rows], labels[rows]), split), hyper), 1
 
-        def take(state: TrainState, at: int, most: int) -> tuple[TrainState, dict[str, jax.Array], int]:
-            nonlocal order
-            if order is None or at % steps_per_epoch == 0:
-                order = make_order(state.step, hyper)
-            count = per_call if per_call <= most else 1
-            return *by_count[count](state, images_on, labels_on, order, hyper), count
-
-    else:
-        plain = train_program(model, static_config(config), mesh)
-
-        def take(state: TrainState, at: int, most: int) -> tuple[TrainState, dict[str, jax.Array], int]:
-            nonlocal order
-            if order is None or at % steps_per_epoch == 0:
-                order = np.asarray(make_order(state.step, hyper))
-            start = at % steps_per_epoch * config.batch_size
-            batch = order[start : start + config.batch_size]
-            return *plain(state, *put((images[batch], labels[batch]), parts), hyper), 1
-
-    return take
+    return take_step
 
 
-def steps_per_call(config: TrainConfig, platform: str) -> int:
-    return 1 if platform in _NO_SCAN else config.steps_per_call
+def gathered_stepper(
+    programs: Callable[[int], Program],
+    data_set: tuple[Array, Array],
+    make_order: Callable[..., Array],
+    hyper: Hyper,
+    config: TrainConfig,
+    steps_per_epoch: int,
+) -> Stepper:
+    """Steps on images and labels that wait on the device; `programs` makes that of a number of steps in one call."""
+    # On the CPU XLA computes convolutions within loops about 17 times slower (jax-ml/jax#12868), and gains nothing.
+    per_call = 1 if is_cpu() else config.steps_per_call
+    by_steps = {steps: programs(steps) for steps in {1, per_call}}
+    order = once_an_epoch(make_order, steps_per_epoch)
+
+    def take_steps(state: TrainState, step: int, limit: int) -> tuple[TrainState, Metrics, int]:
+        steps = per_call if per_call <= limit else 1
+        return *by_steps[steps](state, *data_set, order(step, state.step, hyper), hyper), steps
+
+    return take_steps

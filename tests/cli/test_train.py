@@ -66,11 +66,11 @@ def test_fresh_then_again(launch, tmp_path):
 @pytest.mark.slow
 def test_evaluates_at_the_end_if_asked_to_and_the_report_shows_it(launch, tmp_path):
     out, _ = finish(launch("--config.evaluate.at_end=quick"))
-    assert "class read from the code" in out
+    assert "probe accuracy" in out
     assert (tmp_path / "run" / "evaluation_quick.json").exists()
     command = [sys.executable, "-m", "infoae_jax", "report", str(tmp_path / "run")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert "class read from the code" in (tmp_path / "run" / "report.html").read_text()
+    assert "probe accuracy" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_second_start_compiles_nothing(launch, tmp_path, child_environment):

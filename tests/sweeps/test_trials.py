@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from configs import base, folder, mnist, rendered, svhn
-from infoae_jax.config import flatten, parse, to_dict
+from infoae_jax.config import TRACED, flatten, parse, to_dict
 from infoae_jax.errors import UserError
-from infoae_jax.sweeps.trials import TRACED, filter_trials, group_trials, list_trials, parse_trial_name, trial_name
+from infoae_jax.sweeps.trials import filter_trials, group_trials, list_trials, parse_trial_name, trial_name
 
 SWEEP = Path("runs/x/sweep")
 
@@ -121,8 +121,8 @@ def test_filter(grid, conditions, count):
         ("bottleneck", "cannot read 'bottleneck'"),
         ("bottleneck=", "cannot read"),
         ("epochs=3", "'epochs' is not swept. The trials differ in: bottleneck, lambda_adv, seed"),
-        ("bottleneck=5", "no trial is left by 'bottleneck=5'. bottleneck is one of: 4, 16"),
-        ("bottleneck=4,lambda_adv=0.5", "no trial is left by 'lambda_adv=0.5'"),
+        ("bottleneck=5", "'bottleneck=5' leaves no trial. bottleneck is one of: 4, 16"),
+        ("bottleneck=4,lambda_adv=0.5", "'lambda_adv=0.5' leaves no trial"),
         ("bottleneck<four", "needs numbers"),
     ],
 )
