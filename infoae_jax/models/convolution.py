@@ -65,6 +65,11 @@ def _flipped(kernel: Array) -> Array:
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
+def _saving_inputs(function: Callable[..., Array]) -> Callable[..., tuple[Array, tuple[Array, Array]]]:
+    """The forward half of its gradient."""
+    return lambda x, kernel, *geometry: (function(x, kernel, *geometry), (x, kernel))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def strided_conv(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c d"], strides: Pair, padding: Padding
@@ -85,10 +90,6 @@ def strided_conv(
     return lax.platform_dependent(x, kernel, cpu=with_zeros, default=lambda x, k: _plain(x, k, strides, padding))
 
 
-def _strided_forward(x: Array, kernel: Array, strides: Pair, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return strided_conv(x, kernel, strides, padding), (x, kernel)
-
-
 def _strided_backward(strides: Pair, padding: Padding, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     before = tuple(k - 1 - low for k, (low, _) in zip(kernel.shape[:2], padding, strict=True))
@@ -96,7 +97,7 @@ def _strided_backward(strides: Pair, padding: Padding, saved: tuple[Array, Array
     return dx, _filter_gradient(x, g, kernel, strides, padding)
 
 
-strided_conv.defvjp(_strided_forward, _strided_backward)
+strided_conv.defvjp(_saving_inputs(strided_conv), _strided_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -164,12 +165,6 @@ def _merged(strides: Pair, before: Pair, out: Pair, x: Array, kernel: Array) -> 
     return _interleaved(y.reshape(*y.shape[:3], *merged.shape[3:]).transpose(0, 1, 3, 2, 4, 5), out)
 
 
-def _transposed_forward(
-    x: Array, kernel: Array, strides: Pair, before: Pair, out: Pair
-) -> tuple[Array, tuple[Array, Array]]:
-    return transposed_conv(x, kernel, strides, before, out), (x, kernel)
-
-
 def _transposed_backward(
     strides: Pair, before: Pair, out: Pair, saved: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
@@ -180,7 +175,7 @@ def _transposed_backward(
     return strided_conv(g, flipped, strides, padding), _flipped(_filter_gradient(g, x, flipped, strides, padding))
 
 
-transposed_conv.defvjp(_transposed_forward, _transposed_backward)
+transposed_conv.defvjp(_saving_inputs(transposed_conv), _transposed_backward)
 
 
 def _filter_gradient(x: Array, g: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
