@@ -120,7 +120,7 @@ import os, resource, signal, sys, threading, time
 import numpy as np
 from infoae_jax.devices import setup as process
 from infoae_jax.data import load
-from infoae_jax.data.dataset import Dataset
+from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.training.fit import fit
 from infoae_jax.config import parse
@@ -134,14 +134,14 @@ def source(config, prepare):
             images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
             splits.append(Dataset(images, rng.integers(0, 10, count).astype(np.int32), tuple("0123456789")))
         return splits
-    return {"test": 1}, decode
+    return Source({"test": 1}, decode)
 
 def stop():
     while len(read_metrics(sys.argv[1], "step")) < 20:
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGINT)
 
-load._SOURCES["tfds"] = source
+load._find_source = source
 values = svhn.get_config()
 values.log.every_steps = 1
 process.set_up(values.train.batch_size)
