@@ -144,8 +144,7 @@ def train(data, lam, style_weight=0.0, steps=150):
 
 
 def test_training_makes_the_classes_alike(data):
-    from infoae_jax.evaluation import leakage as leakage_module
-    from infoae_jax.evaluation.leakage import Codes, Mlp
+    from infoae_jax.evaluation.probes import Codes, Mlp, fit_mlp
 
     module, before, after, history = train(data, lam=0.1)
     assert set(history[0]) == {"log_likelihood", "style", "look", "adversary", "adversary_accuracy"}
@@ -156,7 +155,7 @@ def test_training_makes_the_classes_alike(data):
         content = jax.nn.one_hot(labels, K)
         u = module.apply({"params": params}, z, content, method=method)
         u, classes = np.asarray(u if method else u[0]), np.asarray(labels)
-        return leakage_module._mlp(
+        return fit_mlp(
             Mlp(K, 256, False),
             6,
             0,
