@@ -11,7 +11,7 @@ from absl import flags
 
 from infoae_jax.config import Config
 from infoae_jax.errors import UserError
-from infoae_jax.evaluation.record import PROTOCOLS
+from infoae_jax.evaluation.record import PROTOCOLS, Protocol
 from infoae_jax.sweeps import cluster
 from infoae_jax.sweeps.results import FAILURE_FILE, check_folders, list_states, read_trial, read_trials
 from infoae_jax.sweeps.trials import Trial, filter_trials, group_trials, list_trials, select_trials, short_name
@@ -75,11 +75,12 @@ def run_sweep_command(
         )
     trials = filter_trials(trials, _FILTER.value)
     trials = select_trials(trials, _ONLY.value) if _ONLY.value else trials
-    ends = {_protocol(trial): trial.config.evaluate.at_end for trial in trials}
-    if len(ends) > 1:
+    ends = dict.fromkeys(trial.config.evaluate.at_end for trial in trials)
+    protocols = {"quick" if end == "no" else end for end in ends}  # a sweep always compares its trials
+    if len(protocols) > 1:
         raise UserError(
-            f"The sweep sets evaluate.at_end to {' and '.join(map(repr, ends.values()))}, but only trials that are "
-            f"measured by one protocol can be compared. Choose one for all: --config.evaluate.at_end=full"
+            f"The sweep sets evaluate.at_end to {' and '.join(map(repr, ends))}, but only trials that are measured by "
+            f"one protocol can be compared. Choose one for all: --config.evaluate.at_end=full"
         )
     check_folders(trials)
     if _LIST.value:
@@ -88,7 +89,7 @@ def run_sweep_command(
     if _CLUSTER.value:
         return _submit(trials)
     set_up(math.gcd(*(trial.config.train.batch_size for trial in trials)))
-    return _run(trials)
+    return _run(trials, PROTOCOLS[protocols.pop()])
 
 
 def resume_hint() -> str:
@@ -96,15 +97,11 @@ def resume_hint() -> str:
     return f"To resume: python {shlex.join(sys.argv)}"
 
 
-def _protocol(trial: Trial) -> str:
-    return "quick" if trial.config.evaluate.at_end == "no" else trial.config.evaluate.at_end
-
-
-def _run(trials: list[Trial]) -> bool:
+def _run(trials: list[Trial], protocol: Protocol) -> bool:
     from infoae_jax.reports.sweep import write_sweep_report  # here, so that mistakes are answered before the slow
     from infoae_jax.sweeps.runner import run_sweep  # imports of JAX and Matplotlib
 
-    outcome, folder = run_sweep(trials, PROTOCOLS[_protocol(trials[0])]), trials[0].folder.parent
+    outcome, folder = run_sweep(trials, protocol), trials[0].folder.parent
     if outcome.stopped:
         print(f"Stopped, everything is saved. {resume_hint()}")
     if outcome.busy:
@@ -118,19 +115,18 @@ def _run(trials: list[Trial]) -> bool:
 
 
 def _memory(trials: list[Trial]) -> str:
-    """The memory of an accelerator that each group needs, if its images are in the cache."""
+    """The memory that each group needs on an accelerator, if its images are in the cache."""
     import jax  # here, so that mistakes are answered before the slow import of JAX
 
     from infoae_jax.data.load import is_cached
     from infoae_jax.training.group import memory_estimate
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave the accelerators to those who train
-    lines = [
-        f"group {number}: about {memory_estimate([trial.config for trial in group]) / 2**30:.2f} GiB (half to twice "
-        f"that) to train it at once on one accelerator"
-        for number, group in enumerate(group_trials(trials), 1)
-        if is_cached(group[0].config.data)
-    ]
+    lines = []
+    for number, group in enumerate(group_trials(trials), 1):
+        if is_cached(group[0].config.data):
+            size = memory_estimate([trial.config for trial in group]) / 2**30
+            lines.append(f"group {number}: about {size:.2f} GiB (half to twice that) to train it on one accelerator")
     return "\n".join(lines) or "The memory that the groups need can be told once a training has cached the images."
 
 

@@ -20,7 +20,7 @@ _LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """The contents of config.json: the configuration, and the data set that the model was made for."""
+    """The contents of config.json: the configuration, and the data set for which the model was made."""
 
     config: Config
     image_shape: tuple[int, int, int]
@@ -45,14 +45,11 @@ def lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 5)
     except (Timeout, FileNotFoundError) as error:  # or it has just removed the folder that it was refused
-        raise BusyError(
-            f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
-        ) from error
+        advice = "Wait for it, or choose another --workdir."
+        raise BusyError(f"Another process is training in {str(folder)!r}. {advice}") from error
     except OSError as error:
-        raise UserError(
-            f"The run folder {str(folder)!r} cannot be written or locked ({error}). Choose another --workdir, on a "
-            f"file system that can lock files."
-        ) from error
+        advice = "Choose another --workdir, on a file system that can lock files."
+        raise UserError(f"The run folder {str(folder)!r} cannot be written or locked ({error}). {advice}") from error
     try:
         yield
     finally:
@@ -67,14 +64,12 @@ def lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process trains or evaluates in `folder` now. Changes nothing there."""
     file = _lock_file(folder)
-    if Path(file.lock_file).exists():
-        try:
-            with file.acquire(blocking=False):
-                pass
-        except Timeout:
-            return True
-        except OSError:  # the folder is not ours to lock, or its file system has no locks
-            pass
+    try:
+        if Path(file.lock_file).exists():
+            file.acquire(blocking=False)
+            file.release()
+    except OSError as error:  # other than Timeout: the folder is not ours to lock, or its file system has no locks
+        return isinstance(error, Timeout)
     return False
 
 
@@ -88,7 +83,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
     Args:
       folder: the run folder, under `lock`.
       info: the experiment.
-      device: what it is trained on, as config.json is to say it.
+      device: on which it is trained, in words.
 
     Raises:
       UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
@@ -124,7 +119,7 @@ def check_config(folder: Path, config: Config) -> RunInfo:
     """Reads config.json of a run that is to be resumed with `config`.
 
     Raises:
-      UserError: if it cannot be read, or the settings make it another experiment (naming those that differ).
+      UserError: if it cannot be read, or is another experiment (naming the settings that differ).
     """
     there = read_info(folder)
     if changes := differences(there.config, config):

@@ -15,9 +15,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 
 def environment() -> Json:
     """Versions, machine and code, to be kept with every result. Touches no device."""
-    versions = {name: _version(name) for name in _PACKAGES}
-    found = {name: version for name, version in versions.items() if version}
-    return {"python": platform.python_version(), "platform": platform.platform(), **found, "code": code_version()}
+    versions = {name: version for name in _PACKAGES if (version := _version(name))}
+    return {"python": platform.python_version(), "platform": platform.platform(), **versions, "code": code_version()}
 
 
 def code_version() -> Json:

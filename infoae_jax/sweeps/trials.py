@@ -9,6 +9,7 @@ A configuration file lists its trials in `sweep(add)`:
 
 import contextlib
 import dataclasses
+import functools
 import math
 import operator
 import re
@@ -93,6 +94,7 @@ def parse_trial_name(name: str, config: Config) -> Json:
     return {field: flat[field] for field in found if field}
 
 
+@functools.cache
 def short_name(field: str) -> str:
     """The name of `field` in trials' names, filters and pages: 'seed' for train.seed, 'data.seed' for the other."""
     section, _, last = field.partition(".")
@@ -167,9 +169,8 @@ def _is_met(value: object, sign: str, wanted: str) -> bool:
     try:
         return _ORDERINGS[sign](float(str(value)), float(wanted))
     except ValueError as error:
-        raise UserError(
-            f"--sweep_filter: {sign!r} needs numbers, not {format_value(value)!r} and {wanted!r}."
-        ) from error
+        found = format_value(value)
+        raise UserError(f"--sweep_filter: {sign!r} needs numbers, not {found!r} and {wanted!r}.") from error
 
 
 def _is_equal(value: object, text: str) -> bool:
