@@ -68,11 +68,12 @@ def run_sweep_command(
     if sweep is None:
         raise UserError(f"{str(path)!r} has no function sweep(add), which lists the trials of --sweep.")
     trials = list_trials(config, sweep, workdir / "sweep")
-    for field in {field for trial in trials for field in trial.values}.intersection(overrides):
-        raise UserError(
-            f"--config.{field} is given, but the sweep sets it in its trials. Choose some of these with "
-            f"--sweep_filter={short_name(field)}=..., or change sweep(add) in {str(path)!r}."
-        )
+    for field in overrides:
+        if any(field in trial.values for trial in trials):
+            raise UserError(
+                f"--config.{field} is given, but the sweep sets it in its trials. Choose some of these with "
+                f"--sweep_filter={short_name(field)}=..., or change sweep(add) in {str(path)!r}."
+            )
     trials = filter_trials(trials, _FILTER.value)
     trials = select_trials(trials, _ONLY.value) if _ONLY.value else trials
     ends = dict.fromkeys(trial.config.evaluate.at_end for trial in trials)

@@ -1,7 +1,6 @@
 """The cache of decoded data sets: one .npz file for each, uint8 images with their labels and factors.
 
-A file's name holds a hash of what its images depend on, so that other images never have the name of these. The
-checksums of the archive are verified on every read.
+Its name holds a hash of what the images depend on. The archive's checksums are verified on every read.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ def data_cache_folder(config: DataConfig) -> Path:
 
 
 def cache_path(config: DataConfig, key: Json) -> Path:
-    """Where a data set is cached: that of `config`, whose images depend on what is in `key`, too."""
+    """Where the data set of `config` is cached; `key` holds what else its images depend on."""
     fields = ("image_size", "channels", "num_train", "num_test", "seed")
     key = key | {name: getattr(config, name) for name in fields} | {"version": CACHE_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -42,8 +41,8 @@ def read_cache(path: Path) -> Splits | None:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
         splits = []
-        for split in ("train", "test"):
-            members = {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{split}/")}
+        for split in ("train/", "test/"):
+            members = {k.removeprefix(split): v for k, v in arrays.items() if k.startswith(split)}
             splits.append(Dataset(members.pop("images"), members.pop("labels"), tuple(meta["class_names"]), members))
         return Splits(splits[0], splits[1], meta["fingerprint"])
     except Exception as error:  # damaged archives lead to many kinds

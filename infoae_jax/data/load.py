@@ -64,8 +64,7 @@ def _check(train: Dataset, test: Dataset, name: str) -> None:
         low, high = split.labels.min(), split.labels.max()
         if low < 0 or high >= count:
             raise UserError(
-                f"The {kind} split of {name!r} has labels from {low} to {high}, but its {count} classes are numbered 0 "
-                f"to {count - 1}. Images without a label cannot be used."
+                f"The {kind} split of {name!r} has labels from {low} to {high}, not 0..{count - 1}. Use another split."
             )
     if len(np.unique(train.labels)) < 2:
         only = train.class_names[train.labels[0]]

@@ -141,7 +141,7 @@ def render(factors: Factors, digits: Int[np.ndarray, " n"]) -> UInt8[np.ndarray,
     u = u - place * spacing
     none = np.full(n, -1, np.int32)
     row = np.stack([none, factors.left, digits, factors.right, none], axis=1)
-    shown = np.take_along_axis(row, place.reshape(n, -1) + 2, axis=1).reshape(place.shape)
+    shown = np.take_along_axis(row, place.reshape(n, SIDE * SIDE) + 2, axis=1).reshape(place.shape)
     mask = _sample(atlas, factors.font[:, None, None], np.maximum(shown, 0), u, v) * (shown >= 0)
     # 3. Blurred stroke over a background with a gradient, and noise.
     mask = _blur(mask, factors.blur)[..., None]

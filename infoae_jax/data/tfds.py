@@ -42,19 +42,15 @@ def tfds_source(config: DataConfig, prepare: bool) -> Source:
     keys = _find_features(builder)
     files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
     splits = [config.split, config.test_split]
-    key = {
-        "kind": "tfds",
-        "name": builder.info.full_name,
-        "files": [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files],
-        "splits": splits,
-    }
+    listing = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = {"kind": "tfds", "name": builder.info.full_name, "files": listing, "splits": splits}
     return Source(key, lambda: [_decode_split(builder, split, keys, config) for split in splits])
 
 
 def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder:
     name, folder = config.name, str(Path(config.dir).expanduser()) if config.dir else None
     where = folder or "the default folder of TFDS"
-    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+    if folder is not None and Path(folder).is_file():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
     try:
         builder = tfds.builder(name, data_dir=folder)
@@ -136,7 +132,7 @@ def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str
     except (KeyError, ValueError) as error:
         known = ", ".join(info.splits)
         raise UserError(
-            f"config.data.split or test_split: {info.name} has no {split!r}. There are: {known}."
+            f"{info.name} has no split {split!r} (config.data.split or test_split), only {known}."
         ) from error
     if not count:
         raise UserError(f"The split {split!r} of {info.name} is empty.")

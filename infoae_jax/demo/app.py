@@ -116,14 +116,14 @@ class Demo:
             raise UserError("There is no image in the request.")
         image = open_image(file, "you sent")
         if image.width * image.height > MAX_PIXELS:
-            size = f"{image.width}x{image.height} pixels, but may have at most {MAX_PIXELS // 10**6} million"
-            raise RequestError(f"The image has {size}.", 413)
+            limit = f"at most {MAX_PIXELS // 10**6} million"
+            raise RequestError(f"The image has {image.width}x{image.height} pixels, but may have {limit}.", 413)
         image.draft(None, (_JPEG_SIDE, _JPEG_SIDE))
         if not self.is_handwriting:
             pixels = to_array(image, "you sent", channels, (height, width))
-            is_grey_upload = channels == 1 and not is_drawing
-            is_negative = is_grey_upload and is_dark_on_light(pixels[..., 0]) != (self.background > 0.5)
-            return 255 - pixels if is_negative else pixels
+            if channels == 3 or is_drawing or is_dark_on_light(pixels[..., 0]) == (self.background > 0.5):
+                return pixels
+            return 255 - pixels
         if image.size == (width, height):
             pixels = to_array(image, "you sent", 1)
             if not is_dark_on_light(pixels[..., 0]):

@@ -113,11 +113,7 @@ def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The PNG and JPEG files in a folder, but for hidden ones, sorted by name.
-
-    Raises:
-      UserError: if there are none, or the folder cannot be read.
-    """
+    """The PNG and JPEG files in a folder except hidden ones, sorted by name; it is an error if there are none."""
     try:
         files = [p for p in folder.iterdir() if p.suffix.lower() in _FOLDER_SUFFIXES and not p.name.startswith(".")]
     except OSError as error:
@@ -128,11 +124,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def open_image(file: Path | bytes, source: object) -> Image.Image:
-    """Opens an image file or its bytes; PIL decodes only the header as yet.
-
-    Raises:
-      UserError: if it is missing or not an image; it names the `source`.
-    """
+    """Opens an image file or its bytes, of which PIL decodes only the header as yet; errors name the `source`."""
     with _naming(source):
         encoded = file if isinstance(file, bytes) else file.read_bytes()
         if not encoded:
@@ -216,9 +208,9 @@ def _add_axes(array: np.ndarray, shape: tuple[int, int, int], name: str) -> np.n
     if array.ndim == 2 and array.shape[1] in (height * width, height * width * channels):
         raise UserError(f"{found}, as flattened images have. Reshape them to [N, {height}, {width}, {channels}].")
     if array.ndim == 3 and array.shape[2] > 4 and array.shape[0] in (3, 4) and channels == 3:
+        n = array.shape[0]
         raise UserError(
-            f"{found}: either one image with its channels first, or {array.shape[0]} grey images. Make it clear: "
-            f"np.moveaxis(x, 0, -1) moves the channels last, x[..., None] adds an axis for them."
+            f"{found}. If it is one image, use np.moveaxis(x, 0, -1); if it is {n} grey ones, x[..., None]."
         )
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] > 4):
         array = array[..., None]
@@ -237,10 +229,7 @@ def _check_range(images: np.ndarray, name: str) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if not is_float(images.dtype):
-        raise UserError(
-            f"{name} is {images.dtype}, but must be uint8 (0..255) or floats (in [0, 1]). If it holds 0..255, pass "
-            f"x.astype(np.uint8)."
-        )
+        raise UserError(f"{name} is {images.dtype}, not uint8 in 0..255 or float in [0, 1]. Use x.astype(np.uint8).")
     images = images.astype(np.float32)
     if count := int((~np.isfinite(images)).sum()):
         raise UserError(f"{name} holds {count} value(s) that are infinite or not a number.")

@@ -53,6 +53,13 @@ def to_json(description: Json) -> bytes:
     return (json.dumps(description, indent=1, allow_nan=False) + "\n").encode()
 
 
+def from_json(description: bytes) -> Json:
+    found = json.loads(description)
+    if found["format"] != FORMAT:
+        raise ValueError(f"its format is {found['format']!r}, not {FORMAT}")
+    return found
+
+
 @contextlib.contextmanager
 def naming_damage(path: Path, kind: str) -> Iterator[None]:
     """Turns errors in the block into a UserError that names the export, which should be a `kind`."""

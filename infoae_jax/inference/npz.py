@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
-from infoae_jax.inference.description import DESCRIPTION_FILE, FORMAT, Bundle, describe, naming_damage, to_json
+from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import StyleBank
 from infoae_jax.models.autoencoder import InfoAutoencoder, build, init_params
@@ -80,9 +80,7 @@ def read_npz(path: str | Path) -> Bundle:
     with naming_damage(path, "a file of `infoae export --to npz`"):
         stored = {}
         with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(DESCRIPTION_FILE))
-            if description["format"] != FORMAT:
-                raise ValueError(f"its format is {description['format']!r}, not {FORMAT}")
+            description = from_json(archive.read(DESCRIPTION_FILE))
             for name in description["arrays"]:
                 with archive.open(f"{name}.npy") as file:
                     stored[name] = np.lib.format.read_array(file, allow_pickle=False)

@@ -5,7 +5,6 @@ The programs take any batch size and run on CPU, CUDA and TPU. Their checksums f
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from jax import export as jax_export
 
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
-from infoae_jax.inference.description import DESCRIPTION_FILE, FORMAT, Bundle, describe, naming_damage, to_json
+from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FUNCTIONS = {  # the arguments and the result of each
@@ -56,11 +55,9 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
             "gives": {gives: signatures[gives]},
         }
     usage = "functions by jax.export, parameters inside; jax.export.deserialize(bytes).call(...)"
-    description = describe(bundle, usage) | {
-        "labels": f"int32, 0 to {module.num_classes - 1}: index into classes",
-        "platforms": PLATFORMS,
-        "functions": functions,
-    }
+    description = describe(bundle, usage) | {"platforms": PLATFORMS, "functions": functions}
+    description["images"]["dtype"] = "float32"
+    description["labels"] = f"int32, 0 to {module.num_classes - 1}: index into classes"
     files[DESCRIPTION_FILE] = to_json(description)
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= files.keys()):
         raise UserError(f"{str(out)!r} holds more than an earlier export. Choose another --out.")
@@ -80,9 +77,7 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
     """
     folder = Path(folder)
     with naming_damage(folder, "a folder of `infoae export --to stablehlo`"):
-        description = json.loads((folder / DESCRIPTION_FILE).read_text())
-        if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']!r}, not {FORMAT}")
+        description = from_json((folder / DESCRIPTION_FILE).read_bytes())
         programs = {}
         for name in FUNCTIONS:
             data = (folder / f"{name}.stablehlo").read_bytes()
@@ -92,7 +87,6 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
             text = programs[name].mlir_module()
             if text.count("custom_call") != text.count(_HARMLESS_CALL):
                 raise UserError(
-                    f"{name}.stablehlo in {str(folder)!r} calls functions outside its program, which no export of this "
-                    f"package does. It was not run."
+                    f"{name}.stablehlo in {str(folder)!r} calls functions outside its program. It was not run."
                 )
     return {name: jax.jit(program.call) for name, program in programs.items()}

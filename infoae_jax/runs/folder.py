@@ -95,9 +95,8 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
         there = check_config(folder, info.config)
         if there.fingerprint != info.fingerprint:
             raise UserError(
-                f"The run in {str(folder)!r} was begun with other images: {there.num_train} for training and "
-                f"{there.num_test} for tests then, {info.num_train} and {info.num_test} now. Choose another --workdir, "
-                f"or use the same images."
+                f"The run in {str(folder)!r} was begun with other images: {there.num_train} + {there.num_test} then, "
+                f"{info.num_train} + {info.num_test} now. Choose another --workdir, or use the same images."
             )
         return
     others = [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]
@@ -147,13 +146,10 @@ def read_record(folder: str | Path) -> Json:
     """
     path = Path(folder) / "config.json"
     try:
-        record = json.loads(path.read_text())
-        if not isinstance(record, dict):
-            raise ValueError(f"it holds {str(record)[:20]!r}")
-        return record
+        return dict(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no config.json.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
 
 

@@ -106,7 +106,7 @@ def _train(group: Sequence[Trial]) -> dict[str, Outcome]:
             outcomes = fit_group([trial.config for trial in some], [trial.folder for trial in some])
         else:
             outcomes = [fit(some[0].config, some[0].folder)]
-    except Exception as error:  # whatever it is, the other trials can go on
+    except Exception as error:  # whatever it is, the other trials continue
         outcomes = [error] * len(some)
     return {trial.name: outcome for trial, outcome in zip(some, outcomes, strict=True)}
 

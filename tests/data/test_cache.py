@@ -36,7 +36,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(tmp_path, damage):
     with pytest.warns(UserWarning, match="damaged"):
         again = load_splits(config)
     np.testing.assert_array_equal(again.train.images, good.train.images)
-    load_splits(config)  # no warning any more: the file is whole again
+    load_splits(config)  # without a warning: the file is whole again
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_run(tmp_path):

@@ -72,7 +72,7 @@ def test_a_broken_image_inside_a_record_is_named(tmp_path):
 
 def test_unknown_split_and_unknown_name(fake_mnist, tmp_path):
     root = str(fake_mnist[0].parents[1])
-    with pytest.raises(UserError, match=r"no 'trian'.*train, test"):
+    with pytest.raises(UserError, match=r"no split .trian..*train, test"):
         load_splits(config_of(mnist, tmp_path, dir=root, split="trian"))
     with pytest.raises(UserError, match=r"'train\[:0\]' of mnist is empty"):
         load_splits(config_of(mnist, tmp_path, dir=root, split="train[:0]"))
