@@ -30,7 +30,7 @@ class SweepPage(NamedTuple):
     trials: Sequence[TrialResult]
     fields: list[str]  # that are swept
     metrics: list[Metric]  # that a trial has
-    in_full: list[Metric]  # that a trial has by the full protocol, beside another one
+    in_full: list[Metric]  # that a trial also has by the full protocol
     swaps: dict[str, str]  # sheets as data URIs, by trial
     setting_of: dict[str, str]  # names, by trial
     best: Setting | None
