@@ -47,7 +47,8 @@ def _will_use_cpu() -> bool:
     """Whether JAX will choose the CPU. To ask JAX itself would start the devices, before `hosts.connect` can."""
     if platforms := jax.config.values["jax_platforms"]:
         return platforms.split(",")[0] == "cpu"
-    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
 def _keep_memory() -> None:
