@@ -1,11 +1,11 @@
-"""The rival for speed: the same networks in PyTorch on the CPU, in an environment of its own.
+"""The rival in `speed.py step`: the same networks in PyTorch on the CPU, in a separate environment.
 
     python3 -m venv torch-env && torch-env/bin/pip install torch==2.13.0 numpy
     echo 20 | torch-env/bin/python benchmarks/pytorch_rival.py --task train --side 28 --channels 1 --mode compile
 
-Tasks: 'train' (a step of network A and B, as the paper has it), 'train_all' (also the content classifier, and three
-steps of the adversary: our default recipe), 'encode', 'decode'. For each number of steps that it reads, a line each, it
-prints the median of their milliseconds.
+Tasks: 'train' (a step of networks A and B, as in the paper), 'train_all' (also the content classifier and three steps
+of the adversary, as in our default recipe), 'encode', 'decode'. Reads numbers of steps, one a line, and prints for each
+the median of the steps' milliseconds.
 """
 
 import argparse
@@ -91,7 +91,8 @@ class All(nn.Module):
         return loss, z.detach()
 
 
-def step_of(task, mode, side, channels, batch):
+def make_step(task, mode, side, channels, batch):
+    """Makes a function without arguments that takes one step of `task` on random images."""
     torch.manual_seed(0)
     net = All(side, channels, task == "train_all")
     x, y = torch.rand(batch, channels, side, side), torch.randint(0, 10, (batch,))
@@ -132,13 +133,13 @@ def main():
     for name, default in (("side", 28), ("channels", 1), ("batch", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    step = step_of(args.task, args.mode, args.side, args.channels, args.batch)
+    step = make_step(args.task, args.mode, args.side, args.channels, args.batch)
     for line in sys.stdin:
         times = []
         for i in range(int(line) + 1):
             start = time.perf_counter()
             step()
-            if i:  # as with ours, the first is not counted
+            if i:  # the first step is not counted, as with ours
                 times.append(1e3 * (time.perf_counter() - start))
         print(statistics.median(times), flush=True)
 

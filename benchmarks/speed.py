@@ -1,17 +1,17 @@
-"""Speed, as ratios measured in one run on one machine, at best an otherwise idle one.
+"""Measures speed as ratios of times on one machine, preferably one that is otherwise idle.
 
     python benchmarks/speed.py step --rival_python=torch-env/bin/python   # training step and inference, against PyTorch
     python benchmarks/speed.py layers    # each convolution and its gradients on one core, against flax
-    python benchmarks/speed.py ways      # the same with many images on all of a device, e.g. a GPU
-    python benchmarks/speed.py loop      # the whole of `fit` against the bare step
+    python benchmarks/speed.py ways      # the same with many images on a whole device, such as a GPU
+    python benchmarks/speed.py loop      # all of `fit` against the bare step
     python benchmarks/speed.py start     # seconds from the command to the first training step, cold and warm
     python benchmarks/speed.py scaling   # a step with 20,000, 60,000 and 120,000 images
-    python benchmarks/speed.py use       # 1,000 transfers by what `infoae_jax.load` gives, against the bare networks
+    python benchmarks/speed.py use       # 1,000 calls of `Model.transfer` against the bare networks
     python benchmarks/speed.py demo --model=mnist   # milliseconds from a stroke to all classes in its style
-    python benchmarks/speed.py table     # the tables of README.md from all of that
+    python benchmarks/speed.py table     # the tables of README.md
 
-Each appends JSON lines to --out. Absolute times are there to compute the ratios from, and mean little by themselves.
-`pytorch_rival.py` tells how to make the rival's environment.
+Each command but the last appends JSON lines to --out. Absolute times are only there to compute the ratios from; they
+mean little by themselves. `pytorch_rival.py` says how to make the rival's environment.
 """
 
 import argparse
@@ -26,9 +26,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,6 +52,7 @@ from infoae_jax.runs.provenance import environment
 from infoae_jax.training.fit import fit
 from infoae_jax.training.state import init_state
 from infoae_jax.training.stepper import make_stepper
+from infoae_jax.types import Json, Tree, Variables
 
 HERE = Path(__file__).parent
 SHAPES = {"MNIST": (28, 1), "SVHN": (32, 3)}
@@ -60,8 +60,8 @@ RIVAL_MODES = "eager", "channels_last", "compile", "compile+channels_last"
 TASKS = {"train": (256, 64, 1024), "encode": (1000,), "decode": (1000,), "train_all": (256,)}
 
 
-def median_ms(function: Callable[[], Any], repeats: int, skip: int = 3) -> float:
-    """Median over `repeats` calls, each waited for, after `skip` that are not counted."""
+def median_ms(function: Callable[[], Tree], repeats: int, skip: int = 3) -> float:
+    """Median milliseconds of `repeats` calls, each awaited, after `skip` calls that are not counted."""
     times = []
     for i in range(repeats + skip):
         begin = time.perf_counter()
@@ -83,15 +83,14 @@ def _example(side: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarr
 # --- step -------------------------------------------------------------------------------------------------------------
 
 
-def step_against_rival(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Ours and PyTorch's modes, a second or less each, in turn, again and again, each in a process of its own.
+def step_against_rival(args: argparse.Namespace) -> Iterator[Json]:
+    """Times our step and the modes of PyTorch in turn, for a second or less, each in its own process.
 
-    Other work on the machine comes and goes in minutes, so the times of one round are compared with each other: against
-    a mode of PyTorch's the ratio is the median over the rounds. The largest of the four, that against its best mode, is
-    reported.
+    The load of a machine changes within minutes, so only times of the same round are compared. The ratio against a mode
+    of PyTorch is the median over the rounds; the largest of the four, that against its best mode, is reported.
 
-    'train' compares the step that `fit` runs (with the content classifier and three steps of the adversary) with the
-    rival's step without them; in 'train_all' the rival does all that too.
+    'train' compares the step that `fit` runs, which includes the content classifier and three steps of the adversary,
+    with a step of the rival without these; in 'train_all' the rival does all of it.
     """
     for task, batches in TASKS.items():
         for shape, (side, channels) in SHAPES.items():
@@ -105,7 +104,7 @@ def step_against_rival(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     for i in range(args.repeats + 1):
                         for mode, ask in timers.items():
                             ms = ask(max(2048 // batch, 8 if batch == 1000 else 4))
-                            if i:  # in the first round all is compiled
+                            if i:  # everything is compiled in the first round
                                 times[mode].append(ms)
                 ratios = {mode: np.divide(times["ours"], times[mode]) for mode in RIVAL_MODES}
                 best = max(ratios, key=lambda mode: float(np.median(ratios[mode])))
@@ -123,7 +122,7 @@ def step_against_rival(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _timer(command: list[str]) -> Iterator[Callable[[int], float]]:
-    """A process that is told a number of steps, again and again, and answers with the median of their milliseconds."""
+    """Starts a process that reads numbers of steps; gives a function that asks it for their median milliseconds."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         questions, answers = child.stdin, child.stdout
         assert questions is not None
@@ -142,18 +141,18 @@ def _timer(command: list[str]) -> Iterator[Callable[[int], float]]:
 
 
 def ours(args: argparse.Namespace) -> None:
-    """Times one task of ours, as set up by `launch.py`, whenever `step` asks for it."""
-    set_up(args.batch, compilation_cache=False)  # the rival compiles in its process, too
+    """Times one of our tasks, set up as `launch.py` does it, whenever `step` asks."""
+    set_up(args.batch, compilation_cache=False)  # the rival compiles in its process too
     values = mnist.get_config() if args.side == 28 else svhn.get_config()
     values.train.batch_size, values.model.bottleneck = args.batch, 16
-    # The rival has no alignment, and encodes no pictures again.
+    # The rival has no alignment and no cycle term.
     values.model.couplings, values.train.cycle_weight = 0, 0.0
     config = parse(values)
     model = build(config.model, (args.side, args.side, args.channels), 10)
     mesh = _data_mesh()
     state = jax.device_put(init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
     images, labels = _example(args.side, args.channels, max(4 * args.batch, 2048))
-    function: Callable[[], Any]
+    function: Callable[[], Tree]
     if args.task.startswith("train"):
         take_steps = make_stepper(model, config.train, images, labels, mesh)
         at = 0
@@ -179,8 +178,8 @@ def ours(args: argparse.Namespace) -> None:
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
-_LAYERS = [
-    # name, side in, channels in and out, kernel, padding; MNIST's, then SVHN's
+LAYERS = [
+    # name, side of the input, channels in and out, side of the kernel, padding; MNIST's layers, then SVHN's
     *(("Conv", 28, 1, 32, 5, "SAME"), ("Conv", 14, 32, 64, 5, "SAME"), ("Conv", 7, 64, 128, 3, "VALID")),
     *(("ConvTranspose", 3, 128, 64, 3, "VALID"), ("ConvTranspose", 7, 64, 32, 5, "SAME")),
     *(("ConvTranspose", 14, 32, 1, 5, "SAME"), ("Conv", 32, 3, 32, 5, "SAME"), ("Conv", 16, 32, 64, 5, "SAME")),
@@ -189,10 +188,10 @@ _LAYERS = [
 ]
 
 
-def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Each convolution of the network on one core with 64 images: ours against flax's, and the share of a core's peak.
+def layers(args: argparse.Namespace) -> Iterator[Json]:
+    """Times each convolution of the network against flax's on one core with 64 images.
 
-    The peak is what a matrix product of 1024 x 1024 reaches here.
+    Also gives the share of the core's peak, which is the speed of a product of 1024 x 1024 matrices.
     """
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
@@ -200,7 +199,7 @@ def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     square = jnp.ones((1024, 1024))
     peak = 2 * 1024**3 / median_ms(functools.partial(jax.jit(jnp.matmul), square, square), args.repeats)
     key = jax.random.key(0)
-    for name, side, c, d, k, padding in _LAYERS:
+    for name, side, c, d, k, padding in LAYERS:
         layer = [getattr(module, name)(d, (k, k), (2, 2), padding) for module in (convolution, nn)]
         x = jax.random.normal(key, (64, side, side, c))
         variables = layer[0].init(key, x)
@@ -228,18 +227,19 @@ def layers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }
 
 
-def ways(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Each convolution of the network on this device with 1024 images, as a share of flax's time.
+def ways(args: argparse.Namespace) -> Iterator[Json]:
+    """Times each convolution of the network on this device with 1024 images, as a share of flax's time.
 
-    'all': forward and both gradients. 'forward' of transposed ones: each way in which `conv` can compute them, without
-    the bias that flax's adds. On a GPU the smallest layers take as long as it takes to launch them.
+    'all' is forward and both gradients. For transposed convolutions 'forward' compares the ways in which the module
+    `convolution` can compute them, without the bias that flax adds. On a GPU the smallest layers take as long as it
+    takes to launch them.
     """
-    for name, side, c, d, k, padding in _LAYERS:
+    for name, side, c, d, k, padding in LAYERS:
         ours, flax = (getattr(module, name)(d, (k, k), (2, 2), padding) for module in (convolution, nn))
         x = jax.random.normal(jax.random.key(0), (1024, side, side, c))
         variables = ours.init(jax.random.key(1), x)
         before, out = convolution._transposed_geometry(padding, (side, side), (k, k), (2, 2))
-        found: dict[str, dict[str, Callable[..., Any]]] = {"all": {}}
+        found: dict[str, dict[str, Callable[..., Tree]]] = {"all": {}}
         for which, layer in (("flax", flax), ("ours", ours)):
             found["all"][which] = jax.value_and_grad(functools.partial(_sum_of_squares, layer), argnums=(0, 1))
         if name == "ConvTranspose":
@@ -258,12 +258,14 @@ def ways(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }
 
 
-def _sum_of_squares(layer: Any, variables: Any, x: Any) -> jax.Array:
-    return jnp.sum(layer.apply(variables, x) ** 2)
+def _sum_of_squares(layer: nn.Module, variables: Variables, x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.asarray(layer.apply(variables, x)) ** 2)
 
 
-def _queued_ms(functions: dict[str, Callable[..., Any]], arguments: Any, args: argparse.Namespace) -> dict[str, float]:
-    """Of a call, where only the last of many is waited for; medians over rounds, in which all take their turn."""
+def _queued_ms(
+    functions: dict[str, Callable[..., Tree]], arguments: Sequence[Tree], args: argparse.Namespace
+) -> dict[str, float]:
+    """Median milliseconds of a call in a queue of calls, over rounds in which all functions take turns."""
     times: dict[str, list[float]] = {which: [] for which in functions}
     for i in range(args.rounds + 1):
         for which, function in functions.items():
@@ -279,8 +281,8 @@ def _queued_ms(functions: dict[str, Callable[..., Any]], arguments: Any, args: a
 # --- loop, start, scaling ---------------------------------------------------------------------------------------------
 
 
-def loop(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """An epoch in `fit` (checkpoints and logs included, test figures not) against as many bare steps, in turn."""
+def loop(args: argparse.Namespace) -> Iterator[Json]:
+    """Times an epoch in `fit`, with checkpoints and logs but no test figures, against the same number of bare steps."""
     set_up(rendered.get_config().train.batch_size)
     values = rendered.get_config()
     values.train.epochs = args.repeats + 1
@@ -301,7 +303,7 @@ def loop(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _bare_steps(config: Config, side: int, channels: int, num_images: int) -> Callable[[int], float]:
-    """Takes so many steps, one after the other and nothing else; returns the mean of their milliseconds."""
+    """Makes a function that takes a number of steps and nothing else, and returns their mean milliseconds."""
     mesh = _data_mesh()
     model = build(config.model, (side, side, channels), 10)
     images, labels = _example(side, channels, num_images)
@@ -323,12 +325,12 @@ def _bare_steps(config: Config, side: int, channels: int, num_images: int) -> Ca
     return run
 
 
-def start(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """From the command to the first step in its log (it comes a step late): nothing cached (cold), then all (warm)."""
+def start(args: argparse.Namespace) -> Iterator[Json]:
+    """Times the command until the first step is logged (a step late): without caches (cold), then with them (warm)."""
     for config in ("configs/mnist.py", "configs/rendered.py"):
         options = [f"--config.data.dir={args.data_dir}"] if args.data_dir and "mnist" in config else []
         if "mnist" in config and not options:
-            print("left out MNIST: it needs --data_dir", file=sys.stderr)
+            print("MNIST is left out: it needs --data_dir", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
             seconds = [_seconds_to_first_step(config, options, Path(folder), i) for i in range(args.rounds + 1)]
@@ -355,13 +357,13 @@ def _seconds_to_first_step(config: str, options: list[str], folder: Path, number
     return seconds
 
 
-def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Milliseconds of a step with more and more images, in turn; also of small networks, where more would show."""
-    set_up(mnist.get_config("tiny").train.batch_size)  # which divides the other's
+def scaling(args: argparse.Namespace) -> Iterator[Json]:
+    """Times a step with more and more images, in turn; also with small networks, where a difference shows more."""
+    set_up(mnist.get_config("tiny").train.batch_size)  # it divides the batch of the default networks
     counts = (20_000, 60_000, 120_000)
     for networks, variant in (("default", ""), ("tiny", "tiny")):
         values = mnist.get_config(variant)
-        # To encode again takes half of a step, and has nothing to do with how many images there are.
+        # The cycle term takes half of a step and does not depend on the number of images.
         values.train.cycle_weight = 0.0
         config = parse(values)
         takes = {count: _bare_steps(config, 28, 1, count) for count in counts}
@@ -371,7 +373,7 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 ms = take(counts[0] // config.train.batch_size)
                 if i:  # the first one compiles
                     times[count].append(ms)
-        # Means, as an epoch begins in one round of several.
+        # Means rather than medians: an epoch begins in only some of the rounds.
         means = [statistics.mean(times[count]) for count in counts]
         ratios = [mean / means[0] for mean in means]
         quartiles = [np.quantile(np.divide(times[c], times[counts[0]]), (0.25, 0.75)).tolist() for c in counts]
@@ -381,10 +383,10 @@ def scaling(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 # --- use --------------------------------------------------------------------------------------------------------------
 
 
-def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """`Trained.transfer` of 1,000 images against the bare jitted `encode` and `decode`, call by call in turn.
+def use(args: argparse.Namespace) -> Iterator[Json]:
+    """Times `Model.transfer` of 1,000 images against the bare jitted `encode` and `decode`, in turn.
 
-    Both share the work among the same devices. The bare ones find their input on these and leave their output there.
+    Both share the work among the same devices. The bare functions find their input there and leave their output there.
     """
     count = 1000
     set_up(count)
@@ -392,22 +394,22 @@ def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     whole, parts = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     for shape, (side, channels) in SHAPES.items():
         config = parse((mnist if side == 28 else svhn).get_config())
-        model = build(config.model, (side, side, channels), 10)
-        variables = jax.device_put({"params": init_state(model, 0).params}, whole)
+        module = build(config.model, (side, side, channels), 10)
+        variables = jax.device_put({"params": init_state(module, 0).params}, whole)
         images, labels = _example(side, channels, count)
-        info = RunInfo(config, model.image_shape, tuple("0123456789"), count, count, "drawn at random")
-        trained = Model(model, variables, info, StyleBank(np.zeros((1, model.bottleneck)), labels[:1]))
+        info = RunInfo(config, module.image_shape, tuple("0123456789"), count, count, "random")
+        model = Model(module, variables, info, StyleBank(np.zeros((1, module.bottleneck)), labels[:1]))
         encode, decode = (
-            jax.jit(functools.partial(model.apply, method=method), out_shardings=parts)
+            jax.jit(functools.partial(module.apply, method=method), out_shardings=parts)
             for method in ("encode", "decode")
         )
-        there = jax.device_put((images, labels), parts)
+        batch = jax.device_put((images, labels), parts)
 
-        def bare(encode=encode, decode=decode, variables=variables, there=there):
-            jax.block_until_ready(decode(variables, encode(variables, there[0]), there[1]))
+        def bare(encode=encode, decode=decode, variables=variables, batch=batch):
+            jax.block_until_ready(decode(variables, encode(variables, batch[0]), batch[1]))
 
-        functions: dict[str, Callable[[], Any]] = {
-            "transfer": functools.partial(trained.transfer, images, labels),
+        functions: dict[str, Callable[[], Tree]] = {
+            "transfer": functools.partial(model.transfer, images, labels),
             "bare": bare,
         }
         times: dict[str, list[float]] = {name: [] for name in functions}
@@ -425,8 +427,8 @@ def use(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 # --- demo -------------------------------------------------------------------------------------------------------------
 
 
-def demo(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The server of `infoae demo`: seconds until it is there, and how long it takes to answer a drawing.
+def demo(args: argparse.Namespace) -> Iterator[Json]:
+    """Times the server of `infoae demo`: seconds until it is ready, and milliseconds to answer a drawing.
 
     An answer is what the page asks for after a stroke: the latent of the drawing, then every class in that style.
     """
@@ -452,15 +454,15 @@ def demo(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _answer_ms(url: str, number: int) -> float:
-    """Of a drawing of its own for each number."""
-    picture = Image.new("RGB", (280, 280))
+    """Milliseconds until all classes are there for a drawing, which differs with `number`."""
+    drawing = Image.new("RGB", (280, 280))
     end = (200, 60 + number % 100)
-    ImageDraw.Draw(picture).line([(90, 50), end, (100, 230)], fill="white", width=20)
+    ImageDraw.Draw(drawing).line([(90, 50), end, (100, 230)], fill="white", width=20)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    drawing.save(buffer, "PNG")
     begin = time.perf_counter()
-    state = json.loads(_post(f"{url}api/style?drawing=1", buffer.getvalue(), "image/png"))
-    _post(f"{url}api/draw", json.dumps({"z": state["z"]}).encode(), "application/json")
+    state = json.loads(_post(f"{url}api/encode?drawing=1", buffer.getvalue(), "image/png"))
+    _post(f"{url}api/decode", json.dumps({"z": state["z"]}).encode(), "application/json")
     return 1e3 * (time.perf_counter() - begin)
 
 
@@ -482,19 +484,23 @@ def main() -> None:
         "demo": demo,
     }
     parser.add_argument("command", choices=[*commands, "ours", "table"])
-    parser.add_argument("--out", type=Path, default=HERE / "speed.jsonl", help="where the JSON lines go, or come from")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "speed.jsonl", help="JSON lines to append to, or to read (table)"
+    )
     parser.add_argument(
         "--repeats",
         type=int,
         default=20,
-        help="how many are measured: calls (layers, ways, use), answers (demo), rounds (step), epochs (loop)",
+        help="number of calls (layers, ways, use), answers (demo), rounds (step) or epochs (loop) to measure",
     )
-    parser.add_argument("--rounds", type=int, default=6, help="start, scaling, ways: how often all take their turn")
+    parser.add_argument("--rounds", type=int, default=6, help="start, scaling, ways: number of rounds")
     parser.add_argument("--rival_python", default="python", help="step: a Python that has PyTorch")
     parser.add_argument("--rival", type=Path, default=HERE / "pytorch_rival.py", help="step: the rival's program")
-    parser.add_argument("--data_dir", default="", help="start: where TFDS has prepared MNIST")
-    parser.add_argument("--model", default="mnist", help="demo: run folder, exported file, or name of a model")
-    inner = parser.add_argument_group("of `ours`, which `step` calls")
+    parser.add_argument("--data_dir", default="", help="start: folder where TFDS has prepared MNIST")
+    parser.add_argument(
+        "--model", default="mnist", help="demo: run folder, exported file, or name of a pretrained model"
+    )
+    inner = parser.add_argument_group("options of `ours`, which `step` calls")
     inner.add_argument("--task", choices=TASKS, default="train")
     for name, default in (("side", 28), ("channels", 1), ("batch", 256)):
         inner.add_argument(f"--{name}", type=int, default=default)

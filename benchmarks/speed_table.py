@@ -1,19 +1,27 @@
-"""The tables that `speed.py table` prints."""
+"""Tables of the measurements in speed.jsonl, for `speed.py table`."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from infoae_jax.types import Json
+
+KEYS = ("task", "shape", "batch", "device", "layer", "what", "config", "model", "networks")  # tell measurements apart
 
 
 def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str]) -> str:
-    """Markdown from the newest line of each measurement."""
-    lines: dict[Any, dict[str, Any]] = {}
-    kind = ("task", "shape", "batch", "device", "layer", "what", "config", "model", "networks")
+    """Formats the newest line of each measurement as Markdown.
+
+    Args:
+      path: the file with the lines.
+      tasks: batch sizes of each task of `speed.py step`.
+      shapes: names of the image shapes, a column each.
+    """
+    lines: dict[tuple[str | int | None, ...], Json] = {}
     for line in map(json.loads, path.read_text().splitlines()):
-        lines[line["command"], *(line.get(k) for k in kind)] = line
+        lines[line["command"], *(line.get(key) for key in KEYS)] = line
     text = ["| what | " + " | ".join(shapes) + " |", "|---|---|---|"]
-    names = {"train": "training step", "train_all": "training step, the rival doing all of it"}
+    names = {"train": "training step", "train_all": "training step, all of it in PyTorch too"}
     for task, batches in tasks.items():
         for batch in batches:
             row = [lines.get(("step", task, shape, batch, *6 * (None,))) for shape in shapes]
@@ -36,13 +44,13 @@ def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str
         elif key[0] == "demo":
             text += [
                 "",
-                f"`infoae demo {line['model']}`: there after {line['start_s']:.0f} s; from a stroke to all classes "
+                f"`infoae demo {line['model']}`: ready after {line['start_s']:.0f} s; from a stroke to all classes "
                 f"{line['answer_ms']:.0f} ms, at most {line['slowest_ms']:.0f}.",
             ]
         elif key[0] == "scaling":
             each = zip(line["ratios"], line["quartiles"], strict=True)
             found = ", ".join(f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, (low, high) in each)
-            text += ["", f"A step of {line['networks']} networks with {line['images']} images, in proportion: {found}."]
+            text += ["", f"A step of {line['networks']} networks with {line['images']} images, relative: {found}."]
     every = [line for line in lines.values() if line["command"] == "layers"]
     if every:
         text += ["", "| layer | " + " | ".join(line["what"] for line in every[:3]) + " |", "|---|---|---|---|"]
@@ -58,7 +66,7 @@ def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str
         ways = list(dict.fromkeys(way for layer in by_layer.values() for way in layer))
         text += [
             "",
-            f"Of flax's time, {device}:",
+            f"Share of flax's time on {device}:",
             "",
             f"| layer | {' | '.join(ways)} |",
             "|---" * (len(ways) + 1) + "|",
@@ -70,6 +78,6 @@ def table(path: Path, tasks: Mapping[str, Sequence[int]], shapes: Collection[str
     return "\n".join(text)
 
 
-def _with_quartiles(line: dict[str, Any]) -> str:
-    low, high = line.get("quartiles", (None, None))  # not in lines of an earlier protocol
-    return f"{line['ratio']:.2f}" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
+def _with_quartiles(line: Json) -> str:
+    low, high = line["quartiles"]
+    return f"{line['ratio']:.2f} ({low:.2f} to {high:.2f})"

@@ -1,9 +1,10 @@
-"""What a sweep costs beside its trainings: 8 trials of one bottleneck as a sweep, and as 8 runs of their own.
+"""Measures the overhead of a sweep: 8 trials with one bottleneck as a sweep, against the same 8 runs one by one.
 
-    python benchmarks/sweep_cost.py --config.data.dir=path/to/tfds --config.data.num_train=20000     # 25 minutes alone
+    python benchmarks/sweep_cost.py --config.data.dir=path/to/tfds --config.data.num_train=20000     # 25 minutes
 
-Both have their programs from a former run, so that none compiles; the time of the trials' evaluation is taken off the
-sweep's. Prints the ratio of wall times, each from the start of the first process to the end of the last.
+A run before both fills the cache of compiled programs, so neither compiles. The time of the trials' evaluation is
+subtracted from that of the sweep. Prints the ratio of wall times, each from the start of the first process to the end
+of the last one.
 """
 
 import json
@@ -20,7 +21,7 @@ SHORT = ("--config.train.epochs=2", "--config.alignment.epochs=4", "--config.ref
 
 
 def launch(folder: Path, arguments: list[str], *more: str) -> float:
-    """Seconds that the command takes."""
+    """Runs a training or a sweep in `folder`, and returns how many seconds the command took."""
     begin = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled")}
     command = [sys.executable, str(ROOT / "launch.py"), *arguments, f"--workdir={folder}", *more]
@@ -29,6 +30,7 @@ def launch(folder: Path, arguments: list[str], *more: str) -> float:
 
 
 def evaluation_seconds(sweep: Path) -> float:
+    """Seconds that the evaluations of all trials took."""
     costs = [json.loads(path.read_text())["cost"] for path in sweep.glob("*/evaluation_quick.json")]
     return sum(cost["preparation_s"] + cost["evaluation_s"] for cost in costs)
 
@@ -39,12 +41,12 @@ def main() -> None:
     arguments = [a for a in arguments if not a.startswith("--config=")]
     file, _, variant = name.partition(":")
     with tempfile.TemporaryDirectory() as temporary:
-        own = Path(temporary) / "eight.py"
-        own.write_text(
+        sweep_file = Path(temporary) / "eight.py"
+        sweep_file.write_text(
             f"from configs import {Path(file).stem} as base\n\nget_config = base.get_config\n\n\n"
             f"def sweep(add):\n    for lam in {LAMBDAS}:\n        add(**{{'train.lambda_adv': lam}})\n"
         )
-        arguments = [f"--config={own}" + (f":{variant}" if variant else ""), *SHORT, *arguments]
+        arguments = [f"--config={sweep_file}" + (f":{variant}" if variant else ""), *SHORT, *arguments]
         launch(Path(temporary) / "before", arguments)
         alone = sum(
             launch(Path(temporary) / f"alone-{lam}", arguments, f"--config.train.lambda_adv={lam}") for lam in LAMBDAS

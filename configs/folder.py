@@ -5,7 +5,7 @@
     images/apple/*.png           or   images/train/apple/*.png   images/test/apple/*.png
     images/pear/*.jpg                 images/train/pear/*.png    images/test/pear/*.png
 
-Without train/ and test/, a fifth of each class, drawn by `data.seed`, becomes the test split.
+Without train/ and test/, a random fifth of each class (chosen with `data.seed`) becomes the test split.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
+    """The recipe; `arg` changes it: 'paper' (the paper's recipe), 'tiny' (for tests), or both joined by a comma."""
     config = base.get_config()
     config.data.name = "folder"
     config.data.image_size = 32
     config.data.channels = 3
     config.model.bottleneck = 32
-    base.in_colour(config)
+    base.use_colour_recipe(config)
     config.train.epochs, config.alignment.epochs, config.refine.epochs = 50, 200, 6
-    return base.with_variants(config, arg)
+    return base.apply_variants(config, arg)
 
 
 def sweep(add: Callable[..., None]) -> None:
-    """The trials of `--sweep`: `add` takes the fields to change."""
-    base.sweep_in_colour(add)
+    """Adds the trials of `--sweep`; `add` takes the settings that a trial changes."""
+    base.sweep_colour(add)

@@ -1,4 +1,4 @@
-"""SVHN (cropped), 32x32 RGB house numbers, 73,257 + 26,032 digits.
+"""SVHN (cropped): 73,257 + 26,032 digits of house numbers, 32x32 RGB.
 
     python launch.py --config=configs/svhn.py
 
@@ -6,8 +6,8 @@ With the 531,131 extra digits, as in the paper ('more than 600,000'):
 
     python launch.py --config=configs/svhn.py --config.data.split=train+extra
 
-The recipe is that of the embedded data set, but for a shared distribution of 4 couplings. It was measured on a small
-part of SVHN, with more epochs (README.md); the whole, with those below, has neither been measured nor timed.
+The recipe is that of the rendered data set, except for a shared distribution of 4 couplings. It was measured on a small
+part of SVHN with more epochs (README.md). The whole of SVHN, with the epochs below, was neither measured nor timed.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`arg`: '' (our recipe), 'paper' (the paper's), 'tiny' (seconds), or several joined by commas."""
+    """The recipe; `arg` changes it: 'paper' (the paper's recipe), 'tiny' (for tests), or both joined by a comma."""
     config = base.get_config()
     config.data.name = "svhn_cropped"
     config.model.bottleneck = 32
-    base.in_colour(config)
+    base.use_colour_recipe(config)
     config.train.epochs, config.alignment.epochs, config.refine.epochs = 8, 30, 1
-    return base.with_variants(config, arg)
+    return base.apply_variants(config, arg)
 
 
 def sweep(add: Callable[..., None]) -> None:
-    """The trials of `--sweep`: `add` takes the fields to change."""
-    base.sweep_in_colour(add)
+    """Adds the trials of `--sweep`; `add` takes the settings that a trial changes."""
+    base.sweep_colour(add)

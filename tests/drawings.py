@@ -1,4 +1,7 @@
-"""Digits as people draw them."""
+"""Digits as people draw them, as arrays, files and data URLs."""
+
+import base64
+import io
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,3 +22,15 @@ def pen_drawing(height=300, width=200, top=30, left=20):
     page[top : top + 120, left : left + 6] = 30
     page[top + 114 : top + 120, left : left + 60] = 30
     return page.astype(np.uint8)
+
+
+def as_file(image, kind="PNG"):
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def from_data_url(url):
+    """The pixels of an image in a page."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L"))

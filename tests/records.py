@@ -1,29 +1,40 @@
 """An evaluation as its file has it, with made-up figures."""
 
+from infoae_jax.evaluation.record import FORMAT
+
 RECORD = {
+    "format": FORMAT,
     "protocol": {"name": "quick"},
     "step": 12,
     "data": {"name": "mnist", "train": 100, "test": 1500},
+    "class_names": ["nought", "one"],
     "bottleneck": 16,
     "figures": {
         "leakage": {
             "probe_accuracy": 0.8123,
             "probe": "mlp_512",
-            "fitted_on": "held_out",
+            "fitted_on": "cross_validated",
             "chance": 0.1135,
-            "bits": 2.1,
+            "information_bits": 2.1,
             "training_codes_accuracy": 0.85,
             "entropy_bits": 3.3,
-            **{kind: {"linear": 0.5} for kind in ("train_fitted", "held_out", "training_codes")},
+            **{
+                kind: dict.fromkeys(("linear", "knn_10", "mlp_256", "mlp_512"), 0.5)
+                for kind in ("train_fitted", "cross_validated", "training_codes")
+            },
         },
-        "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "z_used_gap": 0.02},
+        "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "mse_increase_with_other_latent": 0.02},
         "transfer": {
             "transfer_accuracy": 0.97,
             "by_class": [0.9, 0.99],
             "judge_accuracy": [0.99] * 3,
             "judge_threshold": 0.993,
         },
-        "style": {"r": {"slant": 0.91, "width": None}, "ceiling": {"slant": 0.99, "width": 0.9}, "without_stroke": 3},
+        "style": {
+            "correlation": {"slant": 0.91, "width": None},
+            "ceiling": {"slant": 0.99, "width": 0.9},
+            "swaps_without_stroke": 3,
+        },
     },
     "left_out": {"counterfactual": "only for <rendered>"},
     "untrusted": ["transfer"],

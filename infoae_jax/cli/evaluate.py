@@ -1,47 +1,45 @@
-"""`infoae evaluate`: measures what a run leaks, transfers and keeps."""
+"""`infoae evaluate`: measures leakage, reconstruction, transfer and style of runs."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from infoae_jax.cli.arguments import WITHIN_HELP, percentage, positive_int
+from infoae_jax.cli.arguments import WITHIN_HELP, Commands, percentage, positive_int
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.record import FULL, QUICK, file_name
 from infoae_jax.pretrained.find import FOLDER, pretrained_names
 from infoae_jax.runs.folder import read_info
+from infoae_jax.sweeps.results import MSE_TOLERANCE, TRAINED, find_sweep, group_by_setting, rank_settings
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser("evaluate", help="measure what a run leaks, transfers and keeps")
+    parser = commands.add_parser("evaluate", help="measure leakage, reconstruction, transfer and style of runs")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--sweep", action="store_true", help="RUN is a sweep: evaluate its trials")
+    parser.add_argument("--sweep", action="store_true", help="RUN holds a sweep: evaluate its trained trials")
     parser.add_argument("--best", type=positive_int, metavar="N", help="sweeps: only the N best settings, all seeds")
     parser.add_argument("--within", type=percentage, metavar="PERCENT", help=WITHIN_HELP)
-    parser.add_argument("--quick", action="store_true", help="fewer images and shorter probes")
-    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
-    parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
-    parser.add_argument("--cpu_devices", type=positive_int, help="CPU only: number of devices; default: one a core")
+    parser.add_argument("--quick", action="store_true", help="measure on fewer images, with shorter training of probes")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    parser.add_argument("--data_dir", help="where the data set is, if it was moved after the training")
+    parser.add_argument("--cpu_devices", type=positive_int, help="CPU only: number of devices; default: one per core")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures every run that is asked for, and prints a table of each.
+    """Measures all runs that the arguments name, and prints a table of each.
 
     Raises:
-      UserError: if one of them is not a run, or the options contradict each other.
+      UserError: if a folder holds no run, or the options contradict each other.
     """
     if arguments.within is not None and not arguments.best:
-        raise UserError("--within helps to choose the best settings of a sweep: add --best N.")
+        raise UserError("--within changes which settings of a sweep are the best. Add --best N, or leave it out.")
     folders = _trial_folders(arguments) if arguments.sweep or arguments.best else arguments.runs
     for folder in folders:
         if str(folder) in pretrained_names() and not folder.exists():
-            raise UserError(
-                f"{str(folder)!r} is a pretrained model, which has no checkpoint to measure; its figures are in its "
-                f"card, {FOLDER / folder.with_suffix('.md').name}."
-            )
-        read_info(folder)  # all of them, before hours go into the first
-    from infoae_jax.devices.setup import set_up
+            card = FOLDER / f"{folder}.md"
+            raise UserError(f"{str(folder)!r} is a pretrained model, which has no checkpoint to measure. See {card}.")
+        read_info(folder)  # of all runs, before hours go into the first
+    from infoae_jax.devices.setup import set_up  # here, so that mistakes are answered before JAX is imported
     from infoae_jax.evaluation.measure import evaluate_run
     from infoae_jax.evaluation.table import as_text
 
@@ -54,14 +52,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _trial_folders(arguments: argparse.Namespace) -> list[Path]:
-    """Run folders of the chosen trials of sweeps."""
-    from infoae_jax.sweeps.results import MSE_TOLERANCE, TRAINED, find_sweep, group_by_setting, rank_settings
-
+    """The folders of the chosen trials of all sweeps."""
+    within = MSE_TOLERANCE if arguments.within is None else arguments.within
     found: list[Path] = []
     for sweep in arguments.runs:
         folder, trials = find_sweep(sweep)
         if arguments.best:
-            within = MSE_TOLERANCE if arguments.within is None else arguments.within
             best = rank_settings(group_by_setting(trials), within)[: arguments.best]
             if not best:
                 raise UserError(f"{str(sweep)!r} has no trial that is finished and evaluated, so none is the best.")

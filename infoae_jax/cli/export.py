@@ -2,8 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from infoae_jax.cli.arguments import Commands
 from infoae_jax.errors import UserError
 from infoae_jax.pretrained.find import find_model, model_help
 
@@ -15,7 +15,7 @@ Writes a model to files that need no run folder.
   infoae export runs/mnist --to stablehlo            functions for JAX alone, on CPU, CUDA and TPU"""
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = commands.add_parser(
         "export",
@@ -24,9 +24,9 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="RUN", help=model_help())
-    parser.add_argument("--step", type=int, help="which checkpoint; default: the newest")
+    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
     parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
-    parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="what kind of files")
+    parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="kind of files")
     parser.add_argument(
         "--out", type=Path, help="file (npz) or folder (stablehlo); default: model.npz or stablehlo, in the run folder"
     )
@@ -36,59 +36,56 @@ def add(commands: Any) -> None:
         help="npz: of the parameters; default: float32; int8: large kernels only, scaled by channel, the rest float16",
     )
     parser.add_argument(
-        "--examples", type=int, default=0, metavar="N", help="npz: N test images go along, for the page; default: none"
+        "--examples", type=int, default=0, metavar="N", help="npz: add N test images for the demo page; default: none"
     )
-    parser.add_argument("--force", action="store_true", help="replace what was exported before")
+    parser.add_argument("--force", action="store_true", help="replace an earlier export")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Raises UserError for what is no model, and what cannot be written."""
-    path = find_model(arguments.model)
-    default = {"npz": "model.npz", "stablehlo": "stablehlo"}[arguments.to]
+    """Writes the files, and prints where they are.
+
+    Raises:
+      UserError: if there is no such model, or the files cannot be written.
+    """
+    path, is_npz = find_model(arguments.model), arguments.to == "npz"
     if arguments.out is None and path.is_file():
-        raise UserError(
-            f"{arguments.model!r} is a file, not a run folder to write into. Say where to write with --out."
-        )
-    out = arguments.out or path / default
-    if arguments.to == "npz" and out.suffix != ".npz":
+        raise UserError(f"{arguments.model!r} is a file, not a run folder to write into. Say where with --out.")
+    out = arguments.out or path / ("model.npz" if is_npz else "stablehlo")
+    if is_npz and out.suffix != ".npz":
         raise UserError(f"--out is {str(out)!r}, but must end in .npz.")
     if out.exists() and not arguments.force:
         raise UserError(f"{str(out)!r} exists. Choose another --out, or replace it with --force.")
-    if out.is_dir() and arguments.to == "npz":
+    if out.is_dir() and is_npz:
         raise UserError(f"{str(out)!r} is a folder. Choose another --out.")
     if not 0 <= arguments.examples <= 10_000:
         raise UserError(f"--examples is {arguments.examples}, but must be from 0 to 10000.")
-    if arguments.to == "stablehlo" and (arguments.dtype or arguments.examples):
-        raise UserError(
-            "--dtype and --examples are for --to npz: programs are float32 and hold no images. Leave it out."
-        )
+    if not is_npz and (arguments.dtype or arguments.examples):
+        raise UserError("--dtype and --examples are for --to npz: programs are float32 and hold no images. Omit them.")
     if arguments.examples and path.is_file():
-        raise UserError(f"--examples is for run folders: what {str(path)!r} has goes along anyway. Leave it out.")
+        raise UserError(f"--examples is for run folders; {str(path)!r} keeps the images that it has. Omit it.")
+    # JAX takes seconds to import; mistakes are answered before.
     from infoae_jax.devices.setup import set_up
-    from infoae_jax.inference.load import open_model
+    from infoae_jax.inference.load import load_bundle
     from infoae_jax.inference.npz import write_npz
     from infoae_jax.inference.run_data import example_images
     from infoae_jax.inference.stablehlo import write_stablehlo
-    from infoae_jax.inference.styles import NUM_EXPORTED
+    from infoae_jax.inference.styles import NUM_EXPORTED_LATENTS
 
     set_up(None)
-    opened = open_model(arguments.model, arguments.step, arguments.data_dir)
-    trained = opened.trained
-    if arguments.to == "stablehlo":
-        write_stablehlo(out, trained.module, trained.variables, opened.record, arguments.force)
+    bundle = load_bundle(arguments.model, arguments.step, arguments.data_dir)
+    if not is_npz:
+        write_stablehlo(out, bundle)
         print(out)
         return
-    extras = dict(opened.extras) if opened.extras is not None else {}
-    if opened.extras is None:
+    if not path.is_file():
         try:
-            z, labels = (rows[:NUM_EXPORTED] for rows in trained.style_bank)
-            extras |= {"styles/z": z, "styles/labels": labels}
+            z, labels = (rows[:NUM_EXPORTED_LATENTS] for rows in bundle.model.style_bank)
+            bundle.extras.update({"styles/z": z, "styles/labels": labels})
         except UserError as error:
-            print(f"Without styles to sample from: {error}")
+            print(f"Without style latents to sample from: {error}")
         if arguments.examples:
-            images, labels = example_images(trained.info, arguments.examples, data_dir=arguments.data_dir)
-            extras |= {"examples/images": images, "examples/labels": labels}
-    about = {"step": trained.step, **opened.about}
-    write_npz(out, trained.module, trained.variables, opened.record, arguments.dtype or "float32", extras, about)
+            images, labels = example_images(bundle.model.info, arguments.examples, arguments.data_dir)
+            bundle.extras.update({"examples/images": images, "examples/labels": labels})
+    write_npz(out, bundle, arguments.dtype or "float32")
     print(f"{out}  ({out.stat().st_size / 1e6:.2f} MB)")

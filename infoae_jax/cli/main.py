@@ -1,15 +1,15 @@
-"""The command line for finished runs: `infoae` or `python -m infoae_jax`. Training is `launch.py`.
+"""The command line for trained models: `infoae` or `python -m infoae_jax`. To train one, run `launch.py`.
 
 infoae transfer runs/mnist --style a.png --content 7 --out seven.png
-                                      a class in the style of your image; or all classes, or that of another image
+                                               a class, or all classes, in the style of your image
 infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
-                                      a class in styles between two
-infoae evaluate runs/mnist            measure a run: a table, and evaluation.json in its folder
-infoae report runs/mnist runs/wide    one HTML page about one or several runs
-infoae report --sweep runs/mnist      one HTML page about a sweep, and its figures as SVG and PNG
-infoae evaluate --sweep runs/mnist --best 3    measure its three best settings in full
-infoae demo runs/mnist                a page to play with
-infoae export runs/mnist --to npz     the model as files for others
+                                               a class in styles between those of two images
+infoae evaluate runs/mnist                     measure a run: print a table and write evaluation.json
+infoae evaluate --sweep runs/mnist --best 3    measure the three best settings of a sweep in full
+infoae report runs/mnist runs/wide             compare runs on one HTML page
+infoae report --sweep runs/mnist               compare the trials of a sweep, with charts as SVG and PNG files
+infoae demo runs/mnist                         a page to play with
+infoae export runs/mnist --to npz              the model as files for other programs
 """
 
 import argparse
@@ -22,8 +22,8 @@ from absl import logging
 from infoae_jax.cli import demo, evaluate, export, interpolate, report, transfer
 from infoae_jax.errors import UserError, as_sentence
 
-# Each has `add(commands)`, which adds its subparser, and `run(arguments)`. What needs JAX is imported in `run`, so that
-# mistakes and --help are answered at once.
+# Each has `add(commands)`, which adds its subparser, and `run(arguments)`, which imports what needs JAX: --help and
+# mistakes are answered before.
 _COMMANDS = (evaluate, report, transfer, interpolate, demo, export)
 
 
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      argv: the words after the program's name; those of this process by default.
+      argv: the words after the program's name; by default those of this process.
 
     Returns:
-      The exit code: 0, 2 if the input cannot work, 130 after Ctrl-C.
+      The exit code: 0, or 2 if the input cannot work, or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="infoae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    logging.set_verbosity(logging.FATAL)  # Orbax; what it logs as an error is also raised
+    logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error, it also raises
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         arguments.run(arguments)

@@ -2,18 +2,18 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from infoae_jax.cli.arguments import WITHIN_HELP, percentage
+from infoae_jax.cli.arguments import WITHIN_HELP, Commands, percentage
 from infoae_jax.errors import UserError
+from infoae_jax.sweeps.results import MSE_TOLERANCE
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser("report", help="make one HTML page about runs")
+    parser = commands.add_parser("report", help="compare runs, or the trials of a sweep, on one HTML page")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, help="file to write; default: report.html in the first run folder")
-    parser.add_argument("--sweep", action="store_true", help="RUN is a sweep: the page compares its trials")
+    parser.add_argument("--out", type=Path, help="file to write; default: report.html in the folder")
+    parser.add_argument("--sweep", action="store_true", help="RUN holds a sweep: make the page about its trials")
     parser.add_argument("--within", type=percentage, metavar="PERCENT", help=WITHIN_HELP)
     parser.set_defaults(run=run)
 
@@ -25,27 +25,22 @@ def run(arguments: argparse.Namespace) -> None:
       UserError: if a folder holds no run or no sweep, or the options contradict each other.
     """
     if arguments.sweep:
-        _report_sweeps(arguments)
+        if len(arguments.runs) > 1 and arguments.out:
+            raise UserError("--out names one page, but several sweeps are given. Leave it out.")
+        from infoae_jax.reports.sweep import write_sweep_report  # here, as Matplotlib takes long to import
+
+        within = MSE_TOLERANCE if arguments.within is None else arguments.within
+        for folder in arguments.runs:
+            print(write_sweep_report(folder, arguments.out, within))
         return
     if arguments.within is not None:
-        raise UserError("--within is for sweeps: add --sweep, or leave it out.")
-    from infoae_jax.reports.run import write_run_report
-
+        raise UserError("--within is for sweeps. Add --sweep, or leave it out.")
     for folder in arguments.runs:
         trials = folder if folder.name == "sweep" else folder / "sweep"
         if trials.is_dir() and not (folder / "config.json").exists():
-            raise UserError(f"{str(folder)!r} holds only a sweep. Its page: infoae report --sweep {trials.parent}")
+            raise UserError(f"{str(folder)!r} holds only a sweep. For its page: infoae report --sweep {trials.parent}")
+    from infoae_jax.reports.run import write_run_report  # here, as Matplotlib takes long to import
+
     out = arguments.out or arguments.runs[0] / "report.html"
     write_run_report(arguments.runs, out)
     print(out)
-
-
-def _report_sweeps(arguments: argparse.Namespace) -> None:
-    from infoae_jax.reports.sweep import write_sweep_report
-    from infoae_jax.sweeps.results import MSE_TOLERANCE
-
-    if len(arguments.runs) > 1 and arguments.out:
-        raise UserError("--out names one page, but several sweeps are given. Leave it out.")
-    within = MSE_TOLERANCE if arguments.within is None else arguments.within
-    for folder in arguments.runs:
-        print(write_sweep_report(folder, arguments.out, within))

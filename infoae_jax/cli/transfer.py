@@ -1,81 +1,59 @@
-"""`infoae transfer`: classes in the style of images, drawn into a PNG file."""
+"""`infoae transfer`: classes in the style of images, as a PNG file."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from infoae_jax.cli.swaps import (
-    check_cells,
-    load_model,
-    read_classes,
-    read_contents,
-    read_sources,
-    shared_arguments,
-    write_sheet,
-)
-from infoae_jax.errors import UserError
+from infoae_jax.cli import swaps
+from infoae_jax.cli.arguments import Commands
 from infoae_jax.images.pixels import to_uint8
-
-if TYPE_CHECKING:
-    from infoae_jax.inference.model import Model
+from infoae_jax.inference.labels import labels_for
 
 _DESCRIPTION = """\
-Draws a content in the style of each of your pictures.
+Generates classes in the style of each of your images.
 
   infoae transfer runs/mnist --style a.png --content 7 --out seven.png
   infoae transfer runs/mnist --style a.png b.png drawings/ --content all --out grid.png
   infoae transfer runs/mnist --style a.png --content b.png --out swap.png
 
-A row for each style picture, which stands in the first column, and a column for each content. Where contents are
-pictures, they stand in the first row. What the model's classifier reads from pictures is printed; a style picture
-that it misreads gives a wrong style, and --style_class says what it is."""
+There is a row for each style image, which stands in the first column, and a column for each content. Contents that
+are images stand in the first row. The command prints the classes that the model's classifier reads from images. If it
+misreads a style image, the style is wrong too; --style_class gives the right class."""
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser(
-        "transfer", help="draw classes in the style of your pictures", **shared_arguments(_DESCRIPTION)
-    )
+    parser = swaps.add_parser(commands, "transfer", "generate classes in the style of your images", _DESCRIPTION)
     parser.add_argument(
-        "--style", nargs="+", required=True, type=Path, metavar="FILE", help="pictures, or folders of them"
+        "--style", nargs="+", required=True, type=Path, metavar="FILE", help="images, or folders of images"
     )
     parser.add_argument(
         "--style_class",
         nargs="+",
         metavar="CLASS",
-        help="what the style pictures show, one class for each or for all; by default, the classifier reads them",
+        help="classes of the style images, one for each or one for all; by default, the classifier reads them",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Raises UserError for all that cannot work."""
-    trained = load_model(arguments, arguments.style)
-    sources = read_sources(arguments.style, trained, arguments, "style")
-    labels, contents = read_contents(arguments, trained)
-    check_cells(len(sources), len(labels))
-    style_labels = _style_labels(arguments, trained, sources)
-    swaps = to_uint8(trained.grid(sources, labels, style_labels))
+    """Writes the sheet.
+
+    Raises:
+      UserError: for any mistake in the arguments.
+    """
+    model = swaps.load_model(arguments, arguments.style)
+    sources = swaps.read_given(arguments.style, model, arguments, "style")
+    labels, contents = swaps.read_contents(arguments, model)
+    swaps.check_size(len(sources), len(labels))
+    style_labels = None
+    if arguments.style_class is not None:
+        style_labels = labels_for(len(sources), arguments.style_class, model.classes, "--style_class", "style images")
+    elif model.module.couplings:  # otherwise the class does not affect the style
+        swaps.predict_and_print(model, sources, "style")
+    images = to_uint8(model.grid(sources, labels, style_labels))
     if contents is not None:
         sources = np.concatenate([np.full_like(contents[:1], 255), sources])
-        swaps = np.concatenate([contents[None], swaps]) if not arguments.swaps_only else swaps
-    write_sheet(arguments, sources, swaps)
-
-
-def _style_labels(arguments: argparse.Namespace, trained: "Model", sources: np.ndarray) -> np.ndarray | None:
-    """The given classes of the style pictures; None, once it is said how they are read, if there are none."""
-    from infoae_jax.inference.model import as_labels
-
-    if arguments.style_class is None:
-        if trained.module.couplings:  # else their class is of no consequence
-            read_classes(trained, sources, "style")
-        return None
-    labels = as_labels(arguments.style_class, trained.classes, "--style_class")
-    if labels is None or len(labels) not in (1, len(sources)):
-        raise UserError(
-            f"--style_class must be one class for each of the {len(sources)} style pictures, or one for all; "
-            f"there are: {', '.join(trained.classes)}."
-        )
-    return labels
+        images = images if arguments.swaps_only else np.concatenate([contents[None], images])
+    swaps.write_sheet(arguments, sources, images)

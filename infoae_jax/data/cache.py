@@ -1,7 +1,6 @@
 """The cache of decoded data sets: one .npz file for each, uint8 images with their labels and factors.
 
-A file's name holds a hash of what its images depend on, so that other images never have the name of these. The
-checksums of the archive are verified on every read.
+Its name holds a hash of what the images depend on. The archive's checksums are verified on every read.
 """
 
 import hashlib
@@ -9,7 +8,6 @@ import json
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,21 +17,15 @@ from infoae_jax.files import cache_folder, replacing
 from infoae_jax.types import Json
 
 CACHE_VERSION = 1
-_SECONDS_A_DAY = 86_400
 
 
 def data_cache_folder(config: DataConfig) -> Path:
-    """The folder that `config.cache_dir` names, or the user's cache folder."""
+    """`config.cache_dir`, or the user's cache folder."""
     return Path(config.cache_dir).expanduser() if config.cache_dir else cache_folder()
 
 
 def cache_path(config: DataConfig, key: Json) -> Path:
-    """The file in which a data set is cached, if it is.
-
-    Args:
-      config: the data set, and the size and number of its images.
-      key: what else the images depend on.
-    """
+    """Where the data set of `config` is cached; `key` holds what else its images depend on."""
     fields = ("image_size", "channels", "num_train", "num_test", "seed")
     key = key | {name: getattr(config, name) for name in fields} | {"version": CACHE_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -49,8 +41,8 @@ def read_cache(path: Path) -> Splits | None:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop("meta")))
         splits = []
-        for split in ("train", "test"):
-            members = {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{split}/")}
+        for split in ("train/", "test/"):
+            members = {k.removeprefix(split): v for k, v in arrays.items() if k.startswith(split)}
             splits.append(Dataset(members.pop("images"), members.pop("labels"), tuple(meta["class_names"]), members))
         return Splits(splits[0], splits[1], meta["fingerprint"])
     except Exception as error:  # damaged archives lead to many kinds
@@ -60,17 +52,17 @@ def read_cache(path: Path) -> Splits | None:
 
 def write_cache(path: Path, splits: Splits) -> None:
     """Caches a data set at `path`; warns if that fails."""
-    arrays: dict[str, Any] = {}  # np.savez takes other types, too
+    meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
+    arrays = {"meta": np.array(meta)}
     for name, split in (("train", splits.train), ("test", splits.test)):
         members = {"images": split.images, "labels": split.labels, **split.factors}
         arrays |= {f"{name}/{member}": values for member, values in members.items()}
-    meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}-*"):
-            if time.time() - leftover.stat().st_mtime > _SECONDS_A_DAY:  # its process was killed; others may be at work
+            if time.time() - leftover.stat().st_mtime > 86_400:  # left by a process that was killed a day ago
                 leftover.unlink()
         with replacing(path) as file:
-            np.savez(file, meta=np.array(meta), **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # mypy takes an array for `allow_pickle`
     except OSError as error:  # training does not need the cache
         warnings.warn(f"The decoded images could not be cached in {path.parent} ({error}).", stacklevel=2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +13,7 @@ from infoae_jax.types import Json
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Labelled images of one size.
-
-    Attributes:
-      images: pixels in 0..255.
-      labels: class numbers.
-      class_names: the name of each class, by its number.
-      factors: what each image was rendered from, by the names of `rendered.Factors`; empty for other data sets.
-    """
+    """Labelled images of one size; `factors` holds what each was rendered from, by name (rendered data set only)."""
 
     images: UInt8[np.ndarray, "n h w c"]
     labels: Int[np.ndarray, " n"]
@@ -30,14 +23,13 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: Int[np.ndarray, " _rows"]) -> "Dataset":
-        """The images in these rows."""
+    def __getitem__(self, rows: Int[np.ndarray, " rows"]) -> "Dataset":
         factors = {name: values[rows] for name, values in self.factors.items()}
         return Dataset(self.images[rows], self.labels[rows], self.class_names, factors)
 
 
 class Splits(NamedTuple):
-    """A data set's images for training and for testing; the fingerprint is equal for equal data sets only."""
+    """Images for training and for testing; equal fingerprints mean equal images and labels."""
 
     train: Dataset
     test: Dataset
@@ -48,13 +40,13 @@ class Source(NamedTuple):
     """A data set before its images are decoded.
 
     Attributes:
-      key: what the images depend on, as far as it is cheap to find out; a change of it invalidates the cache.
-      decode: makes the images for training and for testing.
-      fingerprint: identifies the data; None where only their content does.
+      key: what the images depend on, as far as it is cheap to find out; a change of it makes the cache void.
+      decode: gives the images for training, then those for testing.
+      fingerprint: identifies the data; None if their content does.
     """
 
     key: Json
-    decode: Callable[[], tuple[Dataset, Dataset]]
+    decode: Callable[[], Iterable[Dataset]]
     fingerprint: str | None = None
 
 

@@ -1,6 +1,6 @@
 """Decodes many image files into one array."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,60 +9,44 @@ from jaxtyping import UInt8
 
 from infoae_jax.config import DataConfig
 from infoae_jax.errors import UserError
-from infoae_jax.images.read import decode_image, read_bytes
+from infoae_jax.images.read import open_image, to_array
 
 Image = UInt8[np.ndarray, "h w c"]
 Images = UInt8[np.ndarray, "n h w c"]
 
 
+def decode(file: Path | bytes, source: object, config: DataConfig) -> Image:
+    """Decodes an image file or its bytes, with the size and channels that `config` sets; errors name the `source`."""
+    return to_array(open_image(file, source), source, config.channels, (config.image_size, config.image_size))
+
+
 def decode_files(paths: Sequence[Path], config: DataConfig) -> Images:
-    """Decodes image files in parallel.
-
-    Args:
-      paths: PNG or JPEG files.
-      config: the size and channels to convert them to.
-
-    Raises:
-      UserError: if one cannot be read or decoded, or differs from the others in size; it names the file.
-    """
+    """Decodes image files in parallel; see `decode` and `stack`."""
     with ThreadPoolExecutor() as pool:
         try:
-            # Read as they are decoded, so that a large folder is never held in memory encoded.
-            images = pool.map(lambda path: decode_as(config, read_bytes(path), path), paths)
-            return stack_images(images, len(paths), lambda i: str(paths[i]))
+            # Each is read when it is decoded, so that a large folder is never held in memory encoded.
+            images = pool.map(lambda path: decode(path, path, config), paths)
+            return stack(zip(map(str, paths), images, strict=True), len(paths))
         except BaseException:
             pool.shutdown(cancel_futures=True)  # the others need not be decoded
             raise
 
 
-def decode_as(config: DataConfig, encoded: bytes, source: object) -> Image:
-    """Decodes an image file's bytes, with the size and channels that `config` sets; errors name the `source`."""
-    side = config.image_size
-    return decode_image(encoded, source, config.channels, (side, side) if side else None)
-
-
-def stack_images(images: Iterator[Image], count: int, name: Callable[[int], str]) -> Images:
-    """Collects images in one array.
-
-    Args:
-      images: decoded one after the other.
-      count: their number.
-      name: gives the name of an image by its number, for errors.
+def stack(images: Iterable[tuple[str, Image]], count: int) -> Images:
+    """Collects `count` images, which come with their names, in one array.
 
     Raises:
-      UserError: if they differ in size, or there are none.
+      UserError: if they differ in size or channels.
     """
-    stacked = None
-    for i, image in enumerate(images):
-        if stacked is None:
-            stacked = np.empty((count, *image.shape), np.uint8)
-        elif image.shape != stacked.shape[1:]:
+    stacked, first = np.empty(0, np.uint8), ""
+    for i, (name, image) in enumerate(images):
+        if i == 0:
+            stacked, first = np.empty((count, *image.shape), np.uint8), name
+        if image.shape != stacked.shape[1:]:
             sizes = [f"{w}x{h}x{c}" for h, w, c in (stacked.shape[1:], image.shape)]
             raise UserError(
-                f"The images differ in size or channels: {name(0)} is {sizes[0]} and {name(i)} is {sizes[1]}. Convert "
-                f"them, for instance with --config.data.image_size=32 --config.data.channels=3."
+                f"The images differ in size or channels: {first} is {sizes[0]} and {name} is {sizes[1]}. Convert them, "
+                f"for instance with --config.data.image_size=32 --config.data.channels=3."
             )
         stacked[i] = image
-    if stacked is None:
-        raise UserError("The data set has no image.")
     return stacked

@@ -1,5 +1,7 @@
 """Data sets in image folders: one folder for each class."""
 
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import decode_files
 from infoae_jax.errors import UserError
-from infoae_jax.images.read import FOLDER_SUFFIXES
+from infoae_jax.images.read import list_images
 
 LabelledFile = tuple[Path, int]
 
@@ -17,7 +19,7 @@ def folder_source(config: DataConfig) -> Source:
     """The images below `config.dir`: in its folders train/ and test/ if it has both, otherwise split by a seed.
 
     Raises:
-      UserError: if the folder does not exist, has fewer than two classes, or a class has no images on one side.
+      UserError: if the folder does not exist, or has too few classes or images.
     """
     root = Path(config.dir).expanduser()
     if not root.is_dir():
@@ -25,29 +27,24 @@ def folder_source(config: DataConfig) -> Source:
     if (root / "train").is_dir() and (root / "test").is_dir():
         names, train = _list_classes(root / "train")
         test_names, test = _list_classes(root / "test")
-        if names != test_names:
-            odd = sorted(set(names) ^ set(test_names))
-            raise UserError(f"{root}: train/ and test/ must have the same classes; only one of them has {odd[0]!r}.")
+        if odd := set(names) ^ set(test_names):
+            raise UserError(f"{root}: train/ and test/ must have the same classes; only one of them has {min(odd)!r}.")
     else:
         names, files = _list_classes(root)
         train, test = _split(files, config.test_fraction, config.seed)
     try:
-        listing = [
-            (str(p.relative_to(root)), label, p.stat().st_size, p.stat().st_mtime_ns) for p, label in train + test
-        ]
+        stats = [(path, label, path.stat()) for path, label in train + test]
     except OSError as error:
         raise UserError(f"The image {error.filename} cannot be read ({error.strerror}).") from error
 
-    def decode() -> tuple[Dataset, Dataset]:
+    def decode() -> Iterator[Dataset]:
         # Files are sorted by class; shuffled, the first n of them have all classes.
         rng = np.random.default_rng([config.seed, 1])
-        splits = []
         for files in (train, test):
-            files = [files[i] for i in rng.permutation(len(files))]
-            images = decode_files([path for path, _ in files], config)
-            splits.append(Dataset(images, np.array([label for _, label in files], np.int32), names))
-        return splits[0], splits[1]
+            paths, labels = zip(*(files[i] for i in rng.permutation(len(files))), strict=True)
+            yield Dataset(decode_files(paths, config), np.array(labels, np.int32), names)
 
+    listing = [(str(path.relative_to(root)), label, s.st_size, s.st_mtime_ns) for path, label, s in stats]
     return Source({"kind": "folder", "files": listing, "train": len(train)}, decode)
 
 
@@ -56,22 +53,14 @@ def _list_classes(root: Path) -> tuple[tuple[str, ...], list[LabelledFile]]:
     classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if len(classes) < 2:
         found = f"only {classes[0].name!r}" if classes else "no sub-folder"
-        raise UserError(
-            f"{root} must hold a folder of PNG or JPEG images for each class, for two classes or more; it has {found}."
-        )
+        raise UserError(f"{root} must hold two or more folders of PNG or JPEG images, one a class; it has {found}.")
     files: list[LabelledFile] = []
     for label, folder in enumerate(classes):
-        visible = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
-        images = [p for p in visible if p.suffix.lower() in FOLDER_SUFFIXES]
-        if not images:
-            raise UserError(
-                f"The class folder {folder} has no PNG or JPEG image. Add some, or move the folder elsewhere if it is "
-                f"not a class."
-            )
-        if len(images) < len(visible):
-            odd = next(p for p in visible if p not in images)
-            print(f"{folder}: ignored {len(visible) - len(images)} file(s) other than PNG or JPEG, such as {odd.name}.")
-        files += [(p, label) for p in images]
+        images = list_images(folder)
+        files += [(path, label) for path in images]
+        others = {p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith(".")} - set(images)
+        if others:
+            print(f"{folder}: ignored {len(others)} file(s) other than PNG or JPEG, such as {min(others).name}.")
     return tuple(folder.name for folder in classes), files
 
 
@@ -80,8 +69,8 @@ def _split(files: list[LabelledFile], fraction: float, seed: int) -> tuple[list[
     rng = np.random.default_rng([seed, 0])
     train: list[LabelledFile] = []
     test: list[LabelledFile] = []
-    for label in sorted({label for _, label in files}):
-        members = [f for f in files if f[1] == label]
+    for _, group in groupby(files, key=lambda file: file[1]):
+        members = list(group)
         if len(members) < 2:
             raise UserError(f"The class folder {members[0][0].parent} has 1 image, but needs 2: one trains, one tests.")
         members = [members[i] for i in rng.permutation(len(members))]

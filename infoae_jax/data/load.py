@@ -20,7 +20,7 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
     Raises:
       UserError: if the data are missing, broken, or of a kind that cannot be trained on.
     """
-    source = find_source(config, prepare)
+    source = _find_source(config, prepare)
     path = cache_path(config, source.key)
     splits = read_cache(path)
     if splits is None:
@@ -33,15 +33,14 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
 
 
 def is_cached(config: DataConfig) -> bool:
-    """Whether `load_splits` has nothing to decode. False, too, if it would fail."""
+    """Whether `load_splits` has nothing to decode; False, too, if it would fail."""
     try:
-        return cache_path(config, find_source(config, prepare=False).key).exists()
+        return cache_path(config, _find_source(config, prepare=False).key).exists()
     except UserError:
         return False
 
 
-def find_source(config: DataConfig, prepare: bool) -> Source:
-    """The data set that `config` names, not decoded yet. Arguments and errors are those of `load_splits`."""
+def _find_source(config: DataConfig, prepare: bool) -> Source:
     if config.name == "rendered":
         return rendered_source(config)
     if config.name == "folder":
@@ -65,8 +64,7 @@ def _check(train: Dataset, test: Dataset, name: str) -> None:
         low, high = split.labels.min(), split.labels.max()
         if low < 0 or high >= count:
             raise UserError(
-                f"The {kind} split of {name!r} has labels from {low} to {high}, but its {count} classes are numbered 0 "
-                f"to {count - 1}. Images without a label cannot be used."
+                f"The {kind} split of {name!r} has labels from {low} to {high}, not 0..{count - 1}. Use another split."
             )
     if len(np.unique(train.labels)) < 2:
         only = train.class_names[train.labels[0]]

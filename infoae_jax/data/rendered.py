@@ -6,8 +6,9 @@ The fonts are those that matplotlib ships; nothing is downloaded.
 
 import dataclasses
 import hashlib
-import importlib.util
+from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -36,48 +37,28 @@ _BLUR_REACH = 4  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """What N images are rendered from, but for the digit.
+    """What N images are rendered from, but for the digit."""
 
-    Attributes:
-      font: index into `FONTS`.
-      foreground, background: colours in [0, 1], at the image's centre.
-      gradient: change of the background's colour across the image.
-      gradient_angle: direction of that change in degrees.
-      angle: rotation in degrees, counter-clockwise.
-      shear: shift of x for each pixel of y.
-      height: of the digit, in pixels.
-      shift: of the digit's centre from the image's, x and y in pixels.
-      blur: standard deviation of the strokes' blur, in pixels.
-      noise: standard deviation of the pixels' noise, for pixels in [0, 1].
-      noise_seed: seed of that noise.
-      left, right: neighbouring digits, -1 for none.
-    """
-
-    font: Int[np.ndarray, " n"]
-    foreground: Float[np.ndarray, "n 3"]
-    background: Float[np.ndarray, "n 3"]
-    gradient: Float[np.ndarray, "n 3"]
-    gradient_angle: Float[np.ndarray, " n"]
-    angle: Float[np.ndarray, " n"]
-    shear: Float[np.ndarray, " n"]
-    height: Float[np.ndarray, " n"]
-    shift: Float[np.ndarray, "n 2"]
-    blur: Float[np.ndarray, " n"]
-    noise: Float[np.ndarray, " n"]
+    font: Int[np.ndarray, " n"]  # index into `FONTS`
+    foreground: Float[np.ndarray, "n 3"]  # colour in [0, 1]
+    background: Float[np.ndarray, "n 3"]  # colour in [0, 1], at the image's centre
+    gradient: Float[np.ndarray, "n 3"]  # change of the background's colour across the image
+    gradient_angle: Float[np.ndarray, " n"]  # direction of that change, in degrees
+    angle: Float[np.ndarray, " n"]  # rotation in degrees, counter-clockwise
+    shear: Float[np.ndarray, " n"]  # shift of x for each pixel of y
+    height: Float[np.ndarray, " n"]  # of the digit, in pixels
+    shift: Float[np.ndarray, "n 2"]  # of the digit's centre from the image's: x and y in pixels
+    blur: Float[np.ndarray, " n"]  # standard deviation of the strokes' blur, in pixels
+    noise: Float[np.ndarray, " n"]  # standard deviation of the pixels' noise, for pixels in [0, 1]
     noise_seed: Int[np.ndarray, " n"]
-    left: Int[np.ndarray, " n"]
+    left: Int[np.ndarray, " n"]  # neighbouring digit, -1 for none
     right: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.font)
 
     def __getitem__(self, index: slice | np.ndarray) -> "Factors":
-        """The factors of the images at `index`."""
-        return Factors(**{name: values[index] for name, values in self.arrays().items()})
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Each factor's values, by its name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Factors(**{name: value[index] for name, value in vars(self).items()})
 
 
 def sample_factors(count: int, rng: np.random.Generator) -> Factors:
@@ -137,18 +118,12 @@ def render(factors: Factors, digits: Int[np.ndarray, " n"]) -> UInt8[np.ndarray,
     Raises:
       UserError: if the lengths differ, or a digit is not 0..9.
     """
-    digits = np.asarray(digits)
-    if digits.shape != (len(factors),) or (len(digits) and not (digits.min() >= 0 and digits.max() <= 9)):
-        raise UserError(f"render needs one digit from 0 to 9 for each of the {len(factors)} images; got {digits!r}.")
-    images = np.empty((len(factors), SIDE, SIDE, 3), np.uint8)
-    for start in range(0, len(factors), _CHUNK_SIZE):
-        part = slice(start, start + _CHUNK_SIZE)
-        images[part] = _render_chunk(factors[part], digits[part])
-    return images
-
-
-def _render_chunk(factors: Factors, digits: np.ndarray) -> np.ndarray:
     n = len(factors)
+    if digits.shape != (n,) or (n and not (digits.min() >= 0 and digits.max() <= 9)):
+        raise UserError(f"render needs one digit from 0 to 9 for each of the {n} images; got {digits!r}.")
+    if n > _CHUNK_SIZE:
+        parts = [slice(start, start + _CHUNK_SIZE) for start in range(0, n, _CHUNK_SIZE)]
+        return np.concatenate([render(factors[part], digits[part]) for part in parts])
 
     def per_image(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32)[:, None, None]
@@ -166,7 +141,7 @@ def _render_chunk(factors: Factors, digits: np.ndarray) -> np.ndarray:
     u = u - place * spacing
     none = np.full(n, -1, np.int32)
     row = np.stack([none, factors.left, digits, factors.right, none], axis=1)
-    shown = np.take_along_axis(row, place.reshape(n, -1) + 2, axis=1).reshape(place.shape)
+    shown = np.take_along_axis(row, place.reshape(n, SIDE * SIDE) + 2, axis=1).reshape(place.shape)
     mask = _sample(atlas, factors.font[:, None, None], np.maximum(shown, 0), u, v) * (shown >= 0)
     # 3. Blurred stroke over a background with a gradient, and noise.
     mask = _blur(mask, factors.blur)[..., None]
@@ -207,10 +182,12 @@ def _blur(mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 @cache
 def _glyphs() -> tuple[np.ndarray, np.ndarray]:
     """All digits of all fonts, centred, equally high: masks [fonts, 10, cell, cell] and the spacing of each font."""
+    # `locate_file` does not import matplotlib, which is slow.
+    folder = Path(str(distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf")))
     atlas = np.zeros((len(FONTS), 10, _CELL_SIDE, _CELL_SIDE), np.float32)
     spacings = np.zeros(len(FONTS), np.float32)
     for f, name in enumerate(FONTS):
-        path = str(_font_folder() / f"{name}.ttf")
+        path = folder / f"{name}.ttf"
         top, bottom = ImageFont.truetype(path, 200).getbbox("0")[1::2]
         font = ImageFont.truetype(path, round(200 * _GLYPH_HEIGHT / (bottom - top)))
         low, high = font.getbbox("0")[1::2]
@@ -226,26 +203,15 @@ def _glyphs() -> tuple[np.ndarray, np.ndarray]:
     return atlas, spacings
 
 
-def _font_folder() -> Path:
-    # Found without importing matplotlib, which is slow to import and not otherwise needed here.
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("The rendered data set needs the fonts that matplotlib ships: pip install matplotlib")
-    return Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
-
-
 def rendered_source(config: DataConfig) -> Source:
     """As many images for training and for testing as `config` sets, from its seed."""
     glyphs = hashlib.sha256(_glyphs()[0].tobytes()).hexdigest()  # fonts may change
     recipe = hashlib.sha256(f"{VERSION} {glyphs} {config.seed} {config.num_train} {config.num_test}".encode())
 
-    def decode() -> tuple[Dataset, Dataset]:
-        names = tuple(str(digit) for digit in range(10))
-        splits = []
+    def decode() -> Iterator[Dataset]:
         for split, count in enumerate((config.num_train, config.num_test)):
             images, digits, factors = generate(count, config.seed, split)
-            splits.append(Dataset(images, digits, names, factors.arrays()))
-        return splits[0], splits[1]
+            yield Dataset(images, digits, tuple("0123456789"), vars(factors))
 
     # The pixels are no fingerprint, since their last bits may differ between processors. ('drawing' is hashed, too.)
     return Source({"kind": "rendered", "drawing": recipe.hexdigest()}, decode, fingerprint=recipe.hexdigest())

@@ -11,11 +11,10 @@ import tensorflow_datasets as tfds
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
-from infoae_jax.data.decode import Image, decode_as, stack_images
+from infoae_jax.data.decode import Image, decode, stack
 from infoae_jax.errors import UserError
 
-_RECORDS_A_READ = 4096
-_IF_DAMAGED = "Move that folder elsewhere and start again."
+_RECORDS_PER_READ = 4096
 _OFFLINE_SIGNS = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
 _PREPARE = """
 import sys
@@ -23,10 +22,14 @@ import tensorflow_datasets as tfds
 name, folder = sys.argv[1:]
 tfds.builder(name, data_dir=folder or None, file_format="array_record").download_and_prepare()
 """
+_ADVICE = """Either
+  pip install -e '.[prepare]'   and start again with network, or
+  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or
+  python launch.py --config=configs/rendered.py   for the rendered data set, which needs no download."""
 
 
 def tfds_source(config: DataConfig, prepare: bool) -> Source:
-    """The splits that `config` names of a TFDS data set.
+    """The splits of a TFDS data set that `config` names.
 
     Args:
       config: name, folder and splits.
@@ -38,44 +41,38 @@ def tfds_source(config: DataConfig, prepare: bool) -> Source:
     builder = _open_builder(config, prepare)
     keys = _find_features(builder)
     files = sorted(Path(str(builder.data_path)).glob("*.array_record*"))
-    listing = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-    def decode() -> tuple[Dataset, Dataset]:
-        train, test = (_decode_split(builder, split, keys, config) for split in splits)
-        return train, test
-
     splits = [config.split, config.test_split]
-    return Source({"kind": "tfds", "name": builder.info.full_name, "files": listing, "splits": splits}, decode)
+    listing = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = {"kind": "tfds", "name": builder.info.full_name, "files": listing, "splits": splits}
+    return Source(key, lambda: [_decode_split(builder, split, keys, config) for split in splits])
 
 
 def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder:
-    folder = str(Path(config.dir).expanduser()) if config.dir else None
+    name, folder = config.name, str(Path(config.dir).expanduser()) if config.dir else None
     where = folder or "the default folder of TFDS"
-    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+    if folder is not None and Path(folder).is_file():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
     try:
-        builder = tfds.builder(config.name, data_dir=folder)
+        builder = tfds.builder(name, data_dir=folder)
         if not builder.info.splits:
             if builder.info.features is not None:
                 _find_features(builder)  # refuses what cannot be used before it is downloaded
             if not prepare:
-                raise UserError(f"{config.name!r} is not prepared in {where}.")
-            _prepare(config.name, folder, where)
-            builder = tfds.builder(config.name, data_dir=folder)
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise UserError(
-            f"config.data.name is {config.name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from "
-            f"the TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
-        ) from error
+                raise UserError(f"{name!r} is not prepared in {where}.")
+            _prepare(name, folder, where)
+            builder = tfds.builder(name, data_dir=folder)
     except UserError:
         raise
-    except ImportError as error:
+    except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(
-            f"TFDS needs TensorFlow to open {config.name!r}: pip install -e '.[prepare]', or choose another data set."
+            f"config.data.name is {name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from the "
+            f"TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
         ) from error
+    except ImportError as error:
+        raise UserError(f"TFDS needs TensorFlow to open {name!r}: pip install -e '.[prepare]'") from error
     except Exception as error:  # damaged descriptions lead to many kinds
         raise UserError(
-            f"{config.name!r} in {where} cannot be opened ({_reason(error)}). If its files are damaged, move them "
+            f"{name!r} in {where} cannot be opened ({_first_line(error)}). If its files are damaged, move them "
             f"elsewhere and start again."
         ) from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
@@ -88,14 +85,8 @@ def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder
 
 def _prepare(name: str, folder: str | None, where: str) -> None:
     """Downloads and prepares in another process, since TensorFlow must not be loaded into the one that trains."""
-    advice = (
-        "Either\n"
-        "  pip install -e '.[prepare]'   and start again with network, or\n"
-        "  set --config.data.dir to a folder where TFDS has prepared it as ArrayRecord, or\n"
-        "  python launch.py --config=configs/rendered.py   for the rendered data set, which needs no download."
-    )
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(f"{name!r} is not prepared in {where}, and preparing it needs TensorFlow once. {advice}")
+        raise UserError(f"{name!r} is not prepared in {where}, and preparing it needs TensorFlow once. {_ADVICE}")
     print(f"{name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
     command = [sys.executable, "-c", _PREPARE, name, folder or ""]
     reason = "no output"
@@ -115,57 +106,57 @@ def _prepare(name: str, folder: str | None, where: str) -> None:
             process.kill()
             raise
     if process.returncode:
-        raise UserError(f"TFDS could not prepare {name!r} in {where}: {reason}\n{advice}")
+        raise UserError(f"TFDS could not prepare {name!r} in {where}: {reason}\n{_ADVICE}")
 
 
 def _find_features(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     """The names of the image and of the label."""
-    features = builder.info.features
+    name, features, supervised = builder.info.name, builder.info.features, builder.info.supervised_keys
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    supervised = builder.info.supervised_keys
     if supervised and supervised[0] in images and supervised[1] in labels:
         return supervised
-    if len(images) != 1 or len(labels) != 1:
-        raise UserError(
-            f"config.data.name is {builder.info.name!r}, which has {len(images)} image and {len(labels)} class "
-            f"features, but one of each is needed: choose an image-classification data set."
-        )
-    return images[0], labels[0]
+    if len(images) == len(labels) == 1:
+        return images[0], labels[0]
+    raise UserError(
+        f"config.data.name is {name!r}, which has {len(images)} image and {len(labels)} class features, but one of "
+        f"each is needed: choose an image-classification data set."
+    )
 
 
 def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str, str], config: DataConfig) -> Dataset:
-    image_key, label_key = keys
-    where = f"{builder.info.name} split {split!r} in {builder.data_path}"
+    info, (image_key, label_key) = builder.info, keys
+    where = f"{info.name} split {split!r} in {builder.data_path}"
     try:
-        count = builder.info.splits[split].num_examples
+        count = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
+        known = ", ".join(info.splits)
         raise UserError(
-            f"config.data.split or test_split: {builder.info.name} has no {split!r}. There are: {known}."
+            f"{info.name} has no split {split!r} (config.data.split or test_split), only {known}."
         ) from error
     if not count:
-        raise UserError(f"The split {split!r} of {builder.info.name} is empty.")
+        raise UserError(f"The split {split!r} of {info.name} is empty.")
+    labels = np.empty(count, np.int32)
+
+    def decode_all() -> Iterator[tuple[str, Image]]:
+        for start in range(0, count, _RECORDS_PER_READ):
+            rows = range(start, min(start + _RECORDS_PER_READ, count))
+            for row, record in zip(rows, records.__getitems__(rows), strict=True):
+                labels[row] = record[label_key]
+                yield f"image {row}", decode(record[image_key], f"{row} of {where}", config)
+
     try:
         records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
         if len(records) != count:
-            raise UserError(f"{where} is damaged: it holds {len(records)} records instead of {count}. {_IF_DAMAGED}")
-        labels = np.empty(count, np.int64)
-
-        def decode_images() -> Iterator[Image]:
-            for start in range(0, count, _RECORDS_A_READ):
-                numbers = range(start, min(start + _RECORDS_A_READ, count))
-                for i, record in zip(numbers, records.__getitems__(numbers), strict=True):
-                    labels[i] = record[label_key]
-                    yield decode_as(config, record[image_key], f"{i} of {where}")
-
-        images = stack_images(decode_images(), count, lambda i: f"image {i}")
-        return Dataset(images, labels.astype(np.int32), tuple(builder.info.features[label_key].names))
+            raise ValueError(f"it holds {len(records)} records instead of {count}")
+        return Dataset(stack(decode_all(), count), labels, tuple(info.features[label_key].names))
     except UserError:
         raise
-    except Exception as error:  # array_record reports damage by several kinds of exceptions
-        raise UserError(f"{where} is damaged: it cannot be read ({_reason(error)}). {_IF_DAMAGED}") from error
+    except Exception as error:  # array_record reports damage by many kinds
+        raise UserError(
+            f"{where} is damaged ({_first_line(error)}). Move that folder elsewhere and start again."
+        ) from error
 
 
-def _reason(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

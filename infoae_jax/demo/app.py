@@ -1,190 +1,174 @@
-"""A page to play with a trained model: draw or upload a picture, and see its style with every class.
+"""What the page of `infoae demo` shows, without HTTP.
 
-    infoae demo runs/mnist
-
-The standard library's web server with one page of its own: nothing to install, nothing fetched from elsewhere. It
-listens to this machine alone unless told otherwise, keeps nothing of what it is sent, and has no state: a page keeps
-the latents that it got, and sends them back to have them drawn.
-
-    GET  /api/model          the model's name, classes, image shape, and how its pictures look
-    GET  /api/examples.png   test images, ten to a row
-    POST /api/style          a picture (PNG, JPEG, ...; ?drawing=1 if it comes from the pad), or {"example": 3} as JSON;
-                             ?label=7 if its class is known -> {"z": latent, "label", "confidence", "seen": picture}
-    POST /api/draw           {"z": latent} -> PNG: every class in that style, ten to a row
+There is no state: the page keeps the latents that it gets, and sends them back to have them decoded. Nothing that was
+sent is kept.
 """
 
 import base64
-import json
-import math
 import threading
 import warnings
-from http import HTTPStatus
-from importlib.resources import files
-from typing import Any, NamedTuple
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image
+from jaxtyping import UInt8
 
-from infoae_jax.images.grid import encode_png
+from infoae_jax.errors import UserError
+from infoae_jax.images.grid import arrange, encode_png, sheet
 from infoae_jax.images.handwriting import is_dark_on_light
 from infoae_jax.images.pixels import to_uint8
 from infoae_jax.images.read import extract_strokes, open_image, to_array
+from infoae_jax.inference.load import load_bundle
 from infoae_jax.inference.model import Model
+from infoae_jax.inference.run_data import NUM_EXAMPLES, Examples, example_images
+from infoae_jax.pretrained.find import find_model
+from infoae_jax.types import Json
 
-COLUMNS = 10  # of the pictures that hold several
-MOST_BYTES = 12 << 20  # of an upload: a phone's photograph
-MOST_PIXELS = 25_000_000  # each takes up to 12 bytes of memory while it is read
-_SIDE = 1024  # a JPEG is decoded at about this size
-
-
-class Examples(NamedTuple):
-    """Test images to pick from, and their classes; there may be none."""
-
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int[np.ndarray, " n"]
+COLUMNS = 10  # of a sheet
+MAX_BYTES = 12 << 20  # of an upload: enough for a phone's photograph
+MAX_PIXELS = 25_000_000  # of an upload: each takes up to 12 bytes of memory while it is read
+_JPEG_SIDE = 1024  # pixels: the size at which a JPEG is decoded, roughly
 
 
-class Answer(NamedTuple):
-    kind: str
-    body: bytes
+class RequestError(UserError):
+    """A request that cannot be answered. `status` is its HTTP code."""
 
-
-class RequestError(Exception):
-    """What is asked for cannot be done; `status` is the HTTP code."""
-
-    def __init__(self, status: HTTPStatus, sentence: str):
+    def __init__(self, sentence: str, status: int = 400):
         super().__init__(sentence)
         self.status = status
 
 
 class Demo:
-    """What the page asks for, without the web. Safe to call from several threads."""
+    """Answers to the page about one model. Several threads may call it."""
 
-    def __init__(self, name: str, trained: Model, examples: Examples):
-        self.name, self.trained, self.examples = name, trained, examples
-        self.ground = trained.ground or 0.0  # None: it draws nothing yet
-        self.handwriting = trained.info.config.data.name == "mnist" and trained.module.image_shape == (28, 28, 1)
-        # One at a time: each request has a thread, but memory for one large upload is enough, and each computation
-        # uses the whole machine.
+    def __init__(self, name: str, model: Model, examples: Examples):
+        self.name, self.model, self.examples = name, model, examples
+        self.background = model.background or 0.0
+        self.is_handwriting = model.info.config.data.name == "mnist" and model.module.image_shape == (28, 28, 1)
+        self.page = Path(__file__).with_name("page.html").read_bytes()
+        # One request at a time: memory for one large upload is enough, and each computation uses the whole machine.
         self._lock = threading.Lock()
-        self._page = (files("infoae_jax.demo") / "page.html").read_bytes()
 
     def warm_up(self) -> None:
         """Compiles everything, so that the first stroke is answered at once."""
-        blank = np.full((1, *self.trained.module.image_shape), round(255 * self.ground), np.uint8)
+        blank = np.full(self.model.module.image_shape, round(255 * self.background), np.uint8)
         for label in (None, 0):
-            self.trained.encode(blank, label)
-        self.trained.predict(blank)
-        self.draw([0.0] * self.trained.module.bottleneck)
+            self._encode(blank, label)
+        self.decode([0.0] * self.model.module.bottleneck)
 
-    def page(self) -> Answer:
-        return Answer("text/html; charset=utf-8", self._page)
+    def describe(self) -> Json:
+        """The model, as far as the page must know it."""
+        height, width, channels = self.model.module.image_shape
+        return {
+            "name": self.name,
+            "classes": self.model.classes,
+            "height": height,
+            "width": width,
+            "is_colour": channels == 3,
+            "background": round(self.background, 3),
+            "is_handwriting": self.is_handwriting,
+            "examples": self.examples.labels.tolist(),
+            "columns": COLUMNS,
+            "max_bytes": MAX_BYTES,
+        }
 
-    def model(self) -> Answer:
-        height, width, channels = self.trained.module.image_shape
-        return json_answer(
-            {
-                "name": self.name,
-                "classes": self.trained.classes,
-                "height": height,
-                "width": width,
-                "colour": channels == 3,
-                "ground": round(self.ground, 3),
-                "handwriting": self.handwriting,
-                "examples": self.examples.labels.tolist(),
-                "columns": COLUMNS,
-                "most_bytes": MOST_BYTES,
-            }
-        )
-
-    def example_sheet(self) -> Answer:
+    def example_sheet(self) -> bytes:
+        """All examples, as a PNG file."""
         if not len(self.examples.images):
-            raise RequestError(HTTPStatus.NOT_FOUND, "There are no example images.")
-        return Answer("image/png", encode_png(_sheet(self.examples.images), scale=1))
+            raise RequestError("There are no example images.", 404)
+        return _sheet(self.examples.images)
 
-    def style(self, picture: bytes, is_drawing: bool = False, label: int | None = None) -> Answer:
-        """Latent and class of a picture in a file's bytes. label: its class if that is known.
+    def encode(self, file: bytes, is_drawing: bool = False, label: int | None = None) -> Json:
+        """Latent and class of an image file, and the image as the model sees it.
+
+        The classifier reads the class unless `label` is given. `is_drawing`: the image was drawn on the page.
 
         Raises:
-          UserError: for bytes that are no picture. RequestError: for a picture that is too large, or empty.
+          UserError: if it is not an image, too large or empty, or there is no such class.
         """
         with self._lock:
-            return self._style(self._prepared(picture, is_drawing), label)
+            return self._encode(self.prepare(file, is_drawing), label)
 
-    def style_of_example(self, number: int, label: int | None = None) -> Answer:
-        if not 0 <= number < len(self.examples.images):
-            raise RequestError(HTTPStatus.BAD_REQUEST, f"There is no example {number}.")
+    def encode_example(self, number: object, label: int | None = None) -> Json:
+        """As `encode`, of an example."""
+        if not (isinstance(number, int) and 0 <= number < len(self.examples.images)):
+            raise UserError(f"There is no example {number!r}.")
         with self._lock:
-            return self._style(self.examples.images[number], label)
+            return self._encode(self.examples.images[number], label)
 
-    def draw(self, z: list[float]) -> Answer:
-        """Every class in the style `z`."""
-        size = self.trained.module.bottleneck
-        latent = np.asarray(z, np.float32)
-        if latent.shape != (size,) or not np.isfinite(latent).all():
-            raise RequestError(HTTPStatus.BAD_REQUEST, f"z must be {size} finite numbers.")
-        labels = np.arange(len(self.trained.classes), dtype=np.int32)
+    def decode(self, z: object) -> bytes:
+        """A PNG file with every class in the style `z`."""
+        size = self.model.module.bottleneck
+        try:
+            latent = np.asarray(z, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            latent = np.empty(0)
+        if latent.shape != (size,) or not (abs(latent) < 1e30).all():
+            raise UserError(f"z must be {size} finite numbers.")
+        labels = np.arange(len(self.model.classes), dtype=np.int32)
         with self._lock:
-            drawn = self.trained.decode(np.tile(latent, (len(labels), 1)), labels)
-        return Answer("image/png", encode_png(_sheet(to_uint8(drawn)), scale=1))
+            images = self.model.decode(np.tile(latent, (len(labels), 1)), labels)
+        return _sheet(to_uint8(images))
 
-    def _style(self, image: UInt8[np.ndarray, "h w c"], label: int | None) -> Answer:
-        if label is not None and not 0 <= label < len(self.trained.classes):
-            raise RequestError(HTTPStatus.BAD_REQUEST, f"There is no class {label}.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the page shows what the model sees
-            read = self.trained.predict(image[None])
-            z = self.trained.encode(image[None], label)[0]
-        seen = base64.b64encode(encode_png(image, scale=1)).decode()
-        return json_answer(
-            {
-                "z": z.astype(float).tolist(),
-                "label": int(read.labels[0]) if label is None else label,
-                "confidence": float(read.confidence[0]) if label is None else None,
-                "seen": f"data:image/png;base64,{seen}",
-            }
-        )
-
-    def _prepared(self, picture: bytes, is_drawing: bool) -> UInt8[np.ndarray, "h w c"]:
-        """As the training images are. Drawings on the pad have the model's own ground already."""
-        height, width, channels = self.trained.module.image_shape
-        image = _opened(picture)
-        if not self.handwriting:
+    def prepare(self, file: bytes, is_drawing: bool) -> UInt8[np.ndarray, "h w c"]:
+        """An image file as the training images are. Drawings have the model's own background already."""
+        height, width, channels = self.model.module.image_shape
+        if not file:
+            raise UserError("There is no image in the request.")
+        image = open_image(file, "you sent")
+        if image.width * image.height > MAX_PIXELS:
+            limit = f"at most {MAX_PIXELS // 10**6} million"
+            raise RequestError(f"The image has {image.width}x{image.height} pixels, but may have {limit}.", 413)
+        image.draft(None, (_JPEG_SIDE, _JPEG_SIDE))
+        if not self.is_handwriting:
             pixels = to_array(image, "you sent", channels, (height, width))
-            odd = channels == 1 and not is_drawing and is_dark_on_light(pixels[..., 0]) != (self.ground > 0.5)
-            return 255 - pixels if odd else pixels
+            if channels == 3 or is_drawing or is_dark_on_light(pixels[..., 0]) == (self.background > 0.5):
+                return pixels
+            return 255 - pixels
         if image.size == (width, height):
             pixels = to_array(image, "you sent", 1)
             if not is_dark_on_light(pixels[..., 0]):
-                return pixels  # MNIST's own
-        found = extract_strokes(image, "you sent", (height, width))
-        if found is None:
-            raise RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, "Nothing is drawn there.")
-        return found[..., None]
+                return pixels  # one of MNIST's own
+        strokes = extract_strokes(image, "you sent", (height, width))
+        if strokes is None:
+            raise RequestError("The image shows no strokes.", 422)
+        return strokes[..., None]
+
+    def _encode(self, image: UInt8[np.ndarray, "h w c"], label: int | None) -> Json:
+        if label is not None and not 0 <= label < len(self.model.classes):
+            raise UserError(f"There is no class {label}.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the page shows what the model sees
+            prediction = self.model.predict(image[None])
+            z = self.model.encode(image[None], label)[0]
+        return {
+            "z": z.astype(float).tolist(),
+            "label": int(prediction.labels[0]) if label is None else label,
+            "confidence": float(prediction.confidence[0]) if label is None else None,
+            "seen": f"data:image/png;base64,{base64.b64encode(encode_png(image, scale=1)).decode()}",
+        }
 
 
-def _opened(picture: bytes) -> Image.Image:
-    if not picture:
-        raise RequestError(HTTPStatus.BAD_REQUEST, "There is no picture in what was sent.")
-    image = open_image(picture, "you sent")
-    if image.width * image.height > MOST_PIXELS:
-        raise RequestError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The picture has {image.width}x{image.height} pixels; at most {MOST_PIXELS // 10**6} million are read.",
-        )
-    image.draft(None, (_SIDE, _SIDE))
-    return image
+def load_demo(run: str, step: int | None = None, data_dir: str | None = None) -> Demo:
+    """The demo of a model (see `load`), with test images if there are any; otherwise it prints why not.
+
+    Raises:
+      UserError: if there is no such model, or the examples in its file are not images of it.
+    """
+    path, (model, _, extras, _) = find_model(run), load_bundle(run, step, data_dir)
+    shape = model.module.image_shape
+    examples = Examples(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
+    try:
+        if not path.is_file():
+            examples = example_images(model.info, NUM_EXAMPLES, data_dir)
+        elif {"examples/images", "examples/labels"} <= extras.keys():
+            examples = Examples(extras["examples/images"], extras["examples/labels"])
+    except UserError as error:
+        print(f"Without test images to pick from: {error}")
+    images, labels = examples
+    if images.dtype != np.uint8 or images.shape[1:] != shape or labels.shape != images.shape[:1]:
+        raise UserError(f"The examples in {run!r} are not images of this model. Export it again.")
+    return Demo(path.stem if path.is_file() else path.resolve().name, model, examples)
 
 
-def _sheet(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "height width c"]:
-    """Side by side, `COLUMNS` to a row."""
-    n, h, w, c = images.shape
-    rows, columns = math.ceil(n / COLUMNS), min(n, COLUMNS)
-    padded = np.zeros((rows * columns, h, w, c), np.uint8)
-    padded[:n] = images
-    return padded.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4).reshape(rows * h, columns * w, c)
-
-
-def json_answer(value: Any) -> Answer:
-    return Answer("application/json", json.dumps(value, allow_nan=False).encode())
+def _sheet(images: UInt8[np.ndarray, "n h w c"]) -> bytes:
+    return encode_png(sheet(arrange(images, COLUMNS)), scale=1)

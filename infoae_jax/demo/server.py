@@ -1,19 +1,27 @@
-"""The web server of the demo."""
+"""The web server of `infoae demo`: Python's own, for one page that fetches nothing from elsewhere.
+
+GET  /api/model          what the page must know of the model
+GET  /api/examples.png   a sheet of test images
+POST /api/encode         an image file (with ?drawing=1 if it was drawn on the page), or {"example": 3} as JSON; with
+                         ?label=7 if its class is known -> {"z": latent, "label", "confidence", "seen": image}
+POST /api/decode         {"z": latent} -> a sheet of every class in that style
+"""
 
 import json
 import socket
 import sys
 import urllib.parse
 from collections.abc import Callable
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
-from typing import Any
+from typing import TypeAlias
 
-from infoae_jax.demo.app import MOST_BYTES, Answer, Demo, RequestError, json_answer
+from infoae_jax.demo.app import MAX_BYTES, Demo, RequestError
 from infoae_jax.errors import UserError
+from infoae_jax.types import Json
 
-_DRAIN = 4 * MOST_BYTES  # of what is too long, this much is read, so that the browser gets the answer
+Answer: TypeAlias = tuple[str, bytes]  # content type and body
+_MAX_DRAINED_BYTES = 4 * MAX_BYTES  # read from a request that is too long, so that the browser gets the answer
 _HEADERS = {
     # The page may talk to nobody but this server.
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; "
@@ -32,10 +40,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, demo: Demo, host: str = "127.0.0.1", port: int = 0):
-        """host: the address to listen at; '0.0.0.0' for all. port: 0 for a free one.
+        """Binds the address, where `host` '0.0.0.0' stands for all of this machine's and `port` 0 for a free one.
 
         Raises:
-          UserError: if that address is not to be had.
+          UserError: if that address cannot be used.
         """
         self.demo, self.host = demo, host
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -52,11 +60,11 @@ class Server(ThreadingHTTPServer):
         name = "localhost" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{name}]' if ':' in name else name}:{self.server_port}/"
 
-    def knows(self, host: str | None) -> bool:
+    def is_own_name(self, host: str | None) -> bool:
         """Whether a request's Host header names this server.
 
-        Somebody else's page can have its own name lead to this machine (DNS rebinding), and would then be let in by the
-        browser; it cannot do so with a number.
+        A page from elsewhere can have its own name lead to this machine (DNS rebinding), and the browser would then let
+        it in. It cannot do so with a numeric address.
         """
         try:
             name = urllib.parse.urlsplit(f"//{host}").hostname if host else None
@@ -70,74 +78,61 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
-    timeout = 30  # of a connection on which nothing comes
+    timeout = 30  # seconds that a connection may be silent
     server_version, sys_version = "infoae", ""
 
     def do_GET(self) -> None:
-        demo = self.server.demo
-        pages: dict[str, Callable[[], Answer]] = {
-            "/": demo.page,
-            "/api/model": demo.model,
-            "/api/examples.png": demo.example_sheet,
-        }
+        self._answer(self._get)
 
-        def answer(path: str, _query: dict[str, str]) -> Answer:
-            if path not in pages:
-                raise RequestError(HTTPStatus.NOT_FOUND, f"There is nothing at {path}.")
-            return pages[path]()
-
-        self._answer(answer)
-
-    do_HEAD = do_GET  # noqa: N815 (http.server calls it so)
+    do_HEAD = do_GET  # noqa: N815 (http.server's name)
 
     def do_POST(self) -> None:
-        demo = self.server.demo
+        self._answer(self._post)
 
-        def answer(path: str, query: dict[str, str]) -> Answer:
-            body = self._body()
-            if path == "/api/draw":
-                return demo.draw(_field(body, "z", list))
-            if path != "/api/style":
-                raise RequestError(HTTPStatus.NOT_FOUND, f"There is nothing at {path}.")
+    def _get(self, path: str, _query: dict[str, str]) -> Answer:
+        demo = self.server.demo
+        if path == "/":
+            return "text/html; charset=utf-8", demo.page
+        if path == "/api/model":
+            return _json_answer(demo.describe())
+        if path == "/api/examples.png":
+            return "image/png", demo.example_sheet()
+        raise RequestError(f"There is nothing at {path}.", 404)
+
+    def _post(self, path: str, query: dict[str, str]) -> Answer:
+        body, demo = self._read_body(), self.server.demo
+        if path == "/api/decode":
+            return "image/png", demo.decode(_field(body, "z"))
+        if path == "/api/encode":
             label = _number(query["label"]) if "label" in query else None
             if self.headers.get_content_type() == "application/json":
-                return demo.style_of_example(_field(body, "example", int), label)
-            return demo.style(body, "drawing" in query, label)
-
-        self._answer(answer)
+                return _json_answer(demo.encode_example(_field(body, "example"), label))
+            return _json_answer(demo.encode(body, "drawing" in query, label))
+        raise RequestError(f"There is nothing at {path}.", 404)
 
     def _answer(self, answer: Callable[[str, dict[str, str]], Answer]) -> None:
-        self._read = False
-        status = HTTPStatus.OK
+        self._is_body_read = False
+        status = 200
         try:
-            if not self.server.knows(self.headers["Host"]):
-                raise RequestError(HTTPStatus.FORBIDDEN, f"This is {self.server.url}; open it by that address.")
             url = urllib.parse.urlsplit(self.path)
-            origin, site = self.headers["Origin"], self.headers["Sec-Fetch-Site"]
-            foreign = bool(origin) and urllib.parse.urlsplit(origin).netloc != self.headers["Host"]
-            # Images and the like are asked for without an origin. A link to the page itself may be anywhere.
-            if foreign or (url.path.startswith("/api/") and site not in (None, "same-origin", "none")):
-                raise RequestError(HTTPStatus.FORBIDDEN, "Pages from elsewhere may not use this one.")
+            self._refuse_strangers(url.path)
             kind, body = answer(url.path, dict(urllib.parse.parse_qsl(url.query)))
-        except (RequestError, UserError, ValueError) as error:
-            status = error.status if isinstance(error, RequestError) else HTTPStatus.BAD_REQUEST
-            kind, body = json_answer({"error": str(error)})
+        except (UserError, ValueError) as error:
+            status = error.status if isinstance(error, RequestError) else 400
+            kind, body = _json_answer({"error": str(error)})
         except (ConnectionError, TimeoutError):  # they left
             self.close_connection = True
             return
         except Exception as error:  # a mistake of ours must not end the page for others
             print(f"error: {self.path}: {error!r}", file=sys.stderr, flush=True)
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            kind, body = json_answer({"error": f"This should not have happened: {error!r}"})
-        bodies = ("Content-Length", "Transfer-Encoding")
-        if not self._read and (self.command == "POST" or any(name in self.headers for name in bodies)):
-            self.close_connection = True  # what is left of this request must not be taken for the next one
+            status, (kind, body) = 500, _json_answer({"error": f"This should not have happened: {error!r}"})
+        has_body = self.command == "POST" or "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+        if has_body and not self._is_body_read:
+            self.close_connection = True  # the rest of this request must not be taken for the next one
         try:
             self.send_response(status)
             headers = {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}
-            if self.close_connection:
-                headers["Connection"] = "close"
-            for name, value in headers.items():
+            for name, value in (headers | ({"Connection": "close"} if self.close_connection else {})).items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
@@ -145,38 +140,42 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
-    def _body(self) -> bytes:
+    def _refuse_strangers(self, path: str) -> None:
+        if not self.server.is_own_name(self.headers["Host"]):
+            raise RequestError(f"This is {self.server.url}; open it by that address.", 403)
+        origin, site = self.headers["Origin"], self.headers["Sec-Fetch-Site"]
+        is_foreign = bool(origin) and urllib.parse.urlsplit(origin).netloc != self.headers["Host"]
+        # Browsers ask for images and the like without an origin. A link to the page itself may be anywhere.
+        if is_foreign or (path.startswith("/api/") and site not in (None, "same-origin", "none")):
+            raise RequestError("Pages from elsewhere may not use this one.", 403)
+
+    def _read_body(self) -> bytes:
         length = _number(self.headers["Content-Length"] or "")
-        if length > MOST_BYTES:
-            for start in range(0, min(length, _DRAIN), 1 << 16):
+        if length > MAX_BYTES:
+            for start in range(0, min(length, _MAX_DRAINED_BYTES), 1 << 16):
                 if not self.rfile.read(min(1 << 16, length - start)):
                     break
-            raise RequestError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"That has {length / (1 << 20):.0f} MB; at most {MOST_BYTES >> 20} are taken.",
-            )
+            raise RequestError(f"That has {length / (1 << 20):.0f} MB, but may have at most {MAX_BYTES >> 20}.", 413)
         body = self.rfile.read(length)
-        self._read = len(body) == length
+        self._is_body_read = len(body) == length
         return body
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing of requests and of idle connections: the terminal is for the address and for errors."""
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing about requests and idle connections: the terminal is for the address and for errors."""
+
+
+def _json_answer(value: Json) -> Answer:
+    return "application/json", json.dumps(value, allow_nan=False).encode()
 
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise RequestError(HTTPStatus.BAD_REQUEST, f"{text[:20]!r} is no number.")
+        raise UserError(f"{text[:20]!r} is not a number.")
     return int(text)
 
 
-def _field(body: bytes, name: str, kind: type) -> Any:
+def _field(body: bytes, name: str) -> object:
     try:
-        value = json.loads(body)[name]
+        return json.loads(body)[name]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RequestError(HTTPStatus.BAD_REQUEST, f"What was sent is no JSON object with {name!r}.") from error
-    good = isinstance(value, kind) and not isinstance(value, bool)
-    if kind is list and good:
-        good = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e30 for v in value)
-    if not good:
-        raise RequestError(HTTPStatus.BAD_REQUEST, f"{name!r} must be {'numbers' if kind is list else 'a number'}.")
-    return value
+        raise UserError(f"The request is not a JSON object with {name!r}.") from error

@@ -1,118 +1,110 @@
-"""Classifiers trained by one fixed recipe: what probes and judges have in common. Never part of a training loss."""
+"""How probes and judges are trained: one fixed recipe, and a device for each of them. Never part of a training loss."""
 
-import dataclasses
 import functools
-import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from infoae_jax.types import OptState, Params, Variables
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 T = TypeVar("T")
-Augment = Callable[[Array, PRNGKeyArray], Array]
+Inputs = Shaped[Array, "b ..."]
+Augment = Callable[[Inputs, PRNGKeyArray], Inputs]
+State = tuple[Variables, OptState]
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """AdamW with a cosine to 0 over `epochs` passes through shuffled data."""
-
-    epochs: int
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+def batch_size(count: int) -> int:
+    """Returns the size of a batch of `count` training examples."""
+    return 256 if count >= 2048 else min(32, count)
 
 
 def fit_classifier(
     module: nn.Module,
-    inputs: np.ndarray,
+    inputs: Shaped[np.ndarray, "n ..."],
     labels: Int[np.ndarray, " n"],
-    recipe: Recipe,
+    epochs: int,
     seed: int,
     augment: Augment | None = None,
-    after_epoch: Callable[[Any], T] | None = None,
-) -> tuple[Any, list[T]]:
-    """Minimises the cross-entropy of `module`, which maps (inputs, train: bool) to (logits, penultimate features).
+    after_epoch: Callable[[Variables], T] | None = None,
+) -> tuple[Variables, list[T]]:
+    """Minimises the cross-entropy of a classifier: AdamW, with a learning rate that falls to 0 along a cosine.
 
     Args:
-      augment: changes a batch of inputs at random; the same function each time, so that it is compiled once.
-      after_epoch: called with the variables after every epoch; what it returns is collected.
+      module: maps `(inputs, train: bool)` to `(logits, penultimate features)`.
+      inputs: images or latents.
+      labels: their classes.
+      epochs: number of passes through the shuffled data.
+      seed: of parameters, order, augmentation and dropout.
+      augment: changes a batch at random. Pass the same function each time, so that it is compiled once.
+      after_epoch: called with the variables after every epoch.
 
     Returns:
-      The variables of `module` (parameters and running statistics), and what `after_epoch` returned.
+      The variables of `module` (parameters and running statistics), and the results of `after_epoch`.
     """
-    key = jax.random.key(seed)
+    key, rng = jax.random.key(seed), np.random.default_rng(seed)
     variables = dict(module.init(key, jnp.asarray(inputs[:1]), False))
-    state = {"variables": variables, "moments": optax.scale_by_adam().init(variables["params"]), "step": jnp.int32(0)}
-    batch = min(recipe.batch_size, len(inputs))
-    steps_per_epoch = len(inputs) // batch
-    total = np.int32(steps_per_epoch * recipe.epochs)
-    rng = np.random.default_rng(seed)
-    collected = []
-    for _ in range(recipe.epochs):
+    state = variables, optax.adamw(LEARNING_RATE).init(variables["params"])
+    batch = batch_size(len(inputs))
+    steps, results = len(inputs) // batch, []
+    for epoch in range(epochs):
         order = rng.permutation(len(inputs))
-        for i in range(steps_per_epoch):
+        for i in range(steps):
             rows = order[i * batch : (i + 1) * batch]
-            state = _step(module, recipe, augment, state, inputs[rows], labels[rows], key, total)
+            time = np.array([epoch * steps + i, epochs * steps], np.int32)
+            state = _step(module, augment, state, inputs[rows], labels[rows], key, time)
         jax.block_until_ready(state)  # the host runs ahead by an epoch at most
-        if after_epoch is not None:
-            collected.append(after_epoch(state["variables"]))
-    return state["variables"], collected
+        if after_epoch:
+            results.append(after_epoch(state[0]))
+    return state[0], results
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _step(
     module: nn.Module,
-    recipe: Recipe,
     augment: Augment | None,
-    state: dict[str, Any],
-    inputs: Array,
+    state: State,
+    inputs: Inputs,
     labels: Int[Array, " b"],
     key: PRNGKeyArray,
-    total: Int[Array, ""],
-) -> dict[str, Any]:
-    key = jax.random.fold_in(key, state["step"])
-    if augment is not None:
+    time: Int[Array, "2"],  # step and number of steps
+) -> State:
+    (variables, moments), key = state, jax.random.fold_in(key, time[0])
+    params, others = variables["params"], {name: value for name, value in variables.items() if name != "params"}
+    if augment:
         inputs = augment(inputs, key)
-    others = {name: value for name, value in state["variables"].items() if name != "params"}
 
-    def loss(params: Any) -> tuple[Float[Array, ""], Any]:
+    def loss(params: Params) -> tuple[Float[Array, ""], Variables]:
         (logits, _), updated = module.apply(
             {"params": params, **others}, inputs, True, mutable=list(others), rngs={"dropout": key}
         )
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), dict(updated)
 
-    params = state["variables"]["params"]
     gradient, updated = jax.grad(loss, has_aux=True)(params)
-    direction, moments = optax.scale_by_adam().update(gradient, state["moments"])
-    rate = recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * state["step"] / total))
-    params = jax.tree.map(lambda p, d: p - rate * (d + recipe.weight_decay * p), params, direction)
-    return {"variables": {"params": params, **updated}, "moments": moments, "step": state["step"] + 1}
+    rate = LEARNING_RATE * 0.5 * (1 + jnp.cos(jnp.pi * time[0] / time[1]))
+    updates, moments = optax.adamw(rate, weight_decay=WEIGHT_DECAY).update(gradient, moments, params)
+    return {"params": optax.apply_updates(params, updates), **updated}, moments
 
 
 def each_on_a_device(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of independent tasks, run as many at once as there are local devices, each on one of its own."""
-    free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
+    """Runs independent tasks, as many at once as there are local devices, each on its own; returns their results."""
     devices = jax.local_devices()
-    for device in devices:
-        free.put(device)
+    unused, thread = iter(devices), threading.local()
+
+    def take_device() -> None:
+        thread.device = next(unused)
 
     def run(task: Callable[[], T]) -> T:
-        device = free.get()
-        try:
-            with jax.default_device(device):
-                return task()
-        finally:
-            free.put(device)
+        with jax.default_device(thread.device):
+            return task()
 
-    with ThreadPoolExecutor(len(devices)) as pool:
-        try:
-            return list(pool.map(run, tasks))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun
-            raise
+    with ThreadPoolExecutor(len(devices), initializer=take_device) as pool:
+        return list(pool.map(run, tasks))  # after an error it cancels the tasks that have not begun

@@ -15,7 +15,7 @@ else:
 
 
 def is_float(dtype: np.dtype) -> bool:
-    """Whether pixels of this type are floats, JAX's bfloat16 included, which has no kind of its own in NumPy."""
+    """Whether pixels of this type are floats. NumPy knows JAX's bfloat16 by its name only."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 

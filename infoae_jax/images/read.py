@@ -15,6 +15,7 @@ transparent areas become white. Floats are rounded to 8 bits only where one of t
 import contextlib
 import io
 import os
+import reprlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.images.handwriting import centre_strokes
 from infoae_jax.images.pixels import is_float, to_float, to_pil, to_uint8
 
-FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg")
+_FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg")
 _PIL_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not, for instance, EPS, which runs programs
 _MAX_SKETCH_SIDE = 512  # pixels: a photo has more noise than its strokes have detail
 _RANGE_TOLERANCE = 1e-4  # how far rounding may bring floats outside [0, 1]
@@ -70,44 +71,37 @@ def read_images(images: object, image_shape: tuple[int, int, int], what: str = "
 def read_drawings(
     drawings: object, image_shape: tuple[int, int, int], ground: float = 0.0, what: str = "images"
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """Reads drawings or scans of strokes in any of the forms above, and prepares them as MNIST's digits are.
-
-    A model that was trained on MNIST knows only strokes of that size and place. See `handwriting.centre_strokes`.
+    """Reads drawings or scans in any of the forms above, and prepares them as MNIST's digits are (`handwriting`).
 
     Args:
       drawings: one or several drawings.
       image_shape: height, width, and number of channels of the result.
-      ground: brightness of the model's own background; above 0.5 the strokes become dark on white instead of white on
-        black.
+      ground: brightness of the model's background; above 0.5 the strokes become dark on white, not white on black.
       what: what errors call the drawings.
 
     Raises:
       UserError: as `read_images` does, and if nothing stands out from the paper.
     """
-    height, width, channels = image_shape
     prepared = []
     for item, name in _open_all(drawings, image_shape, what):
         for image, source in _as_pil(item, name):
-            strokes = extract_strokes(image, source, (height, width))
+            strokes = extract_strokes(image, source, image_shape[:2])
             if strokes is None:
                 raise UserError(f"{source} shows no strokes: nothing in it stands out from its border.")
             prepared.append(255 - strokes if ground > 0.5 else strokes)
-    return np.repeat(np.stack(prepared)[..., None], channels, axis=3)
+    return np.repeat(np.stack(prepared)[..., None], image_shape[2], axis=3)
 
 
 def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"] | None:
-    """Finds the strokes in an image.
+    """The strokes in a drawing, photo or scan, bright on black; see `handwriting.centre_strokes`.
 
     Args:
-      image: a drawing, photo or scan of any size.
-      source: where it comes from, for errors.
+      image: of any size.
+      source: what errors call it.
       size: height and width of the result.
 
     Returns:
-      The strokes, bright on black, as `handwriting.centre_strokes` gives them; None if there are none.
-
-    Raises:
-      UserError: as `to_array` does.
+      None if there are no strokes.
     """
     if max(image.size) > _MAX_SKETCH_SIDE and not image.mode.startswith(("I", "F")):  # saves memory for each pixel
         with _naming(source):
@@ -118,80 +112,62 @@ def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -
     return centre_strokes(to_array(image, source, 1)[..., 0], size)
 
 
-def decode_image(
-    encoded: bytes, source: object, channels: int = 0, size: tuple[int, int] | None = None
-) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes the bytes of an image file. Arguments and errors are those of `to_array`."""
-    return to_array(open_image(encoded, source), source, channels, size)
+def list_images(folder: Path) -> list[Path]:
+    """The PNG and JPEG files in a folder except hidden ones, sorted by name; it is an error if there are none."""
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in _FOLDER_SUFFIXES and not p.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read ({error.strerror}).") from error
+    if not (files := sorted(p for p in files if not p.is_dir())):
+        raise UserError(f"The folder {folder} has no PNG or JPEG image. Add some, or choose another folder.")
+    return files
 
 
-def open_image(encoded: bytes, source: object) -> Image.Image:
-    """Opens the bytes of an image file, of which PIL decodes only the header as yet.
-
-    Raises:
-      UserError: if they are not an image; it names the `source`.
-    """
-    if not encoded:
-        raise UserError(f"The image {source} is empty (0 bytes). Replace it, or move it elsewhere.")
+def open_image(file: Path | bytes, source: object) -> Image.Image:
+    """Opens an image file or its bytes, of which PIL decodes only the header as yet; errors name the `source`."""
     with _naming(source):
+        encoded = file if isinstance(file, bytes) else file.read_bytes()
+        if not encoded:
+            raise ValueError("it is empty")
         return Image.open(io.BytesIO(encoded), formats=_PIL_FORMATS)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of an image file.
-
-    Raises:
-      UserError: if it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"The image {path} cannot be read ({reason}).") from error
-
-
 def to_array(
-    image: Image.Image, source: object, channels: int = 0, size: tuple[int, int] | None = None
+    image: Image.Image, source: object, channels: int = 0, size: tuple[int, int] = (0, 0)
 ) -> UInt8[np.ndarray, "h w c"]:
     """Converts a PIL image to pixels, turned upright as its camera says, and with white where it is transparent.
 
     Args:
       image: of any mode with at most 8 bits a channel.
-      source: where it comes from, for errors.
+      source: what errors call it.
       channels: 1 for grey, 3 for RGB, 0 for whichever is closer to the image's own mode.
-      size: height and width to stretch it to; None keeps its own.
+      size: height and width to stretch it to; zeros keep its own.
 
     Raises:
       UserError: if it is broken, or has more than 8 bits a channel.
     """
     with _naming(source):
         if image.mode.startswith(("I", "F")):
-            raise UserError(f"The image {source} has more than 8 bits a channel, which is not supported. Convert it.")
+            raise ValueError("more than 8 bits a channel are not supported")
         if image.getexif():
             image = ImageOps.exif_transpose(image)
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        is_grey = channels == 1 or (not channels and image.mode in ("1", "L"))
-        mode = "L" if is_grey else "RGB"
+        mode = "L" if channels == 1 or (not channels and image.mode in ("1", "L")) else "RGB"
         image = image if image.mode == mode else image.convert(mode)
-        if size is not None:
+        if all(size):
             image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-        array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array
+        return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 @contextlib.contextmanager
 def _naming(source: object) -> Iterator[None]:
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # damaged files lead to many kinds
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(
-            f"The image {source} cannot be decoded ({reason}). Replace it, or move it elsewhere."
-        ) from error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", 0) or error
+        raise UserError(f"The image {source} cannot be read ({reason}). Check or replace the file.") from error
 
 
 def _open_all(images: object, shape: tuple[int, int, int], what: str) -> Iterator[tuple[Image.Image | np.ndarray, str]]:
@@ -200,40 +176,20 @@ def _open_all(images: object, shape: tuple[int, int, int], what: str) -> Iterato
         if not images:
             raise UserError(f"{what} is an empty list, but must hold at least one image.")
         for i, item in enumerate(images):
-            if isinstance(item, list | tuple):
-                raise UserError(f"{what}[{i}] is {_describe(item)}. If it holds numbers, make an array of them first.")
             yield from _open_all(item, shape, f"{what}[{i}]")
     elif isinstance(images, str | os.PathLike):
         path = Path(images)
-        for file in _list_folder(path) if path.is_dir() else [path]:
-            yield open_image(read_bytes(file), file), str(file)
+        for file in list_images(path) if path.is_dir() else [path]:
+            yield open_image(file, file), str(file)
     elif isinstance(images, Image.Image):
         yield images, what
     elif hasattr(images, "__array__") and hasattr(images, "dtype"):
         yield _check_range(_add_axes(np.asarray(images), shape, what), what), what
     else:
         raise UserError(
-            f"{what} is {_describe(images)}, which is not an image. Pass an array, a PIL image, the path of a file or "
-            f"folder, or a list of these."
+            f"{what} is {reprlib.repr(images)} ({type(images).__name__}), which is not an image. Pass an array, a PIL "
+            f"image, the path of a file or folder, or a list of these."
         )
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    try:
-        files = sorted(
-            p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES and not p.name.startswith(".")
-        )
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read ({error.strerror}).") from error
-    files = [p for p in files if not p.is_dir()]
-    if not files:
-        raise UserError(f"The folder {folder} has no PNG or JPEG file.")
-    return files
-
-
-def _describe(item: object) -> str:
-    text = repr(item)
-    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(item).__name__})"
 
 
 def _as_pil(item: Image.Image | np.ndarray, name: str) -> Iterator[tuple[Image.Image, str]]:
@@ -247,25 +203,23 @@ def _as_pil(item: Image.Image | np.ndarray, name: str) -> Iterator[tuple[Image.I
 def _add_axes(array: np.ndarray, shape: tuple[int, int, int], name: str) -> np.ndarray:
     """`[n, h, w, c]`. Two axes are always one grey image, never a batch of rows of pixels."""
     found = f"{name} has the shape {list(array.shape)}"
-    wanted = "Images must be [H, W], [H, W, C], [N, H, W] or [N, H, W, C]"
+    wanted = "Images must be [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and at least one pixel."
     height, width, channels = shape
     if array.ndim == 2 and array.shape[1] in (height * width, height * width * channels):
-        flat = f"{found}, as flattened images have. Reshape them to [N, {height}, {width}, {channels}]."
-        raise UserError(flat)
+        raise UserError(f"{found}, as flattened images have. Reshape them to [N, {height}, {width}, {channels}].")
     if array.ndim == 3 and array.shape[2] > 4 and array.shape[0] in (3, 4) and channels == 3:
+        n = array.shape[0]
         raise UserError(
-            f"{found}: either one image with its channels first, or {array.shape[0]} grey images. Make it clear: "
-            f"np.moveaxis(x, 0, -1) moves the channels last, x[..., None] adds an axis for them."
+            f"{found}. If it is one image, use np.moveaxis(x, 0, -1); if it is {n} grey ones, x[..., None]."
         )
-    if array.ndim == 2:
-        array = array[None, ..., None]
-    elif array.ndim == 3:
-        array = array[None] if array.shape[2] <= 4 else array[..., None]
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] > 4):
+        array = array[..., None]
+    if array.ndim == 3:
+        array = array[None]
     if array.ndim != 4 or not array.size:
-        raise UserError(f"{found}. {wanted}, with at least one pixel.")
+        raise UserError(f"{found}. {wanted}")
     if array.shape[3] > 4:
-        is_channels_first = array.shape[1] <= 4
-        advice = "Move the channels last: np.moveaxis(x, 1, -1)." if is_channels_first else f"{wanted}; C is 1 to 4."
+        advice = "Move the channels last: np.moveaxis(x, 1, -1)." if array.shape[1] <= 4 else wanted
         raise UserError(f"{found}, with {array.shape[3]} channels. {advice}")
     return array
 
@@ -275,15 +229,11 @@ def _check_range(images: np.ndarray, name: str) -> np.ndarray:
     if images.dtype == np.uint8:
         return images
     if not is_float(images.dtype):
-        raise UserError(
-            f"{name} is {images.dtype}, but must be uint8 (0..255) or floats (in [0, 1]). If it holds 0..255, pass "
-            f"x.astype(np.uint8)."
-        )
+        raise UserError(f"{name} is {images.dtype}, not uint8 in 0..255 or float in [0, 1]. Use x.astype(np.uint8).")
     images = images.astype(np.float32)
-    low, high = float(images.min()), float(images.max())
-    if not np.isfinite([low, high]).all():
-        count = int((~np.isfinite(images)).sum())
+    if count := int((~np.isfinite(images)).sum()):
         raise UserError(f"{name} holds {count} value(s) that are infinite or not a number.")
+    low, high = float(images.min()), float(images.max())
     if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
         advice = "They seem to be 0..255: divide by 255." if low >= 0 and 2 < high <= 255 else "Scale them."
         raise UserError(f"{name} holds floats from {low:.4g} to {high:.4g}, but they must lie in [0, 1]. {advice}")

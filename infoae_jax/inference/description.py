@@ -1,49 +1,71 @@
-"""description.json of an exported model."""
+"""What both kinds of export have in common: their contents, and description.json."""
 
-import hashlib
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import InfoAutoencoder
+from infoae_jax.inference.model import Model
+from infoae_jax.runs.provenance import environment
+from infoae_jax.types import Json
 
-FORMAT = 1
-DESCRIPTION = "description.json"
-TRAINING_ONLY = "adversary"  # no function above uses it
+FORMAT = 1  # of the exports: the only one that this version reads
+DESCRIPTION_FILE = "description.json"
 
 
-def describe_images(model: InfoAutoencoder) -> dict[str, Any]:
-    height, width, channels = model.image_shape
+class Bundle(NamedTuple):
+    """A model, config.json of its run, further arrays by name, and figures that were measured on the model."""
+
+    model: Model
+    record: Json
+    extras: dict[str, np.ndarray]
+    figures: Json
+
+
+def describe(bundle: Bundle, contents: str) -> Json:
+    """The description of an export, without the folders of whoever trained; `contents` is about its other files."""
+    module, record = bundle.model.module, bundle.record
+    height, width, channels = module.image_shape
+    data = record["config"]["data"]
+    data = {**data, "cache_dir": "", "dir": "images" if data["name"] == "folder" else ""}  # a folder must have a name
     return {
-        "shape": [height, width, channels],
-        "range": "0 .. 1; what is decoded is not clipped to it",
-        "channels": "grey" if channels == 1 else "RGB",
+        "format": FORMAT,
+        "what": f"infoae_jax: {contents}",
+        "images": {
+            "shape": [height, width, channels],
+            "range": "0 to 1; decoded images are not clipped to it",
+            "channels": "grey" if channels == 1 else "RGB",
+        },
+        "classes": bundle.model.classes,
+        "latent": {"size": module.bottleneck, "kind": module.latent},
+        "step": bundle.model.step,
+        "figures": bundle.figures,
+        "run": {**record, "config": {**record["config"], "data": data}},
+        "exported_by": environment(),
     }
 
 
-def without_paths(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of config.json without the folders of whoever trained."""
-    config = {**run["config"], "data": {**run["config"]["data"], "cache_dir": ""}}
-    config["data"]["dir"] = "images" if config["data"]["name"] == "folder" else ""  # a folder must have one
-    return {**run, "config": config}
+def to_json(description: Json) -> bytes:
+    return (json.dumps(description, indent=1, allow_nan=False) + "\n").encode()
 
 
-def check_format(description: Mapping[str, Any], path: Path) -> None:
-    if description["format"] > FORMAT:
-        raise UserError(f"{str(path)!r} was written by a newer version of this package. Use that one to read it.")
+def from_json(description: bytes) -> Json:
+    found = json.loads(description)
+    if found["format"] != FORMAT:
+        raise ValueError(f"its format is {found['format']!r}, not {FORMAT}")
+    return found
 
 
-def to_json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
-
-
-def digest(description: Mapping[str, Any], stored: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name in sorted(stored):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(stored[name]).data)
-    return digest.hexdigest()
+@contextlib.contextmanager
+def naming_damage(path: Path, kind: str) -> Iterator[None]:
+    """Turns errors in the block into a UserError that names the export, which should be a `kind`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        raise UserError(f"{str(path)!r} is damaged, or not {kind} ({error}). Export it again.") from error

@@ -1,54 +1,56 @@
 """The data set of a finished run."""
 
 import dataclasses
+import itertools
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
-from infoae_jax.data.dataset import Dataset, Splits
+from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.data.rendered import generate
 from infoae_jax.errors import UserError
 from infoae_jax.runs.folder import RunInfo
 
-NUM_EXAMPLES = 40  # test images to pick from on the page of `infoae demo`
+NUM_EXAMPLES = 40  # test images on the page of `infoae demo`
+
+
+class Examples(NamedTuple):
+    """Test images to pick from, and their classes."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int[np.ndarray, " n"]
 
 
 def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = False) -> Splits:
-    """The data set of a run, if it is at hand.
+    """The data set that a run was trained on.
 
-    data_dir: where it is, if not where the run found it. prepare: whether TFDS may download and prepare it.
+    Args:
+      info: config.json of the run.
+      data_dir: where the data set is; by default, where the run found it.
+      prepare: whether TFDS may download and prepare it.
 
     Raises:
-      UserError: if it is not there, or is another one now.
+      UserError: if it is not there, or its images have changed.
     """
     config = info.config.data if data_dir is None else dataclasses.replace(info.config.data, dir=data_dir)
     splits = load_splits(config, prepare=prepare)
     if splits.fingerprint != info.fingerprint:
         raise UserError(
-            f"The images of {config.name!r} that are there now ({len(splits.train)} + {len(splits.test)}) are not "
-            f"those that the run was trained on ({info.num_train} + {info.num_test})."
+            f"The images of {config.name!r} found now ({len(splits.train)} + {len(splits.test)}) are not those that "
+            f"the run was trained on ({info.num_train} + {info.num_test})."
         )
     return splits
 
 
-def example_images(
-    info: RunInfo, count: int, test: Dataset | None = None, data_dir: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Test images of all classes in turn, and their labels, as many as there are up to `count`.
-
-    Raises:
-      UserError: if they are not given as `test`, and the run's data set is not at hand.
-    """
-    if test is not None:
-        images, labels = test.images, test.labels
-    elif info.config.data.name == "rendered":  # without drawing all the others
+def example_images(info: RunInfo, count: int, data_dir: str | None = None) -> Examples:
+    """At most `count` test images of a run, of all classes in turn. See `load_run_data`."""
+    if info.config.data.name == "rendered":  # these few are generated faster than all are loaded
         images, labels, _ = generate(10 * count, info.config.data.seed, 1)
     else:
-        found = load_run_data(info, data_dir).test
-        images, labels = found.images, found.labels
-    turn = np.zeros(len(labels), np.int64)  # how many of the class came before each
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[members] = np.arange(len(members))
-    rows = np.lexsort((labels, turn))[:count]
-    return images[rows], labels[rows].astype(np.int32)
+        test = load_run_data(info, data_dir).test
+        images, labels = test.images, test.labels
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    rows = [row for turn in itertools.zip_longest(*members) for row in turn if row is not None][:count]
+    return Examples(images[rows], labels[rows].astype(np.int32))

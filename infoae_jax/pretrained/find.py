@@ -1,4 +1,4 @@
-"""Models that come with the package, by name; each with a card, `NAME.md` in this folder, that says what it is."""
+"""Models that come with the package. Each has a card, `NAME.md` in this folder, with its data, figures and limits."""
 
 import os
 from pathlib import Path
@@ -9,29 +9,26 @@ FOLDER = Path(__file__).parent
 
 
 def pretrained_names() -> tuple[str, ...]:
-    """What `infoae_jax.load` takes for a name."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.npz")))
 
 
 def model_help() -> str:
-    """What `find_model` takes, for --help."""
-    known = f", or one of the package's own models: {', '.join(pretrained_names())}" if pretrained_names() else ""
-    return f"run folder, exported .npz file{known}"
+    """The forms that `find_model` takes, for --help."""
+    return f"run folder, exported .npz file, or the name of a pretrained model: {', '.join(pretrained_names())}"
 
 
 def find_model(run: str | os.PathLike[str]) -> Path:
-    """Where what somebody calls `run` is: a run folder, an exported .npz file, or the file of a model by its name.
+    """The path of a run folder or an exported .npz file, or of a pretrained model by its name.
 
-    A file or run folder of that name comes first; a folder of something else, for instance of data, does not.
+    A file or run folder of that name comes first; any other folder, for instance of data, does not.
 
     Raises:
       UserError: if there is none of these.
     """
     path = Path(run)
-    boxed = FOLDER / f"{run}.npz" if str(run) in pretrained_names() else None
-    if boxed and not (path.is_file() or (path / "config.json").exists()):
-        return boxed
+    if str(run) in pretrained_names() and not (path.is_file() or (path / "config.json").exists()):
+        return FOLDER / f"{run}.npz"
     if path.exists():
         return path
-    known = f", nor a model that comes with the package ({', '.join(pretrained_names())})" if pretrained_names() else ""
-    raise UserError(f"{str(run)!r} is not a run folder, nor an exported .npz file{known}: nothing has that name.")
+    known = ", ".join(pretrained_names())
+    raise UserError(f"There is no run folder, exported .npz file or pretrained model ({known}) called {str(run)!r}.")

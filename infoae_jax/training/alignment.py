@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from infoae_jax.devices.collective import mean_over
-from infoae_jax.models.alignment import Alignment, Codes, Helpers
+from infoae_jax.models.alignment import Alignment, AlignmentHelpers, Codes
 from infoae_jax.training.optimizer import ADAM, Weights, cosine_decay, cross_entropy, descend
 from infoae_jax.types import Metrics, Params, Tree
 
@@ -75,10 +75,10 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vector * np.maximum(value, MIN_EIGENVALUE) ** exponent) @ vector.T
 
 
-def init_alignment(helpers: Helpers, alignment: Params, key: Key[Array, ""]) -> dict[str, Tree]:
+def init_alignment(helpers: AlignmentHelpers, alignment: Params, key: Key[Array, ""]) -> dict[str, Tree]:
     """What trains the parameters `alignment`: 'params' of the helpers, and by group the states of `OPTIMIZERS`."""
     z, content = jnp.zeros((1, helpers.size)), jnp.zeros((1, helpers.num_classes))
-    params = helpers.init(key, z, content, method="everything")["params"]
+    params = helpers.init(key, z, content, method="init_all")["params"]
     return {"params": params} | {name: OPTIMIZERS[name].init(p) for name, p in _groups(alignment, params).items()}
 
 
@@ -91,7 +91,7 @@ def _groups(alignment: Params, helpers: Params) -> dict[str, Params]:
 
 def align_step(
     alignment: Alignment,
-    helpers: Helpers,
+    helpers: AlignmentHelpers,
     state: tuple[Params, dict[str, Tree]],
     z: Codes,
     labels: Int[Array, " b"],
@@ -135,12 +135,12 @@ def align_step(
         log_p, logits = helpers.apply({"params": helper_params}, u, lam)
         log_likelihood = (log_p + log_det).mean() / alignment.size
         adversary, adversary_accuracy = cross_entropy(jnp.asarray(logits), labels)
-        read = helpers.apply({"params": helper_params}, whitened, content, method="read_look")
+        read = helpers.apply({"params": helper_params}, whitened, content, method="appearance")
         reader = ((jnp.asarray(read) - appearance) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
         fixed = {"params": jax.lax.stop_gradient(helper_params)}
         swap = alignment.apply({"params": params}, u[half], swapped, method="inverse_couplings")
-        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="read_look")) - appearance[half]) ** 2).mean()
+        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="appearance")) - appearance[half]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
             "style": style,

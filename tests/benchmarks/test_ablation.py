@@ -1,4 +1,4 @@
-"""What the runs of the ablation share, on made-up run folders."""
+"""Which training the runs of the ablation share, on made-up run folders."""
 
 import argparse
 import dataclasses
@@ -27,7 +27,7 @@ ENDS = {"epoch": 30, "align": 50, "refine": 60}
 
 
 def make_run(out, name, config, ends=ENDS):
-    """A finished run, of which nothing but its checkpoints' names is there."""
+    """Makes a finished run with empty checkpoints, and returns its folder."""
     run, phases = out / name, {"epoch": config.train, "align": config.alignment, "refine": config.refine}
     run.mkdir()
     open_run(run, RunInfo(config, (28, 28, 1), tuple("0123456789"), 256, 64, "abc"), "1 x cpu")
@@ -47,7 +47,7 @@ def configuration(**changes):
 
 @pytest.fixture
 def out(tmp_path):
-    """With a run of the default recipe."""
+    """A folder with a run of the default recipe."""
     make_run(tmp_path, "a", configuration())
     return tmp_path
 
@@ -63,7 +63,7 @@ def out(tmp_path):
         ({"train.seed": 7}, None),
     ],
 )
-def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared):
+def test_a_run_begins_at_the_last_checkpoint_it_shares_with_another(out, change, shared):
     config, folder = configuration(**change), out / "new"
     ablation.borrow(out, config, folder)
     assert folder.exists() == (shared is not None)
@@ -75,58 +75,58 @@ def test_a_run_begins_where_its_training_parts_from_anothers(out, change, shared
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("source_changes", "target_changes"),
     [
         ({"model.couplings": 0}, {"model.couplings": 1, "model.reference_couplings": 0}),
         pytest.param({"model.reference_couplings": 1}, {"model.reference_couplings": 0}, marks=pytest.mark.slow),
     ],
 )
-def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, theirs, ours):
+def test_the_autoencoder_is_shared_whatever_alignment_follows(tmp_path, source_changes, target_changes):
     base = {"model.couplings": 1, "model.reference_couplings": 1, "refine.epochs": 0}
-    there, here = (configuration(**base | changes) for changes in (theirs, ours))
+    source, target = (configuration(**base | changes) for changes in (source_changes, target_changes))
 
     def state(config):
         model = build(config.model, (28, 28, 1), 10)
         return jax.jit(lambda: init_state(model, config.train.seed))()
 
-    run = make_run(tmp_path, "a", there, {"epoch": 30, "align": 50})
+    run = make_run(tmp_path, "a", source, {"epoch": 30, "align": 50})
     for step in (30, 50):
         (run / "checkpoints" / str(step)).rmdir()
-    begin = state(there)
+    begin = state(source)
     trained = dataclasses.replace(jax.tree.map(lambda x: x + 1, begin), step=jnp.int32(30))
     with Checkpoints(run, keep=1, wait=True) as checkpoints:
         checkpoints.save(30, trained)
     (run / "checkpoints" / "50").mkdir()
 
-    ablation.borrow(tmp_path, here, tmp_path / "new")
-    own = state(here)
+    ablation.borrow(tmp_path, target, tmp_path / "new")
+    own = state(target)
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), own)
     with Checkpoints(tmp_path / "new") as checkpoints:
         step, found = checkpoints.restore(abstract)
     assert step == found.step == 30
     for part in ("params", "opt_state"):
-        taken, theirs_now, fresh = (getattr(s, part) for s in (found, trained, own))
+        taken, shared, fresh = (getattr(s, part) for s in (found, trained, own))
         for name, value in fresh.items():
-            expected = value if name == "alignment" else theirs_now[name]
+            expected = value if name == "alignment" else shared[name]
             jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), taken[name], expected)
-    # They begin alike, too: otherwise it would not be the same training.
+    # Both start from the same parameters: otherwise it would not be the same training.
     both = {name: value for name, value in own.params.items() if name != "alignment"}
     jax.tree.map(np.testing.assert_array_equal, both, {name: begin.params[name] for name in both})
 
 
-def test_a_run_begins_from_the_one_that_went_farthest_alike(out):
+def test_a_run_begins_from_the_run_that_shares_the_most_steps(out):
     make_run(out, "b", configuration(**{"alignment.style_weight": 0.5}))
     make_run(out, "x.begun", configuration(**{"alignment.style_weight": 0.5}), {"epoch": 30, "align": 55})
     ablation.borrow(out, configuration(**{"alignment.style_weight": 0.5, "refine.style_weight": 0.5}), out / "new")
     assert [p.name for p in (out / "new" / "checkpoints").iterdir()] == [str(ENDS["align"])]
 
 
-def test_the_autoencoder_does_not_see_what_is_aligned(out):
+def test_the_first_phase_does_not_depend_on_the_couplings(out):
     assert ablation.shared_steps(out / "a", configuration(**{"model.reference_couplings": 4})) == ENDS["epoch"]
 
 
-def test_the_line_over_lambda_has_what_changes_lambda_alone():
+def test_the_curve_holds_the_rows_that_change_lambda_alone():
     curve = ablation.along_lambda(ablation.ROWS)
     assert curve["default"] == configuration().train.lambda_adv
     assert list(curve.values()) == sorted(curve.values())
@@ -144,15 +144,15 @@ def test_a_run_of_other_settings_is_not_taken_for_a_row(tmp_path, monkeypatch):
     config, _ = ablation.config_of("default", 0, "", "mnist:tiny")
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, lambda_adv=0.9))
     folder = ablation.folder_of(tmp_path, "default", 0)
-    for its, refused in ((other, pytest.raises(SystemExit, match="lambda_adv: 0.9")), (config, nullcontext())):
-        make_run(tmp_path, folder.name, its)
+    for found, outcome in ((other, pytest.raises(SystemExit, match="lambda_adv: 0.9")), (config, nullcontext())):
+        make_run(tmp_path, folder.name, found)
         (folder / "evaluation.json").write_text("{}")
-        with refused:
+        with outcome:
             ablation.run_all(arguments)
         shutil.rmtree(folder)
 
 
-def test_a_run_that_failed_ends_it_and_one_that_diverged_does_not(tmp_path, monkeypatch):
+def test_a_failed_run_ends_the_ablation_and_a_diverged_one_does_not(tmp_path, monkeypatch):
     arguments = argparse.Namespace(rows=["default"], seeds=[0, 1], out=tmp_path, data_dir="", config="mnist:tiny")
     begun = []
 
@@ -171,12 +171,12 @@ def test_a_run_that_failed_ends_it_and_one_that_diverged_does_not(tmp_path, monk
         ablation.run_all(arguments)
     monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=functools.partial(run, diverges=True)))
     ablation.run_all(arguments)
-    ablation.run_all(arguments)  # there is nothing left to do
+    ablation.run_all(arguments)  # nothing is left to do
     assert begun == ["default-seed0", "default-seed0", "default-seed1"]
     assert ablation.results(tmp_path) == {"default": ["diverged at step 3"] * 2}
 
 
-def test_what_was_not_kept_or_is_of_other_code_is_not_shared(out, monkeypatch):
+def test_missing_checkpoints_and_runs_of_other_code_are_not_shared(out, monkeypatch):
     (out / "a" / "checkpoints" / str(ENDS["align"])).rmdir()
     config = configuration(**{"refine.style_weight": 0.5})
     assert ablation.shared_steps(out / "a", config) == ENDS["epoch"]

@@ -74,7 +74,7 @@ def test_ordinary_autoencoder_leaks_and_transfers_nothing(autoencoder, splits, r
     figures = ("leakage", "reconstruction", "transfer")
     found = measure(autoencoder, splits, real_judges, PROTOCOL, figures)["figures"]
     assert found["leakage"]["probe_accuracy"] > 0.95
-    assert found["leakage"]["bits"] > 2.8
+    assert found["leakage"]["information_bits"] > 2.8
     assert found["reconstruction"]["mse"] < 0.02
     assert found["transfer"]["transfer_accuracy"] < 0.01
 
@@ -87,7 +87,7 @@ def test_shuffled_classes_are_read_at_chance(autoencoder, splits):
     ]
     found = measure_leakage(*codes, 10, epochs=10)
     assert found["probe_accuracy"] < found["chance"] + 0.02
-    assert found["bits"] < 0.01
+    assert found["information_bits"] < 0.01
 
 
 def test_copying_the_source_transfers_nothing_and_keeps_the_style(splits, real_judges):
@@ -98,8 +98,8 @@ def test_copying_the_source_transfers_nothing_and_keeps_the_style(splits, real_j
     assert found["transfer"]["transfer_accuracy"] < 0.002
     assert min(found["style"]["ceiling"].values()) == pytest.approx(1)
     # The class mean that is subtracted from a swap is that of the class asked for, which a copy does not show.
-    assert found["style"]["r"]["slant"] > 0.92
-    assert found["style"]["r"]["thickness"] > 0.92
+    assert found["style"]["correlation"]["slant"] > 0.92
+    assert found["style"]["correlation"]["thickness"] > 0.92
 
 
 def without_latent(pictures):
@@ -116,7 +116,7 @@ def test_decoder_without_latent_leaks_nothing_and_has_the_error_of_class_means(s
     found = measure(system, splits, real_judges, PROTOCOL, ("leakage", "reconstruction"))["figures"]
     assert found["leakage"]["probe_accuracy"] == pytest.approx(found["leakage"]["chance"], abs=0.01)
     assert found["reconstruction"]["mse"] == pytest.approx(0.0529, abs=0.001)  # no decoder without latent does better
-    assert found["reconstruction"]["z_used_gap"] == pytest.approx(0, abs=1e-9)
+    assert found["reconstruction"]["mse_increase_with_other_latent"] == pytest.approx(0, abs=1e-9)
 
 
 def test_typical_picture_of_the_class_transfers_all_and_keeps_no_style(splits, real_judges):
@@ -128,4 +128,4 @@ def test_typical_picture_of_the_class_transfers_all_and_keeps_no_style(splits, r
     system = without_latent(np.stack(typical))
     found = measure(system, splits, real_judges, PROTOCOL, ("transfer", "style"))["figures"]
     assert found["transfer"]["transfer_accuracy"] == 1
-    assert all(np.isnan(r) or abs(r) < 0.05 for r in found["style"]["r"].values())
+    assert all(np.isnan(r) or abs(r) < 0.05 for r in found["style"]["correlation"].values())

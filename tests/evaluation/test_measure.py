@@ -101,14 +101,14 @@ def test_copying_the_source_transfers_nothing_and_keeps_all_style(splits, all_kn
     found = measure(copying(splits), splits, all_knowing, SMALL, figures)["figures"]
     assert found["reconstruction"]["mse"] == pytest.approx(0, abs=1e-9)
     assert found["reconstruction"]["ssim"] == 1
-    assert found["reconstruction"]["z_used_gap"] > 0.01
+    assert found["reconstruction"]["mse_increase_with_other_latent"] > 0.01
     assert found["transfer"]["transfer_accuracy"] == 0
     assert found["transfer"]["swaps"] == 9 * len(splits.test)
     assert found["style"]["ceiling"] == pytest.approx(dict.fromkeys(found["style"]["ceiling"], 1))
     # Not 1, since the mean of the class asked for is subtracted, which a copy does not show; and these are few images.
-    assert min(found["style"]["r"].values()) > 0.75
+    assert min(found["style"]["correlation"].values()) > 0.75
     assert found["style"]["background_delta_e"] == pytest.approx(0, abs=1e-6)
-    assert found["composition"] == {"l1_1": 0, "l1_10": 0, "accuracy_10": 1}
+    assert found["composition"] == {"l1_after_1": 0, "l1_after_10": 0, "accuracy_after_10": 1}
     assert found["reversibility"]["mse"] == pytest.approx(0, abs=1e-9)
     assert found["reversibility"]["r2"] == pytest.approx(1)
     assert found["counterfactual"]["mse"] > 0.005
@@ -121,7 +121,7 @@ def test_perfect_transfer_has_perfect_figures(splits, worlds, all_knowing):
     assert found["counterfactual"]["ssim"] == 1
     assert found["transfer"]["transfer_accuracy"] == 1
     assert found["transfer"]["confusion"] == np.eye(10).tolist()
-    assert found["composition"]["l1_10"] == 0
+    assert found["composition"]["l1_after_10"] == 0
     assert found["style"]["background_delta_e"] < found["style"]["foreground_delta_e"] < 10
 
 
@@ -129,8 +129,8 @@ def test_class_mean_has_no_style(splits, all_knowing):
     result = measure(styleless(splits), splits, all_knowing, SMALL)
     found = result["figures"]
     assert found["leakage"]["probe_accuracy"] < 0.25  # a constant latent
-    assert found["reconstruction"]["z_used_gap"] == pytest.approx(0, abs=1e-9)
-    assert all(np.isnan(r) or abs(r) < 0.3 for r in found["style"]["r"].values())
+    assert found["reconstruction"]["mse_increase_with_other_latent"] == pytest.approx(0, abs=1e-9)
+    assert all(np.isnan(r) or abs(r) < 0.3 for r in found["style"]["correlation"].values())
     assert np.isnan(found["reversibility"]["r2"])  # a constant latent has no variance to explain
     assert not result["left_out"].keys() - {"realism", "content"}
 

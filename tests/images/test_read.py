@@ -11,7 +11,7 @@ from infoae_jax.config import parse
 from infoae_jax.data.load import load_splits
 from infoae_jax.errors import UserError
 from infoae_jax.images import read
-from infoae_jax.images.read import decode_image, extract_strokes, read_drawings, read_images
+from infoae_jax.images.read import extract_strokes, open_image, read_drawings, read_images, to_array
 
 GREY, RGB = (28, 28, 1), (32, 32, 3)
 
@@ -112,7 +112,7 @@ def test_a_photo_is_turned_upright():
     exif[0x0112] = 3  # upside down
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    np.testing.assert_array_equal(decode_image(buffer.getvalue(), "a")[..., 0], np.asarray(image)[:, ::-1])
+    np.testing.assert_array_equal(to_array(open_image(buffer.getvalue(), "a"), "a")[..., 0], np.asarray(image)[:, ::-1])
 
 
 BAD = {
@@ -127,7 +127,7 @@ BAD = {
     "channels first": (lambda: np.zeros((5, 1, 28, 28), np.uint8), "28 channels.*last"),
     "no image": (lambda: np.zeros((0, *GREY), np.uint8), "at least one pixel"),
     "no image in a list": (list, "empty list"),
-    "a list of numbers": (lambda: [[0.0, 1.0]], r"images\[0\].*make an array"),
+    "a list of numbers": (lambda: [[0.0, 1.0]], r"images\[0\]\[0\] is 0\.0 .*(float).*Pass an array"),
     "another thing": (lambda: [np.zeros(GREY, np.uint8), {"a": 1}], r"images\[1\] is \{'a': 1\} \(dict\)"),
     "no file": (lambda: "nothing.png", "nothing.png.*No such file"),
     "a zero in the name": (lambda: "a\0.png", "cannot be read"),
@@ -157,7 +157,7 @@ def test_broken_files_are_named(tmp_path, content):
 
 def test_what_runs_programs_is_not_opened(tmp_path):
     Image.new("L", (28, 28)).save(tmp_path / "a.eps")
-    with pytest.raises(UserError, match=r"a\.eps cannot be decoded \(not an image\)"):
+    with pytest.raises(UserError, match=r"a\.eps cannot be read \(not an image\)"):
         read_images(tmp_path / "a.eps", GREY)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from infoae_jax.models.alignment import Alignment, Helpers
+from infoae_jax.models.alignment import Alignment, AlignmentHelpers
 from infoae_jax.training.alignment import align_step, class_maps, init_alignment
 from infoae_jax.training.appearance import num_features
 from infoae_jax.training.stepper import make_later_stepper
@@ -85,7 +85,7 @@ MODULE = Alignment(4, K, 4, 32)
 @functools.lru_cache
 def trainer(reference):
     """The helpers, their state before a training, and its jitted step."""
-    helpers = Helpers(4, K, 32, 3, reference)
+    helpers = AlignmentHelpers(4, K, 32, 3, reference)
     params = jax.jit(MODULE.init)(jax.random.key(0), jnp.zeros((1, 4)), jnp.zeros((1, K)))["params"]
     others = jax.jit(functools.partial(init_alignment, helpers))(params, jax.random.key(1))
     return params, others, jax.jit(functools.partial(align_step, MODULE, helpers))

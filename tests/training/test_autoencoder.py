@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoae_jax.training.autoencoder import gathered_train_step, losses, train_step
+from infoae_jax.training.autoencoder import gathered_train_step, losses, scheduled_lambda, train_step
 from infoae_jax.training.order import autoencoder_order
 from infoae_jax.training.state import METRICS, init_state, make_hyper, static_config
 from tests.small_training import BATCH, changed, distances, init, leaves, make, run, step_program
@@ -193,3 +193,12 @@ def test_gathered_step_is_the_plain_step_on_the_batch_it_gathers():
     batch = np.asarray(order)[2 * BATCH : 3 * BATCH]
     plain, _ = step_program(model, static)(state, images[batch], labels[batch], hyper)
     assert max(distances(gathered.params, plain.params).values()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [3, 3, 3, 3]), ("linear", [0, 1.5, 3, 3])],
+)
+def test_schedules_of_lambda(schedule, expected):
+    values = [float(scheduled_lambda(schedule, 3.0, 0.5, progress)) for progress in (0.0, 0.25, 0.5, 1.0)]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)

@@ -23,10 +23,10 @@ def data(kind, count, seed=0, classes=4):
 
 def test_class_that_is_there_is_read_by_all_probes():
     found = measure_leakage(data("separate", 800), data("separate", 400, 1), 4, epochs=8)
-    for kind in ("train_fitted", "held_out", "training_codes"):
+    for kind in ("train_fitted", "cross_validated", "training_codes"):
         assert min(found[kind].values()) > 0.98, kind
-    assert found["bits"] > 0.9 * found["entropy_bits"] > 1.7
-    assert found["probe_accuracy"] == max(*found["train_fitted"].values(), *found["held_out"].values())
+    assert found["information_bits"] > 0.9 * found["entropy_bits"] > 1.7
+    assert found["probe_accuracy"] == max(*found["train_fitted"].values(), *found["cross_validated"].values())
 
 
 def test_class_that_only_a_network_can_read_is_found_by_one():
@@ -42,7 +42,7 @@ def test_class_that_is_not_there_is_not_read(kind):
     found = measure_leakage(data(kind, 1000), data(kind, 600, 1), 4, epochs=5)
     limit = found["chance"] + 4 * np.sqrt(0.25 * 0.75 / 600)
     assert found["probe_accuracy"] < limit
-    assert found["bits"] < 0.05
+    assert found["information_bits"] < 0.05
 
 
 def test_codes_that_overfit_give_away_the_training_images_only():
@@ -61,6 +61,6 @@ def test_few_codes_and_absent_classes_are_borne():
     codes, labels = data("separate", 40)
     labels = np.minimum(labels, 1)  # two of the four classes never occur
     found = measure_leakage(Codes(codes, labels), Codes(codes[:10], labels[:10]), 4, epochs=2)
-    assert "held_out" not in found  # ten codes are too few for folds
+    assert "cross_validated" not in found  # ten codes are too few for folds
     assert found["fitted_on"] == "train_fitted"
     assert found["chance"] == np.bincount(labels[:10]).max() / 10

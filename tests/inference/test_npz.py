@@ -1,0 +1,211 @@
+import functools
+import io
+import json
+import pickle
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+
+from configs import rendered
+from infoae_jax.errors import UserError
+from infoae_jax.inference.npz import read_npz, write_npz
+from tests.bundles import random_bundle
+
+SHAPE = (8, 12, 1)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    values = rendered.get_config("tiny")
+    values.data.name, values.data.dir, values.data.cache_dir = "folder", "/home/someone/images", "/home/someone/cache"
+    values.data.channels = 1
+    values.model.couplings, values.model.bottleneck = 2, 6
+    return random_bundle(values, SHAPE, ("a", "b", "c"))
+
+
+def description(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("description.json"))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 5e-3), ("int8", 5e-2)])
+def test_arrays_come_back(bundle, tmp_path, dtype, error):
+    latents = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    extras = {"latents": latents, "examples/images": np.arange(24, dtype=np.uint8).reshape(2, 3, 4)}
+    bundle = bundle._replace(extras=extras, figures={"mse": 0.25})
+    out = tmp_path / "deep" / "model.npz"
+    write_npz(out, bundle, dtype)
+    found = read_npz(out)
+    rng = np.random.default_rng(5)
+    images, labels = rng.random((5, *SHAPE), np.float32), rng.integers(0, 3, 5).astype(np.int32)
+    module, variables = bundle.model.module, bundle.model.variables
+    transfer = jax.jit(functools.partial(module.apply, method="transfer"))
+    assert found.model.module == module
+    adversary = {"adversary": variables["params"]["adversary"]}  # so that one program serves all
+    mine = transfer(variables, images, labels)
+    theirs = transfer({"params": found.model.variables["params"] | adversary}, images, labels)
+    assert np.abs(mine - theirs).max() < error
+    assert (np.abs(mine - theirs).max() == 0) == (dtype == "float32")
+    np.testing.assert_array_equal(found.extras["examples/images"], extras["examples/images"])
+    np.testing.assert_allclose(found.extras["latents"], latents, atol=1e-6 if dtype == "float32" else 2e-3)
+    assert found.figures == {"mse": 0.25}
+    assert found.model.classes == ("a", "b", "c")
+    said = description(out)
+    assert "someone" not in json.dumps(said)
+    assert not any("adversary" in name for name in said["arrays"])
+    kinds = {signature["dtype"] for signature in said["arrays"].values()}
+    assert kinds == {"float32": {"float32", "uint8"}, "float16": {"float16", "uint8"}}.get(
+        dtype, {"float16", "float32", "int8", "uint8"}
+    )
+    again = tmp_path / "again.npz"
+    write_npz(again, bundle, dtype)
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_arrays_are_read_by_numpy_alone(bundle, tmp_path):
+    write_npz(tmp_path / "model.npz", bundle)
+    with np.load(tmp_path / "model.npz", allow_pickle=False) as archive:
+        bias = archive["params/image_decoder/Dense_0/bias"]
+        said = json.loads(archive["description.json"])
+    np.testing.assert_array_equal(bias, bundle.model.variables["params"]["image_decoder"]["Dense_0"]["bias"])
+    assert said["latent"]["size"] == 6
+    assert said["arrays"]["params/image_decoder/Dense_0/bias"] == {"shape": list(bias.shape), "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def members(bundle, tmp_path_factory):
+    """Every member of a sound file by name, in bytes."""
+    out = tmp_path_factory.mktemp("members") / "model.npz"
+    write_npz(out, bundle)
+    with zipfile.ZipFile(out) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("it ran",))
+
+
+def pickled(members):
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.array([Bomb()], dtype=object), allow_pickle=True)
+    return {**members, "params/image_decoder/Dense_0/bias.npy": buffer.getvalue()}
+
+
+def other_value(members):
+    name = "params/image_decoder/Dense_0/bias.npy"
+    return {**members, name: members[name][:-4] + b"\0\0\x80\x3f"}
+
+
+def changed(members, **changes):
+    return {**members, "description.json": json.dumps(json.loads(members["description.json"]) | changes).encode()}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (pickled, "Object arrays cannot be loaded"),
+        (other_value, "checksum"),
+        (lambda m: changed(m, classes=["x"]), "checksum"),
+        (lambda m: changed(m, format=99), "its format is 99, not 1"),
+        (lambda m: {k: v for k, v in m.items() if k != "description.json"}, "description.json"),
+        (lambda m: {**m, "description.json": b"{"}, "damaged"),
+        (lambda m: {**m, "description.json": b"[" * 100_000}, "damaged"),
+        (lambda m: {k: v for k, v in m.items() if "Dense_0/bias" not in k}, "damaged"),
+        (lambda m: {**m, "params/image_decoder/Dense_0/bias.npy": b"\x93NUMPY"}, "damaged"),
+    ],
+)
+def test_a_broken_file_is_explained_and_nothing_runs(members, tmp_path, change, reason):
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in change(members).items():
+            archive.writestr(name, data)
+    with pytest.raises(UserError, match=reason) as error:
+        read_npz(path)
+    assert "model.npz" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("z", "labels"),
+    [
+        (np.zeros((2, 5), np.float32), np.zeros(2, np.int32)),
+        (np.zeros((0, 6), np.float32), np.zeros(0, np.int32)),
+        (np.full((2, 6), np.nan, np.float32), np.zeros(2, np.int32)),
+        (np.zeros((2, 6), np.float32), np.zeros(3, np.int32)),
+        (np.zeros((2, 6), np.float32), np.full(2, 3, np.int32)),
+        (np.zeros((2, 6), np.float32), np.full(2, 0.5, np.float32)),
+    ],
+)
+def test_a_style_bank_of_another_model_is_refused(bundle, tmp_path, z, labels):
+    write_npz(tmp_path / "model.npz", bundle._replace(extras={"styles/z": z, "styles/labels": labels}))
+    with pytest.raises(UserError, match=r"model\.npz' is damaged.*do not fit its model\). Export it again"):
+        read_npz(tmp_path / "model.npz")
+
+
+def test_a_file_without_a_style_bank_has_nothing_to_sample_from(bundle, tmp_path):
+    write_npz(tmp_path / "model.npz", bundle)
+    with pytest.raises(UserError, match="exported without style latents"):
+        read_npz(tmp_path / "model.npz").model.sample(1)
+
+
+def test_parameters_of_another_model_are_refused(bundle, tmp_path):
+    other = json.loads(json.dumps(bundle.record))
+    other["config"]["model"]["bottleneck"] = 7
+    write_npz(tmp_path / "model.npz", bundle._replace(record=other))
+    with pytest.raises(UserError, match=r"is damaged.*bias is \(6,\), but must be \(8,\)"):
+        read_npz(tmp_path / "model.npz")
+
+
+def test_a_run_in_another_format_is_named(bundle, tmp_path):
+    write_npz(tmp_path / "model.npz", bundle._replace(record={**bundle.record, "format": 3}))
+    with pytest.raises(UserError, match=r"model\.npz' describes a run in format 3"):
+        read_npz(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_file_that_is_cut_off_is_named(bundle, tmp_path, share):
+    path = tmp_path / "model.npz"
+    write_npz(path, bundle)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match=r"model\.npz' is damaged"):
+        read_npz(path)
+
+
+def test_a_flipped_bit_anywhere_is_noticed(bundle, tmp_path):
+    """In the content, that is: the archive's dates and the like may be anything."""
+    path = tmp_path / "model.npz"
+    write_npz(path, bundle)
+    sound = path.read_bytes()
+    expected = jax.tree.leaves(read_npz(path).model.variables)
+    for at in np.random.default_rng(0).integers(0, len(sound), 40):
+        data = bytearray(sound)
+        data[at] ^= 1 << int(at % 8)
+        path.write_bytes(data)
+        try:
+            found = jax.tree.leaves(read_npz(path).model.variables)
+        except UserError:
+            continue
+        assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True)), at
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "own.npz"
+    with pytest.raises(UserError, match="There is no file"):
+        read_npz(path)
+    np.savez(path, a=np.zeros(3))
+    with pytest.raises(UserError, match="not a file of `infoae export"):
+        read_npz(path)
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UserError, match="not a zip file"):
+        read_npz(path)
+    with pytest.raises(UserError, match="damaged, or not"):
+        read_npz(tmp_path)
+
+
+def test_what_float16_cannot_hold_is_refused(bundle, tmp_path):
+    with pytest.raises(UserError, match="float16 cannot hold"):
+        write_npz(tmp_path / "x.npz", bundle._replace(extras={"latents": np.float32([1e6])}), "float16")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,44 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import infoae_jax
+
+
+def test_import_is_light():
+    code = """
+import json, sys, time
+begin = time.process_time()
+import infoae_jax
+infoae_jax.load, infoae_jax.fit  # what is imported lazily counts too
+seconds = time.process_time() - begin  # not of the clock, as other tests run beside this one
+print(json.dumps([seconds, [m for m in ("tensorflow", "matplotlib", "torch") if m in sys.modules]]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, heavy = json.loads(result.stdout)
+    assert heavy == []
+    assert seconds < 2.5
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        infoae_jax.lode  # noqa: B018
+
+
+def test_the_readmes_python_example_runs(untrained, one_device):
+    section = (Path(__file__).parents[1] / "README.md").read_text().split("## From Python")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    code = code.replace('"runs/mnist"', repr(str(untrained))).replace("(2, 28, 28, 1)", "(2, 32, 32, 3)")
+    names = {}
+    exec(code, names)
+    assert names["swaps"].shape == (2, 32, 32, 3)
+    assert names["z"].shape == (2, 32)
+    np.testing.assert_allclose(names["again"], np.clip(names["swaps"], 0, 1), atol=1e-5)
+    assert names["every"].shape == (2, 10, 32, 32, 3)
+    assert len(names["way"]) == len(names["new"]) == 8
+    assert names["near"].rows.shape == (2, 1)
