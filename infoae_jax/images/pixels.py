@@ -22,9 +22,6 @@ def is_float(dtype: np.dtype) -> bool:
 def to_float(images: Pixels) -> Pixels:
     """Converts uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged.
 
-    Args:
-      images: NumPy or JAX array of any shape.
-
     Raises:
       TypeError: for other integers, whose range is not known.
     """

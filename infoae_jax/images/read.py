@@ -28,7 +28,6 @@ from infoae_jax.errors import UserError
 from infoae_jax.images.handwriting import centre_strokes
 from infoae_jax.images.pixels import is_float, to_float, to_pil, to_uint8
 
-_FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg")
 _PIL_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not, for instance, EPS, which runs programs
 _MAX_SKETCH_SIDE = 512  # pixels: a photo has more noise than its strokes have detail
 _RANGE_TOLERANCE = 1e-4  # how far rounding may bring floats outside [0, 1]
@@ -39,7 +38,7 @@ def read_images(images: object, image_shape: tuple[int, int, int], what: str = "
     """Reads images in any of the forms above as `[n, *image_shape]`, uint8 in 0..255 or float32 in [0, 1]; n >= 1.
 
     Args:
-      images: one or several images.
+      images: one image or several.
       image_shape: height, width, and 1 (grey) or 3 (RGB) channels.
       what: what errors call the images.
 
@@ -47,8 +46,7 @@ def read_images(images: object, image_shape: tuple[int, int, int], what: str = "
       UserError: for any other form, and for files that are not images; it names the culprit.
     """
     height, width, channels = image_shape
-    parts: list[np.ndarray] = []
-    stretched: list[str] = []
+    parts, stretched = [], []
     for item, name in _open_all(images, image_shape, what):
         if isinstance(item, np.ndarray) and item.shape[1:] == image_shape:
             parts.append(item)
@@ -74,7 +72,7 @@ def read_drawings(
     """Reads drawings or scans in any of the forms above, and prepares them as MNIST's digits are (`handwriting`).
 
     Args:
-      drawings: one or several drawings.
+      drawings: one drawing or several.
       image_shape: height, width, and number of channels of the result.
       ground: brightness of the model's background; above 0.5 the strokes become dark on white, not white on black.
       what: what errors call the drawings.
@@ -93,15 +91,9 @@ def read_drawings(
 
 
 def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"] | None:
-    """The strokes in a drawing, photo or scan, bright on black; see `handwriting.centre_strokes`.
+    """The strokes in a drawing, photo or scan of any size, bright on black; None if there are none.
 
-    Args:
-      image: of any size.
-      source: what errors call it.
-      size: height and width of the result.
-
-    Returns:
-      None if there are no strokes.
+    See `handwriting.centre_strokes`. Errors name the `source`; `size` is the height and width of the result.
     """
     if max(image.size) > _MAX_SKETCH_SIDE and not image.mode.startswith(("I", "F")):  # saves memory for each pixel
         with _naming(source):
@@ -115,10 +107,10 @@ def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -
 def list_images(folder: Path) -> list[Path]:
     """The PNG and JPEG files in a folder except hidden ones, sorted by name; it is an error if there are none."""
     try:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in _FOLDER_SUFFIXES and not p.name.startswith(".")]
+        files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read ({error.strerror}).") from error
-    if not (files := sorted(p for p in files if not p.is_dir())):
+    if not (files := [p for p in files if p.suffix.lower() in (".png", ".jpg", ".jpeg")]):
         raise UserError(f"The folder {folder} has no PNG or JPEG image. Add some, or choose another folder.")
     return files
 
@@ -202,26 +194,24 @@ def _as_pil(item: Image.Image | np.ndarray, name: str) -> Iterator[tuple[Image.I
 
 def _add_axes(array: np.ndarray, shape: tuple[int, int, int], name: str) -> np.ndarray:
     """`[n, h, w, c]`. Two axes are always one grey image, never a batch of rows of pixels."""
-    found = f"{name} has the shape {list(array.shape)}"
-    wanted = "Images must be [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and at least one pixel."
     height, width, channels = shape
-    if array.ndim == 2 and array.shape[1] in (height * width, height * width * channels):
+    ndim, found = array.ndim, f"{name} has the shape {list(array.shape)}"
+    is_grey = ndim == 2 or (ndim == 3 and array.shape[2] > 4)
+    if ndim == 2 and array.shape[1] in (height * width, height * width * channels):
         raise UserError(f"{found}, as flattened images have. Reshape them to [N, {height}, {width}, {channels}].")
-    if array.ndim == 3 and array.shape[2] > 4 and array.shape[0] in (3, 4) and channels == 3:
-        n = array.shape[0]
-        raise UserError(
-            f"{found}. If it is one image, use np.moveaxis(x, 0, -1); if it is {n} grey ones, x[..., None]."
-        )
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] > 4):
-        array = array[..., None]
-    if array.ndim == 3:
-        array = array[None]
-    if array.ndim != 4 or not array.size:
-        raise UserError(f"{found}. {wanted}")
-    if array.shape[3] > 4:
-        advice = "Move the channels last: np.moveaxis(x, 1, -1)." if array.shape[1] <= 4 else wanted
-        raise UserError(f"{found}, with {array.shape[3]} channels. {advice}")
-    return array
+    if ndim == 3 and is_grey and len(array) in (3, 4) and channels == 3:
+        advice = f"If it is one image, use np.moveaxis(x, 0, -1); if it is {len(array)} grey ones, x[..., None]."
+    elif ndim == 4 and array.shape[3] > 4 and array.shape[1] <= 4:
+        advice = "Move the channels last: np.moveaxis(x, 1, -1)."
+    else:
+        if is_grey:
+            array = array[..., None]
+        if array.ndim == 3:
+            array = array[None]
+        if array.ndim == 4 and array.shape[3] <= 4 and array.size:
+            return array
+        advice = "Images are [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and at least one pixel."
+    raise UserError(f"{found}. {advice}")
 
 
 def _check_range(images: np.ndarray, name: str) -> np.ndarray:
