@@ -14,7 +14,6 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
     """Loads the images for training and for testing, from the cache if they are there.
 
     Args:
-      config: the data set, and the size and number of its images.
       prepare: whether TFDS may download and prepare a data set that is not prepared yet.
 
     Raises:

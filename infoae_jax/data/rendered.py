@@ -95,12 +95,9 @@ def sample_factors(count: int, rng: np.random.Generator) -> Factors:
 def generate(
     count: int, seed: int, split: int
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, " n"], Factors]:
-    """Renders random images; returns them, their digits and their factors.
+    """Renders `count` random images; returns them, their digits and their factors.
 
-    Args:
-      count: number of images.
-      seed: of the data set.
-      split: 0 for training, 1 for testing; their random streams are independent.
+    `split` is 0 for training and 1 for testing; their random streams are independent.
     """
     rng = np.random.default_rng([VERSION, seed, split])
     digits = rng.integers(0, 10, count).astype(np.int32)
@@ -209,4 +206,4 @@ def rendered_source(config: DataConfig) -> Source:
             yield Dataset(images, digits, tuple("0123456789"), vars(factors))
 
     # The pixels are no fingerprint, since their last bits may differ between processors. ('drawing' is hashed, too.)
-    return Source({"kind": "rendered", "drawing": recipe.hexdigest()}, decode, fingerprint=recipe.hexdigest())
+    return Source({"kind": "rendered", "drawing": recipe.hexdigest()}, decode, recipe.hexdigest())

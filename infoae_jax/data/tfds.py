@@ -1,6 +1,5 @@
 """Data sets of TensorFlow Datasets (TFDS), which prepares them as ArrayRecord files."""
 
-import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -14,9 +13,11 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import Image, decode, stack
 from infoae_jax.errors import UserError
+from infoae_jax.images.read import reading
 
 _RECORDS_PER_READ = 4096
 _OFFLINE_SIGNS = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
+_IF_DAMAGED = "If its files are damaged, move them elsewhere and start again."
 _PREPARE = """
 import sys
 import tensorflow_datasets as tfds
@@ -30,11 +31,7 @@ _ADVICE = """Either
 
 
 def tfds_source(config: DataConfig, prepare: bool) -> Source:
-    """The splits of a TFDS data set that `config` names.
-
-    Args:
-      config: the name, folder and splits of the data set.
-      prepare: whether TFDS may download and prepare a data set that is not prepared yet.
+    """The splits of a TFDS data set that `config` names; `prepare` allows TFDS to download and prepare it.
 
     Raises:
       UserError: if there is no such data set, or it is not prepared, damaged, or not for image classification.
@@ -53,7 +50,7 @@ def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder
     where = folder or "the default folder of TFDS"
     if folder is not None and Path(folder).is_file():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
-    with _naming(f"{name!r} in {where}"):
+    with reading(f"{name!r} in {where}", _IF_DAMAGED):
         try:
             builder = tfds.builder(name, data_dir=folder)
             if not builder.info.splits:
@@ -93,11 +90,11 @@ def _prepare(name: str, folder: str | None, where: str) -> None:
                     print(f"\r\033[K{reason[:100]}", end="", file=sys.stderr, flush=True)
                 if any(sign in line for sign in _OFFLINE_SIGNS):  # TFDS would retry for many minutes
                     reason = "there is no network"
-                    process.kill()
                     break
-        except BaseException:
-            process.kill()
-            raise
+            else:
+                process.wait()
+        finally:
+            process.kill()  # does nothing to a process that has ended
     if process.returncode:
         raise UserError(f"TFDS could not prepare {name!r} in {where}: {reason}\n{_ADVICE}")
 
@@ -122,9 +119,8 @@ def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str
     try:
         count = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
-        known = ", ".join(info.splits)
         raise UserError(
-            f"{info.name} has no split {split!r} (config.data.split or test_split), only {known}."
+            f"{info.name} has no split {split!r} (config.data.split or test_split), only {', '.join(info.splits)}."
         ) from error
     if not count:
         raise UserError(f"The split {split!r} of {info.name} is empty.")
@@ -132,26 +128,13 @@ def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str
 
     def decode_all() -> Iterator[tuple[str, Image]]:
         for start in range(0, count, _RECORDS_PER_READ):
-            rows = range(start, min(start + _RECORDS_PER_READ, count))
+            rows = range(count)[start : start + _RECORDS_PER_READ]
             for row, record in zip(rows, records.__getitems__(rows), strict=True):
                 labels[row] = record[label_key]
                 yield f"image {row}", decode(record[image_key], f"{row} of {where}", config)
 
-    with _naming(where):
+    with reading(where, _IF_DAMAGED):
         records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
         if len(records) != count:
             raise ValueError(f"it holds {len(records)} records instead of {count}")
         return Dataset(stack(decode_all(), count), labels, tuple(info.features[label_key].names))
-
-
-@contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # damaged files lead to many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{where} cannot be read ({reason}). If its files are damaged, move them elsewhere and start again."
-        ) from error

@@ -1,17 +1,14 @@
 """Pixels: conversion between uint8, floats and PIL images; the border of an image."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-if TYPE_CHECKING:
-    import jax  # not at run time: `infoae --help` imports this module
+from infoae_jax.types import Array
 
-    Pixels = TypeVar("Pixels", bound=np.ndarray | jax.Array)
-else:
-    Pixels = TypeVar("Pixels")
+Pixels = TypeVar("Pixels", bound=np.ndarray | Array)
 
 
 def is_float(dtype: np.dtype) -> bool:
