@@ -14,6 +14,7 @@ from jax import export as jax_export
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
+from infoae_jax.types import Json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FUNCTIONS = {  # the arguments and the result of each
@@ -29,30 +30,24 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
     """Writes a folder with `encode.stablehlo` and the others of `FUNCTIONS`, and a description.
 
     Raises:
-      UserError: if the folder holds anything but an earlier export, which is replaced, or cannot be written.
+      UserError: if the folder holds anything but an earlier export, which is replaced.
     """
-    module, variables = bundle.model.module, bundle.model.variables
-    shapes = {
-        "images": module.image_shape,
-        "style_images": module.image_shape,
-        "labels": (),
-        "latents": (module.bottleneck,),
-        "logits": (module.num_classes,),
-    }
-    dtypes = {name: "int32" if name == "labels" else "float32" for name in shapes}
-    signatures = {name: {"dtype": dtypes[name], "shape": ["batch", *shape]} for name, shape in shapes.items()}
+    module = bundle.model.module
     (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *module.image_shape), "float32")
+    latents = jax.ShapeDtypeStruct((batch, module.bottleneck), "float32")
+    labels = jax.ShapeDtypeStruct((batch,), "int32")
+    specs = {"images": images, "style_images": images, "latents": latents, "labels": labels}
     files, functions = {}, {}
     for name, (takes, gives) in FUNCTIONS.items():
-        arguments = [jax.ShapeDtypeStruct((batch, *shapes[argument]), dtypes[argument]) for argument in takes]
-        call = jax.jit(functools.partial(module.apply, variables, method=name))
-        program = bytes(jax_export.export(call, platforms=PLATFORMS)(*arguments).serialize())
-        files[f"{name}.stablehlo"] = program
+        call = jax.jit(functools.partial(module.apply, bundle.model.variables, method=name))
+        exported = jax_export.export(call, platforms=PLATFORMS)(*(specs[argument] for argument in takes))
+        files[f"{name}.stablehlo"] = program = bytes(exported.serialize())
         functions[name] = {
             "file": f"{name}.stablehlo",
             "sha256": hashlib.sha256(program).hexdigest(),
-            "takes": {argument: signatures[argument] for argument in takes},
-            "gives": {gives: signatures[gives]},
+            "takes": {argument: _signature(specs[argument]) for argument in takes},
+            "gives": {gives: _signature(exported.out_avals[0])},
         }
     usage = "functions by jax.export, parameters inside; jax.export.deserialize(bytes).call(...)"
     description = describe(bundle, usage) | {"platforms": PLATFORMS, "functions": functions}
@@ -61,12 +56,9 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
     files[DESCRIPTION_FILE] = to_json(description)
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= files.keys()):
         raise UserError(f"{str(out)!r} holds more than an earlier export. Choose another --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomically(out / name, data)
-    except OSError as error:
-        raise UserError(f"{str(out)!r} cannot be written ({error}). Choose another --out.") from error
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_atomically(out / name, data)
 
 
 def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
@@ -90,3 +82,7 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
                     f"{name}.stablehlo in {str(folder)!r} calls functions outside its program. It was not run."
                 )
     return {name: jax.jit(program.call) for name, program in programs.items()}
+
+
+def _signature(array: jax.ShapeDtypeStruct | jax.core.ShapedArray) -> Json:
+    return {"dtype": str(array.dtype), "shape": ["batch", *array.shape[1:]]}
