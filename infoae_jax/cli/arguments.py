@@ -1,7 +1,6 @@
 """Command-line arguments that several commands share."""
 
 import argparse
-from collections.abc import Callable
 from typing import TypeAlias
 
 from infoae_jax.pretrained.find import pretrained_names
@@ -11,22 +10,14 @@ WITHIN_HELP = "sweeps: by how much the MSE of a recommended setting may exceed t
 
 
 def add_model_command(
-    commands: Commands,
-    run: Callable[[argparse.Namespace], None],
-    name: str,
-    summary: str,
-    description: str | None,
-    epilog: str | None = None,
+    commands: Commands, name: str, summary: str, description: str | None, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     """The parser of a new command about one model, with the arguments that say which."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=layout)
     known = ", ".join(pretrained_names())
-    parser.add_argument(
-        "model", metavar="RUN", help=f"run folder, exported .npz file, or the name of a pretrained model: {known}"
-    )
+    parser.add_argument("model", metavar="RUN", help=f"run folder, exported .npz file, or pretrained model: {known}")
     parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
-    parser.set_defaults(run=run)
     return parser
 
 

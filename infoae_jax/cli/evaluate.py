@@ -48,7 +48,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _trial_folders(arguments: argparse.Namespace) -> list[Path]:
-    """The folders of the chosen trials of all sweeps."""
     within = MSE_TOLERANCE if arguments.within is None else arguments.within
     found: list[Path] = []
     for sweep in arguments.runs:

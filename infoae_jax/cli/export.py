@@ -15,21 +15,18 @@ from infoae_jax.pretrained.find import find_model
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = add_model_command(commands, run, "export", "write a model to files", __doc__)
+    parser = add_model_command(commands, "export", "write a model to files", __doc__)
     parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
     parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="kind of files")
-    parser.add_argument(
-        "--out", type=Path, help="file (npz) or folder (stablehlo); default: model.npz or stablehlo, in the run folder"
-    )
+    parser.add_argument("--out", type=Path, help="file or folder; default: model.npz or stablehlo in the run folder")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),
         help="npz: of the parameters; default: float32; int8: large kernels only, scaled by channel, the rest float16",
     )
-    parser.add_argument(
-        "--examples", type=int, default=0, metavar="N", help="npz: add N test images for the demo page; default: none"
-    )
+    parser.add_argument("--examples", type=int, default=0, metavar="N", help="npz: add N test images for the demo page")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -17,10 +17,11 @@ from infoae_jax.images.pixels import to_uint8
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = swaps.add_parser(commands, run, "interpolate", "generate a class in styles between two", __doc__)
+    parser = swaps.add_parser(commands, "interpolate", "generate a class in styles between two", __doc__)
     parser.add_argument("--from", dest="style_a", required=True, type=Path, metavar="FILE", help="first style image")
     parser.add_argument("--to", dest="style_b", required=True, type=Path, metavar="FILE", help="last style image")
     parser.add_argument("--steps", type=int, default=9, help="number of images, at least 2; default: 9")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -33,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="infoae", description=__doc__, formatter_class=layout)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in (evaluate, report, transfer, interpolate, demo, export):
-        # Adds its subparser and its `run(arguments)`, which raises a UserError for any mistake, and imports what needs
-        # JAX: --help and mistakes are answered before.
-        command.add(commands)
+        command.add(commands)  # with its `run`, which imports what needs JAX: --help and mistakes are answered before
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,25 +23,17 @@ MAX_CELLS = 10_000  # of a sheet
 _EPILOG = """\
 Images are PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files, or folders of PNG and JPEG files. They are stretched to the
 model's size, and transparent areas become white. MNIST's digits are white on black and in the middle: for ink on paper,
-and for strokes of any size anywhere in the image, add --drawing."""
+and for strokes of any size anywhere in the image, add --drawing, which crops and centres them."""
 
 
-def add_parser(
-    commands: Commands, run: Callable[[argparse.Namespace], None], name: str, summary: str, description: str | None
-) -> argparse.ArgumentParser:
+def add_parser(commands: Commands, name: str, summary: str, description: str | None) -> argparse.ArgumentParser:
     """The parser of a new command, with the arguments that both commands have."""
-    parser = add_model_command(commands, run, name, summary, description, _EPILOG)
-    parser.add_argument(
-        "--content", nargs="+", required=True, metavar="CLASS", help="names of classes, 'all', or images"
-    )
+    parser = add_model_command(commands, name, summary, description, _EPILOG)
+    parser.add_argument("--content", nargs="+", required=True, metavar="CLASS", help="classes, 'all', or images")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the file to write")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     preparation = parser.add_mutually_exclusive_group()
-    preparation.add_argument(
-        "--drawing",
-        action="store_true",
-        help="the images are drawings or scans of strokes: make them white on black, crop and centre them like MNIST's",
-    )
+    preparation.add_argument("--drawing", action="store_true", help="prepare drawings and scans as MNIST's digits are")
     preparation.add_argument("--invert", action="store_true", help="the images are negatives of what the model knows")
     parser.add_argument("--swaps_only", action="store_true", help="leave out the images that were given")
     parser.add_argument("--scale", type=int, default=2, help="side of each pixel in the file; default: 2")
@@ -87,14 +79,13 @@ def read_contents(arguments: argparse.Namespace, model: "Model", per_content: in
         contents = read_given(arguments.content, model, arguments, "content")
         labels = predict_and_print(model, contents, "content")
     if per_content * len(labels) > MAX_CELLS:
-        size = f"{per_content} x {len(labels)} images"
-        raise UserError(f"{size} are too many for one file, which holds at most {MAX_CELLS}.")
+        raise UserError(f"{per_content} x {len(labels)} images are too many for one file (at most {MAX_CELLS}).")
     return labels, contents
 
 
 def predict_and_print(model: "Model", images: Images, what: str) -> np.ndarray:
     """The labels that the classifier reads; the first 20 are printed."""
-    labels, confidence = model.predict(images)
+    labels, confidence = model.predict(images, what)
     for i, label in enumerate(labels[:20]):
         print(f"{what} {i + 1} is read as {model.classes[label]!r} ({confidence[i]:.1%} sure)")
     return labels

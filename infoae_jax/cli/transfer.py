@@ -22,16 +22,10 @@ from infoae_jax.inference.labels import labels_for
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = swaps.add_parser(commands, run, "transfer", "generate classes in the style of your images", __doc__)
-    parser.add_argument(
-        "--style", nargs="+", required=True, type=Path, metavar="FILE", help="images, or folders of images"
-    )
-    parser.add_argument(
-        "--style_class",
-        nargs="+",
-        metavar="CLASS",
-        help="classes of the style images, one for each or one for all; by default, the classifier reads them",
-    )
+    parser = swaps.add_parser(commands, "transfer", "generate classes in the style of your images", __doc__)
+    parser.add_argument("--style", nargs="+", required=True, type=Path, metavar="FILE", help="images, or their folders")
+    parser.add_argument("--style_class", nargs="+", metavar="CLASS", help="class of each style image, or one for all")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,9 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = swaps.load_model(arguments, arguments.style)
     sources = swaps.read_given(arguments.style, model, arguments, "style")
     labels, contents = swaps.read_contents(arguments, model, len(sources))
-    style_labels = None
-    if arguments.style_class is not None:
-        style_labels = labels_for(len(sources), arguments.style_class, model.classes, "--style_class", "style images")
+    style_labels = arguments.style_class
+    if style_labels is not None:
+        style_labels = labels_for(len(sources), style_labels, model.classes, "--style_class", "style images")
     elif model.module.couplings:  # otherwise the class does not affect the style
         swaps.predict_and_print(model, sources, "style")
     images = to_uint8(model.grid(sources, labels, style_labels))

@@ -41,7 +41,7 @@ def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
 
     Args:
       out: the file; folders on the way to it are made.
-      bundle: the model, and what goes along with it.
+      bundle: whose `extras` are written too.
       dtype: of the parameters; floats among `bundle.extras` follow it, down to float16.
 
     Raises:
@@ -69,7 +69,7 @@ def read_npz(path: str | Path) -> Bundle:
       UserError: if it is no such file, is damaged, or has another format.
     """
     with naming_damage(path, "a file of `infoae export --to npz`"):
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             description = from_json(archive[DESCRIPTION_FILE])
             stored = {name: archive[name] for name in description["arrays"]}
         if _checksum({k: v for k, v in description.items() if k != "sha256"}, stored) != description["sha256"]:
@@ -126,9 +126,9 @@ def _check_parameters(module: InfoAutoencoder, params: Mapping[str, jax.Array]) 
     wanted = flatten_dict(jax.eval_shape(lambda: init_params(module, 0)), sep="/")
     shapes = {name: s.shape for name, s in wanted.items() if not name.startswith(f"{_TRAINING_ONLY}/")}
     found = {name: values.shape for name, values in params.items()}
-    odd = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
-    if odd:
-        raise ValueError(f"{odd[0]} is {found.get(odd[0])}, but must be {shapes.get(odd[0])}")
+    if shapes != found:
+        name = min(shapes.items() ^ found.items())[0]
+        raise ValueError(f"{name} is {found.get(name)}, but must be {shapes.get(name)}")
 
 
 def _style_bank(extras: Arrays, module: InfoAutoencoder) -> StyleBank | None:

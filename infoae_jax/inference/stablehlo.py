@@ -14,7 +14,6 @@ from jax import export as jax_export
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
-from infoae_jax.types import Json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FUNCTIONS = {  # the arguments and the result of each
@@ -37,7 +36,9 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
     images = jax.ShapeDtypeStruct((batch, *module.image_shape), "float32")
     latents = jax.ShapeDtypeStruct((batch, module.bottleneck), "float32")
     labels = jax.ShapeDtypeStruct((batch,), "int32")
-    specs = {"images": images, "style_images": images, "latents": latents, "labels": labels}
+    logits = jax.ShapeDtypeStruct((batch, module.num_classes), "float32")
+    specs = {"images": images, "style_images": images, "latents": latents, "labels": labels, "logits": logits}
+    signatures = {name: {"dtype": str(s.dtype), "shape": ["batch", *s.shape[1:]]} for name, s in specs.items()}
     files, functions = {}, {}
     for name, (takes, gives) in FUNCTIONS.items():
         call = jax.jit(functools.partial(module.apply, bundle.model.variables, method=name))
@@ -46,8 +47,8 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
         functions[name] = {
             "file": f"{name}.stablehlo",
             "sha256": hashlib.sha256(program).hexdigest(),
-            "takes": {argument: _signature(specs[argument]) for argument in takes},
-            "gives": {gives: _signature(exported.out_avals[0])},
+            "takes": {argument: signatures[argument] for argument in takes},
+            "gives": {gives: signatures[gives]},
         }
     usage = "functions by jax.export, parameters inside; jax.export.deserialize(bytes).call(...)"
     description = describe(bundle, usage) | {"platforms": PLATFORMS, "functions": functions}
@@ -78,11 +79,5 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
             programs[name] = jax_export.deserialize(bytearray(data))
             text = programs[name].mlir_module()
             if text.count("custom_call") != text.count(_HARMLESS_CALL):
-                raise UserError(
-                    f"{name}.stablehlo in {str(folder)!r} calls functions outside its program. It was not run."
-                )
+                raise UserError(f"'{folder / name}.stablehlo' calls functions outside its program. It was not run.")
     return {name: jax.jit(program.call) for name, program in programs.items()}
-
-
-def _signature(array: jax.ShapeDtypeStruct | jax.core.ShapedArray) -> Json:
-    return {"dtype": str(array.dtype), "shape": ["batch", *array.shape[1:]]}
