@@ -39,7 +39,6 @@ def appearance_features(
 
 
 def _cell_means(images: UInt8[np.ndarray, "n h w c"]) -> list[Float[np.ndarray, "n f"]]:
-    """An array for each grid of the pixels and of the gradient's magnitude."""
     pixels = to_float(images)
     across = np.diff(pixels, axis=2, append=pixels[:, :, -1:])
     down = np.diff(pixels, axis=1, append=pixels[:, -1:])
