@@ -131,7 +131,7 @@ def read_record(folder: str | Path) -> Json:
 
 
 def parse_record(record: Json, path: str | Path) -> RunInfo:
-    """Parses what `read_record` returns; raises `UserError`, naming `path`, if it has another format or odd values."""
+    """Parses what `read_record` returns; raises `UserError`, naming `path`, if its format or a value is wrong."""
     if record.get("format") != FORMAT:
         raise UserError(
             f"{str(path)!r} describes a run in format {record.get('format')!r}, but this version of infoae_jax reads "
