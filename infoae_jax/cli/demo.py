@@ -1,4 +1,4 @@
-"""Serves a page to play with, in your browser: draw or upload an image, see every class in its style, mix two images.
+"""Serves a page to try the model on, in your browser: draw or upload an image, see all classes in its style, mix two.
 
   infoae demo mnist
   infoae demo runs/mnist --port=0 --open
@@ -17,7 +17,7 @@ from infoae_jax.pretrained.find import find_model
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = add_model_command(commands, "demo", "serve a page to play with", __doc__)
+    parser = add_model_command(commands, "demo", "serve a page to try the model on", __doc__)
     parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: reachable from elsewhere")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")

@@ -8,7 +8,7 @@ infoae evaluate runs/mnist                     measure a run: print a table and 
 infoae evaluate --sweep runs/mnist --best 3    measure the three best settings of a sweep in full
 infoae report runs/mnist runs/wide             compare runs on one HTML page
 infoae report --sweep runs/mnist               compare the trials of a sweep, with charts as SVG and PNG files
-infoae demo runs/mnist                         a page to play with
+infoae demo runs/mnist                         a page to try the model on
 infoae export runs/mnist --to npz              the model as files for other programs
 """
 

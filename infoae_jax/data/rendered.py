@@ -205,5 +205,5 @@ def rendered_source(config: DataConfig) -> Source:
             images, digits, factors = generate(count, config.seed, split)
             yield Dataset(images, digits, tuple("0123456789"), vars(factors))
 
-    # The pixels are no fingerprint, since their last bits may differ between processors. ('drawing' is hashed, too.)
+    # Pixels make no fingerprint, as their last bits may differ between processors. ('drawing' is part of the hash.)
     return Source({"kind": "rendered", "drawing": recipe.hexdigest()}, decode, recipe.hexdigest())

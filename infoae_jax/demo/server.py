@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             for start in range(0, min(length, _MAX_DRAINED_BYTES), 1 << 16):
                 if not self.rfile.read(min(1 << 16, length - start)):
                     break
-            raise RequestError(f"That has {length / (1 << 20):.0f} MB, but may have at most {MAX_BYTES >> 20}.", 413)
+            raise RequestError(f"The file has {length / (1 << 20):.0f} MB; the maximum is {MAX_BYTES >> 20}.", 413)
         body = self.rfile.read(length)
         self._is_body_read = len(body) == length
         return body

@@ -46,7 +46,7 @@ def strokes(images: UInt8[np.ndarray, "n h w 1"]) -> Attributes:
       width, height: between the 2 % and 98 % points of the mass, after a shear takes out the slant.
       intensity: mean value along the skeleton.
     """
-    from scipy.ndimage import distance_transform_edt  # here, as they are slow to import
+    from scipy.ndimage import distance_transform_edt  # here, as it is slow to import
     from skimage.morphology import skeletonize
 
     grey = _enlarge(to_float(images[..., 0]))

@@ -21,8 +21,8 @@ from infoae_jax.data.dataset import Splits
 from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import UserError
-from infoae_jax.evaluation.figures import FIGURES, JUDGED, NotApplicable, Subject, System
 from infoae_jax.evaluation.judges import Judges, load_judges
+from infoae_jax.evaluation.metrics import FIGURES, JUDGED, NotApplicable, Subject, System
 from infoae_jax.evaluation.record import FORMAT, FULL, Protocol, file_name
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.load import restore_variables
@@ -124,5 +124,5 @@ def evaluate_run(
 
 
 def _seconds(call: Callable[[], np.ndarray]) -> float:
-    """The median of five calls of what is compiled already."""
+    """The median of five calls, after the first has compiled."""
     return statistics.median(timeit.repeat(call, number=1, repeat=5))

@@ -21,7 +21,7 @@ from infoae_jax.types import Json
 SERIES = ("#2563a8", "#c2571a", "#2c7d4f", "#8a4fa3", "#a8842a", "#b03a5b")
 INK, MUTED, RULE, CARD = "#1d1f21", "#666b70", "#dddcd6", "#ffffff"
 COLOURS = {"ink": INK, "muted": MUTED, "rule": RULE, "card": CARD, **{f"s{i}": c for i, c in enumerate(SERIES)}}
-MAKER = "infoae_jax"  # stands in every file
+MAKER = "infoae_jax"  # marks every file as ours
 Scale: TypeAlias = Literal["linear", "log", "percent"]
 
 

@@ -11,7 +11,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.reports.charts import COLOURS
 
-GENERATOR = 'name="generator" content="infoae_jax report"'  # stands in every page
+GENERATOR = 'name="generator" content="infoae_jax report"'  # marks every page as ours
 
 
 def render_page(template: str, filters: Iterable[Callable[..., object]] = (), **page: object) -> bytes:

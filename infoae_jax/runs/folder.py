@@ -90,7 +90,7 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
         there = check_config(folder, info.config)
         if there.fingerprint != info.fingerprint:
             raise UserError(
-                f"The run in {str(folder)!r} was begun with other images: {there.num_train} + {there.num_test} then, "
+                f"The run in {str(folder)!r} was started with other images: {there.num_train} + {there.num_test} then, "
                 f"{info.num_train} + {info.num_test} now. Choose another --workdir, or use the same images."
             )
         return

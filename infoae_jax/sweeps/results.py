@@ -26,7 +26,7 @@ from infoae_jax.types import Json
 
 State: TypeAlias = Literal["new", "interrupted", "trained", "finished", "diverged", "failed"]  # finished: and evaluated
 TRAINED: tuple[State, ...] = ("trained", "finished")
-FAILURE_FILE = "failed.json"  # in a trial's folder: why it ended before its time
+FAILURE_FILE = "failed.json"  # in a trial's folder: why it failed
 MSE_TOLERANCE = 0.10  # share by which the MSE of a recommended setting may exceed the lowest one
 
 

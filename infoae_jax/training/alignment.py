@@ -51,7 +51,7 @@ def class_maps(
     centred = [z[m] - mean for m, mean in zip(members, means, strict=True)]
     pooled = sum(c.T @ c for c in centred) / len(z)
     pooled += MIN_VARIANCE * np.trace(pooled) / size * np.eye(size)
-    # All classes are whitened alike first. Little is left to do for each, which does not rotate them apart.
+    # All classes are whitened alike first; the small correction left for each hardly rotates one against another.
     whiten = _power(pooled, -0.5)
     maps, responses = [], []
     for m, c in zip(members, centred, strict=True):

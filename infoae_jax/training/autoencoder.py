@@ -51,7 +51,7 @@ def losses(
     states, mse + lambda * adversary.
 
     The cycle error is that of the reconstruction, encoded and decoded again. Without it, images drift when they are
-    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023). Where its weight is 0, so is it.
+    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023). With a weight of 0 it is 0.
 
     Args:
       images: pixels in [0, 1].

@@ -1,4 +1,4 @@
-"""What the steps of all phases share: Adam, the decay of its rate, and the loss of what classifies."""
+"""What the steps of all phases share: Adam, the decay of its rate, and the loss of classifiers."""
 
 from collections.abc import Mapping
 from typing import TypeAlias

@@ -12,9 +12,9 @@ from infoae_jax.config import parse
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.devices.batching import make_batched
-from infoae_jax.evaluation.figures import System
 from infoae_jax.evaluation.judges import load_judges
 from infoae_jax.evaluation.measure import measure
+from infoae_jax.evaluation.metrics import System
 from infoae_jax.evaluation.probes import Codes, measure_leakage
 from infoae_jax.evaluation.record import FULL
 from infoae_jax.inference.load import load

@@ -12,9 +12,9 @@ import infoae_jax
 from infoae_jax.data.load import load_splits
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation import measure as measure_module
-from infoae_jax.evaluation.figures import System
 from infoae_jax.evaluation.judges import Judges
 from infoae_jax.evaluation.measure import evaluate_run, measure
+from infoae_jax.evaluation.metrics import System
 from infoae_jax.evaluation.record import QUICK, read_evaluation
 from infoae_jax.evaluation.table import as_text
 

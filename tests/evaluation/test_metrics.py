@@ -10,10 +10,10 @@ from infoae_jax.config import parse
 from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.data.rendered import Factors, render
-from infoae_jax.evaluation import figures as figures_module
-from infoae_jax.evaluation.figures import FIGURES, System
+from infoae_jax.evaluation import metrics as metrics_module
 from infoae_jax.evaluation.judges import Judges
 from infoae_jax.evaluation.measure import measure
+from infoae_jax.evaluation.metrics import FIGURES, System
 from infoae_jax.evaluation.record import QUICK
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -140,14 +140,14 @@ def test_figures_that_make_no_sense_are_left_out_with_the_reason(splits, all_kno
 def test_formulas():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((5000, 4))
-    assert figures_module.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert figures_module.frechet_distance(a, a + [3, 0, 0, 0]) == pytest.approx(9, rel=1e-6)
+    assert metrics_module.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert metrics_module.frechet_distance(a, a + [3, 0, 0, 0]) == pytest.approx(9, rel=1e-6)
     # N(0, 1) against N(0, 4) in each of four dimensions: 4 (1 + 4 - 2 * 2).
-    assert figures_module.frechet_distance(a, 2 * a) == pytest.approx(4, rel=0.05)
-    assert figures_module.coverage(a[:500], a[:200]) == 1
-    assert figures_module.coverage(a[:500], a[:200] + 100) == 0
-    partner = figures_module.another_of_class(np.array([0, 1, 0, 2, 1]))
+    assert metrics_module.frechet_distance(a, 2 * a) == pytest.approx(4, rel=0.05)
+    assert metrics_module.coverage(a[:500], a[:200]) == 1
+    assert metrics_module.coverage(a[:500], a[:200] + 100) == 0
+    partner = metrics_module.another_of_class(np.array([0, 1, 0, 2, 1]))
     assert partner.tolist() == [2, 4, 0, -1, 1]
-    assert figures_module.correlation(np.array([1, 2, np.nan, 4]), np.array([2, 4, 6, 8])) == pytest.approx(1)
+    assert metrics_module.correlation(np.array([1, 2, np.nan, 4]), np.array([2, 4, 6, 8])) == pytest.approx(1)
     classes = np.array([0, 0, 1, 1])
-    assert figures_module.subtract_class_means(np.array([1.0, 3, 10, 20]), classes).tolist() == [-1, 1, -5, 5]
+    assert metrics_module.subtract_class_means(np.array([1.0, 3, 10, 20]), classes).tolist() == [-1, 1, -5, 5]
