@@ -91,9 +91,7 @@ def _run(trials: list[Trial], protocol: Protocol) -> bool:
     if outcome.stopped:
         print(f"Stopped, everything is saved. {resume_hint()}")
     if outcome.busy:
-        print(
-            f"Other processes train {', '.join(outcome.busy)}. Run the same command later for what they leave undone."
-        )
+        print(f"Other processes train {', '.join(outcome.busy)}. Run the same command later for what is left.")
     if outcome.failed:
         names = "".join(f"\n  {name}" for name in outcome.failed)
         print(f"{len(outcome.failed)} of {len(trials)} trials failed; {FAILURE_FILE} in their folders says why:{names}")

@@ -1,8 +1,8 @@
 """Judges: convolutional networks that read the class of an image, to score swaps. Never part of a training loss.
 
 Three of different shapes and seeds are trained on real training images (shifted at random), cached with the data set
-and used for every run on it. Their accuracy on real test images is reported with their verdicts; if it is below a threshold
-that is known to be reachable on the data set, the figures that rest on judges are marked as untrusted.
+and used for every run on it. Their accuracy on real test images is reported with their verdicts; if it is below a
+threshold that is known to be reachable on the data set, the figures that rest on judges are marked as untrusted.
 """
 
 import dataclasses

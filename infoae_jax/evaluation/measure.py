@@ -124,5 +124,5 @@ def evaluate_run(
 
 
 def _seconds(call: Callable[[], np.ndarray]) -> float:
-    """The median of five calls, after the first has compiled."""
+    """Median seconds of five calls whose program is compiled already."""
     return statistics.median(timeit.repeat(call, number=1, repeat=5))

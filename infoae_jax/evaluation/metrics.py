@@ -1,4 +1,4 @@
-"""The figures of an evaluation: what each of them is, what would fool it, and which other figure would show that."""
+"""The metrics of an evaluation: what each of them is, what would fool it, and which other figure would show that."""
 
 from collections.abc import Callable
 from typing import NamedTuple
