@@ -25,8 +25,7 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
     """Joins the other processes; call it before anything touches a device.
 
     Args:
-      coordinator: address of the first process, `host:port`; by default this and the others are read from the
-        environment, as Slurm and some clusters set it.
+      coordinator: address of the first process, `host:port`; by default Slurm (or a similar cluster) says all three.
       num_processes: how many processes there are.
       process_id: which of them this is, from 0.
 

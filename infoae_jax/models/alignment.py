@@ -3,8 +3,8 @@
 An adversary alone leaves much of the class in the latent z, since the decoder needs z near where it was trained.
 Alignment has no such conflict: each class y has an invertible map u = f_y(z) that sends its latents to a distribution
 shared by all classes. Then u says nothing about the class, and a swap, D(f_b^-1(f_a(z))), lands where class b's own
-latents lie. In use, the class of a style image is the one that the content classifier predicts, so no label is needed.
-Where it is right, reconstruction is untouched, as f_y is undone before the decoder.
+latents lie. In use, the content classifier predicts the class of a style image, so no label is needed. Where it is
+right, reconstruction is untouched, as f_y is undone before the decoder.
 
     f_y = couplings_y . affine_y
     affine_y    whitens the latents of class y, and rotates them so that a direction changes the appearance of an image
