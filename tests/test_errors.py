@@ -1,7 +1,5 @@
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from absl import flags
@@ -66,11 +64,3 @@ def test_the_argument_to_blame_is_named_unless_the_message_does():
 
 def test_the_innermost_error_speaks():
     assert as_sentence(RuntimeError(ValueError("no such split"))) == "no such split"
-
-
-def test_mistakes_and_help_are_answered_without_jax():
-    """Importing it takes longer than everything else together."""
-    code = "import sys, infoae_jax, infoae_jax.config, infoae_jax.files, infoae_jax.types; print('jax' in sys.modules)"
-    command = [sys.executable, "-c", code]
-    out = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
-    assert out == "False\n"

@@ -25,6 +25,13 @@ print(json.dumps([seconds, [m for m in ("tensorflow", "matplotlib", "torch") if 
     assert seconds < 2.5
 
 
+def test_mistakes_and_help_are_answered_without_jax():
+    """Importing it takes longer than everything else together."""
+    names = "infoae_jax.cli.main, infoae_jax.cli.train, infoae_jax.runs.folder"
+    code = f"import sys, {names}; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         infoae_jax.lode  # noqa: B018
