@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from infoae_jax.evaluation.leakage import Codes, measure_leakage
 from jax.sharding import Mesh
 
 from configs import mnist
@@ -14,7 +15,6 @@ from infoae_jax.data.load import load_splits
 from infoae_jax.devices.batching import make_batched
 from infoae_jax.evaluation.figures import System
 from infoae_jax.evaluation.judges import load_judges
-from infoae_jax.evaluation.leakage import Codes, measure_leakage
 from infoae_jax.evaluation.measure import measure
 from infoae_jax.evaluation.record import FULL
 from infoae_jax.inference.load import load

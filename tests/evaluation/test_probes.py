@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from infoae_jax.evaluation.leakage import Codes, measure_leakage
 
 pytestmark = pytest.mark.usefixtures("one_device")
