@@ -1,8 +1,8 @@
 """Trains an Info-autoencoder: python launch.py --config=configs/mnist.py [--config.FIELD=VALUE ...]
 
-With --sweep: what the configuration's sweep(add) lists, one run after the other, and a page about all.
+With --sweep: trains all that the configuration's sweep(add) lists, and makes a page about them.
 
-Exit codes: 0 done, or stopped by a signal and ready to resume; 1 training diverged, or some trial of a sweep failed;
+Exit codes: 0 done, or stopped by a signal and ready to resume; 1 training diverged, or a trial of a sweep failed;
 2 the input cannot work.
 """
 
@@ -18,7 +18,7 @@ for module in (train, sweep):
     flags.adopt_module_key_flags(module)  # so that --help shows them
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until training begins, which handles both itself
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until training handles it
     try:
         app.run(train.main, flags_parser=train.parse_flags)
     except (UserError, DivergedError) as error:

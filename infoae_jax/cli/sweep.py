@@ -11,33 +11,23 @@ from absl import flags
 
 from infoae_jax.config import Config
 from infoae_jax.errors import UserError
-from infoae_jax.evaluation.record import PROTOCOLS
+from infoae_jax.evaluation.record import PROTOCOLS, Protocol
 from infoae_jax.sweeps import cluster
 from infoae_jax.sweeps.results import FAILURE_FILE, check_folders, list_states, read_trial, read_trials
 from infoae_jax.sweeps.trials import Trial, filter_trials, group_trials, list_trials, select_trials, short_name
 
 _SWEEP = flags.DEFINE_boolean("sweep", False, "Run the trials that sweep(add) of the configuration file lists")
-_LIST = flags.DEFINE_boolean(
-    "sweep_list", False, "Only list the trials, with their states, the time that is left and the memory they need"
-)
+_LIST = flags.DEFINE_boolean("sweep_list", False, "Only list the trials: states, time that is left, memory needed")
 _FILTER = flags.DEFINE_string(
     "sweep_filter", "", "Only the trials that meet all conditions: bottleneck=16|32,lambda_adv<=0.01,seed=0"
 )
 _ONLY = flags.DEFINE_multi_string("sweep_only", [], "Only the trial of this name")
-_CLUSTER = flags.DEFINE_enum(
-    "sweep_cluster", "", ["", *cluster.CLUSTERS], "Hand each group of trials to this cluster, through submitit"
-)
-_OPTIONS = flags.DEFINE_string(
-    "sweep_cluster_options", "", "For submitit: slurm_partition=gpu,gpus_per_node=1,timeout_min=240"
-)
+_CLUSTER = flags.DEFINE_enum("sweep_cluster", "", ["", *cluster.CLUSTERS], "Cluster that gets each group of trials")
+_OPTIONS = flags.DEFINE_string("sweep_cluster_options", "", "For submitit: slurm_partition=gpu,timeout_min=240")
 
 
 def is_sweep() -> bool:
-    """Whether the command line asks for a sweep.
-
-    Raises:
-      UserError: if it does not, but has a flag that only a sweep uses.
-    """
+    """Whether the command line asks for a sweep; raises `UserError` if not, but a flag is set that only sweeps use."""
     if _SWEEP.value or _LIST.value:
         return True
     for flag in (_FILTER, _ONLY, _CLUSTER, _OPTIONS):
@@ -49,17 +39,13 @@ def is_sweep() -> bool:
 def run_sweep_command(
     config: Config, path: Path, workdir: Path, overrides: Iterable[str], set_up: Callable[[int], None]
 ) -> bool:
-    """Lists the trials, hands them to a cluster, or runs them.
+    """Lists the trials, hands them to a cluster, or runs them; returns whether none failed.
 
     Args:
-      config: what all trials have in common.
       path: the configuration file.
       workdir: the folder whose subfolder `sweep` holds the trials.
       overrides: fields of `config` that the command line sets.
       set_up: prepares JAX for batches of this size, or of multiples of it.
-
-    Returns:
-      Whether no trial failed.
 
     Raises:
       UserError: if the flags, the configuration's sweep(add) or the folders do not permit it.
@@ -68,18 +54,19 @@ def run_sweep_command(
     if sweep is None:
         raise UserError(f"{str(path)!r} has no function sweep(add), which lists the trials of --sweep.")
     trials = list_trials(config, sweep, workdir / "sweep")
-    for field in {field for trial in trials for field in trial.values}.intersection(overrides):
+    if fields := [field for field in overrides if any(field in trial.values for trial in trials)]:
         raise UserError(
-            f"--config.{field} is given, but the sweep sets it in its trials. Choose some of these with "
-            f"--sweep_filter={short_name(field)}=..., or change sweep(add) in {str(path)!r}."
+            f"--config.{fields[0]} is given, but the sweep sets it in its trials. Choose some of these with "
+            f"--sweep_filter={short_name(fields[0])}=..., or change sweep(add) in {str(path)!r}."
         )
     trials = filter_trials(trials, _FILTER.value)
     trials = select_trials(trials, _ONLY.value) if _ONLY.value else trials
-    ends = {_protocol(trial): trial.config.evaluate.at_end for trial in trials}
-    if len(ends) > 1:
+    ends = dict.fromkeys(trial.config.evaluate.at_end for trial in trials)
+    protocols = {"quick" if end == "no" else end for end in ends}  # a sweep always compares its trials
+    if len(protocols) > 1:
         raise UserError(
-            f"The sweep sets evaluate.at_end to {' and '.join(map(repr, ends.values()))}, but only trials that are "
-            f"measured by one protocol can be compared. Choose one for all: --config.evaluate.at_end=full"
+            f"The sweep sets evaluate.at_end to {' and '.join(map(repr, ends))}, but only trials that are measured by "
+            f"one protocol can be compared. Choose one for all: --config.evaluate.at_end=full"
         )
     check_folders(trials)
     if _LIST.value:
@@ -88,7 +75,7 @@ def run_sweep_command(
     if _CLUSTER.value:
         return _submit(trials)
     set_up(math.gcd(*(trial.config.train.batch_size for trial in trials)))
-    return _run(trials)
+    return _run(trials, PROTOCOLS[protocols.pop()])
 
 
 def resume_hint() -> str:
@@ -96,15 +83,11 @@ def resume_hint() -> str:
     return f"To resume: python {shlex.join(sys.argv)}"
 
 
-def _protocol(trial: Trial) -> str:
-    return "quick" if trial.config.evaluate.at_end == "no" else trial.config.evaluate.at_end
-
-
-def _run(trials: list[Trial]) -> bool:
+def _run(trials: list[Trial], protocol: Protocol) -> bool:
     from infoae_jax.reports.sweep import write_sweep_report  # here, so that mistakes are answered before the slow
     from infoae_jax.sweeps.runner import run_sweep  # imports of JAX and Matplotlib
 
-    outcome, folder = run_sweep(trials, PROTOCOLS[_protocol(trials[0])]), trials[0].folder.parent
+    outcome, folder = run_sweep(trials, protocol), trials[0].folder.parent
     if outcome.stopped:
         print(f"Stopped, everything is saved. {resume_hint()}")
     if outcome.busy:
@@ -118,19 +101,17 @@ def _run(trials: list[Trial]) -> bool:
 
 
 def _memory(trials: list[Trial]) -> str:
-    """The memory of an accelerator that each group needs, if its images are in the cache."""
+    """The memory that each group needs on an accelerator, if its images are in the cache."""
     import jax  # here, so that mistakes are answered before the slow import of JAX
 
     from infoae_jax.data.load import is_cached
     from infoae_jax.training.group import memory_estimate
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave the accelerators to those who train
-    lines = [
-        f"group {number}: about {memory_estimate([trial.config for trial in group]) / 2**30:.2f} GiB (half to twice "
-        f"that) to train it at once on one accelerator"
-        for number, group in enumerate(group_trials(trials), 1)
-        if is_cached(group[0].config.data)
-    ]
+    groups = enumerate(group_trials(trials), 1)
+    sizes = {n: memory_estimate([t.config for t in group]) for n, group in groups if is_cached(group[0].config.data)}
+    text = "group {}: about {:.2f} GiB (half to twice that) to train it on one accelerator"
+    lines = [text.format(number, size / 2**30) for number, size in sizes.items()]
     return "\n".join(lines) or "The memory that the groups need can be told once a training has cached the images."
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from infoae_jax.config import Config, differences, parse, to_dict
+from infoae_jax.config import Config, differences, parse
 from infoae_jax.errors import BusyError, UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.runs.provenance import environment, now
@@ -20,7 +20,7 @@ _LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """The contents of config.json: the configuration, and the data set that the model was made for."""
+    """The contents of config.json: the configuration, and the data set for which the model was made."""
 
     config: Config
     image_shape: tuple[int, int, int]
@@ -45,14 +45,11 @@ def lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 5)
     except (Timeout, FileNotFoundError) as error:  # or it has just removed the folder that it was refused
-        raise BusyError(
-            f"Another process is training in {str(folder)!r}. Wait for it, or choose another --workdir."
-        ) from error
+        advice = "Wait for it, or choose another --workdir."
+        raise BusyError(f"Another process is training in {str(folder)!r}. {advice}") from error
     except OSError as error:
-        raise UserError(
-            f"The run folder {str(folder)!r} cannot be written or locked ({error}). Choose another --workdir, on a "
-            f"file system that can lock files."
-        ) from error
+        advice = "Choose another --workdir, on a file system that can lock files."
+        raise UserError(f"The run folder {str(folder)!r} cannot be written or locked ({error}). {advice}") from error
     try:
         yield
     finally:
@@ -67,14 +64,12 @@ def lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process trains or evaluates in `folder` now. Changes nothing there."""
     file = _lock_file(folder)
-    if Path(file.lock_file).exists():
-        try:
-            with file.acquire(blocking=False):
-                pass
-        except Timeout:
-            return True
-        except OSError:  # the folder is not ours to lock, or its file system has no locks
-            pass
+    try:
+        if Path(file.lock_file).exists():
+            file.acquire(blocking=False)
+            file.release()
+    except OSError as error:  # other than Timeout: the folder is not ours to lock, or its file system has no locks
+        return isinstance(error, Timeout)
     return False
 
 
@@ -83,12 +78,7 @@ def _lock_file(folder: Path) -> FileLock:
 
 
 def open_run(folder: Path, info: RunInfo, device: str) -> None:
-    """Writes config.json into a fresh folder, or checks that the folder holds the same experiment.
-
-    Args:
-      folder: the run folder, under `lock`.
-      info: the experiment.
-      device: what it is trained on, as config.json is to say it.
+    """Writes config.json into a fresh folder, or checks that it holds the same experiment. It must be locked.
 
     Raises:
       UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
@@ -100,32 +90,21 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
         there = check_config(folder, info.config)
         if there.fingerprint != info.fingerprint:
             raise UserError(
-                f"The run in {str(folder)!r} was begun with other images: {there.num_train} for training and "
-                f"{there.num_test} for tests then, {info.num_train} and {info.num_test} now. Choose another --workdir, "
-                f"or use the same images."
+                f"The run in {str(folder)!r} was begun with other images: {there.num_train} + {there.num_test} then, "
+                f"{info.num_train} + {info.num_test} now. Choose another --workdir, or use the same images."
             )
         return
-    others = [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]
-    if others:
+    if others := [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]:
         raise UserError(
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
         )
-    record = {
-        "format": FORMAT,
-        "config": to_dict(info.config),
-        "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
-        "environment": {**environment(), "device": device},
-        "created": now(),
-    }
+    data, where = dataclasses.asdict(info), {**environment(), "device": device}
+    record = {"format": FORMAT, "config": data.pop("config"), "data": data, "environment": where, "created": now()}
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def check_config(folder: Path, config: Config) -> RunInfo:
-    """Reads config.json of a run that is to be resumed with `config`.
-
-    Raises:
-      UserError: if it cannot be read, or the settings make it another experiment (naming those that differ).
-    """
+    """Reads config.json; raises `UserError`, naming the settings that differ, unless `config` can resume the run."""
     there = read_info(folder)
     if changes := differences(there.config, config):
         raise UserError(
@@ -136,42 +115,23 @@ def check_config(folder: Path, config: Config) -> RunInfo:
 
 
 def read_info(folder: str | Path) -> RunInfo:
-    """Reads config.json.
-
-    Raises:
-      UserError: if it is missing, damaged, or in another format.
-    """
+    """Reads config.json; raises `UserError` if it is missing, damaged, or in another format."""
     return parse_record(read_record(folder), Path(folder) / "config.json")
 
 
 def read_record(folder: str | Path) -> Json:
-    """Reads config.json as it is; `parse_record` makes sense of it.
-
-    Raises:
-      UserError: if it is missing or not a JSON object.
-    """
+    """Reads config.json as it is; raises `UserError` if it is missing or not a JSON object."""
     path = Path(folder) / "config.json"
     try:
-        record = json.loads(path.read_text())
-        if not isinstance(record, dict):
-            raise ValueError(f"it holds {str(record)[:20]!r}")
-        return record
+        return dict(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no config.json.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
 
 
 def parse_record(record: Json, path: str | Path) -> RunInfo:
-    """Checks a record of config.json.
-
-    Args:
-      record: the JSON object.
-      path: the file that it was read from, for error messages.
-
-    Raises:
-      UserError: if it has another format, or a value that cannot be.
-    """
+    """Parses what `read_record` returns; raises `UserError`, naming `path`, if it has another format or odd values."""
     if record.get("format") != FORMAT:
         raise UserError(
             f"{str(path)!r} describes a run in format {record.get('format')!r}, but this version of infoae_jax reads "

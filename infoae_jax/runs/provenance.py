@@ -15,18 +15,15 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 
 def environment() -> Json:
     """Versions, machine and code, to be kept with every result. Touches no device."""
-    versions = {name: _version(name) for name in _PACKAGES}
-    found = {name: version for name, version in versions.items() if version}
-    return {"python": platform.python_version(), "platform": platform.platform(), **found, "code": code_version()}
+    versions = {name: version for name in _PACKAGES if (version := _version(name))}
+    return {"python": platform.python_version(), "platform": platform.platform(), **versions, "code": code_version()}
 
 
 def code_version() -> Json:
     """The package's version, a hash of its source files and, in a checkout, its git commit."""
     package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    result: Json = {"source": digest.hexdigest()[:16]}
+    sources = (path.name.encode() + path.read_bytes() for path in sorted(package.rglob("*.py")))
+    result: Json = {"source": hashlib.sha256(b"".join(sources)).hexdigest()[:16]}
     if version := _version("infoae_jax"):
         result["version"] = version
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ class TrialResult:
     protocol: str = ""  # by which `figures` were measured
     figures: dict[str, float | None] = dataclasses.field(default_factory=dict)  # the metrics of `table.HEADLINE`
     full: dict[str, float | None] = dataclasses.field(default_factory=dict)  # those of the full evaluation, if another
-    chance: float | None = None  # probe accuracy of a latent that says nothing
+    chance: float | None = None  # probe accuracy of guessing
     untrusted: tuple[str, ...] = ()  # groups of figures whose judges are not good enough
     training_s: float | None = None  # wall time; None if nobody knows, since a process was killed
     evaluation_s: float | None = None  # without the training of the judges
@@ -107,38 +108,29 @@ def read_trials(folder: Path) -> list[TrialResult]:
     or the better one of two.
     """
     paths = {path.parent for name in ("config.json", FAILURE_FILE) for path in folder.glob(f"*/{name}")}
-    counts = {p: sum((path / file_name(p)).exists() for path in paths) for p in PROTOCOLS.values()}
-    results = [read_trial(path, max(counts, key=lambda p: counts[p])) for path in paths]
+    protocol = max(PROTOCOLS.values(), key=lambda p: sum((path / file_name(p)).exists() for path in paths))
+    results = [read_trial(path, protocol) for path in paths]
     return sorted(results, key=lambda trial: ([(f, _sort_key(v)) for f, v in trial.values.items()], trial.name))
 
 
-def _sort_key(value: object) -> tuple[str, float, str]:
-    """Numbers by size, before texts; other things as texts."""
-    return ("", value, "") if isinstance(value, (int, float)) else ("text", 0, format_value(value))
+def _sort_key(value: object) -> tuple[float, str]:
+    """Numbers by size, and then everything else as text."""
+    return (value, "") if isinstance(value, (int, float)) else (math.inf, format_value(value))
 
 
 def write_results(folder: Path, results: Sequence[TrialResult]) -> None:
     """Writes `sweep.jsonl`."""
-    lines = [json.dumps(dataclasses.asdict(trial)) + "\n" for trial in results]
-    write_atomically(folder / "sweep.jsonl", "".join(lines).encode())
+    text = "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in results)
+    write_atomically(folder / "sweep.jsonl", text.encode())
 
 
 def find_sweep(run: str | Path) -> tuple[Path, list[TrialResult]]:
-    """The folder that holds the trials, and their results.
-
-    Args:
-      run: that folder, or the one it lies in.
-
-    Raises:
-      UserError: if it holds no trials.
-    """
+    """The folder of a sweep, which is `run` or lies in it, and its trials; raises `UserError` if there are none."""
     folder = Path(run) / "sweep" if (Path(run) / "sweep").is_dir() else Path(run)
-    results = read_trials(folder)
-    if not results:
-        raise UserError(
-            f"{str(run)!r} holds no trials of a sweep. Start one: python launch.py --config=configs/mnist.py --sweep"
-        )
-    return folder, results
+    if results := read_trials(folder):
+        return folder, results
+    advice = "Start one: python launch.py --config=configs/mnist.py --sweep"
+    raise UserError(f"{str(run)!r} holds no trials of a sweep. {advice}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,16 +174,12 @@ def group_by_setting(results: Sequence[TrialResult]) -> list[Setting]:
 
 
 def rank_settings(settings: Sequence[Setting], within: float = MSE_TOLERANCE) -> list[Setting]:
-    """The best first: those whose MSE is at most `within` above the lowest, by leakage; then the others by MSE.
-
-    Leakage and MSE are means over seeds.
-    """
-    mse = {setting.name: setting.mean("mse") or 0.0 for setting in settings}
-    bound = min(mse.values(), default=0.0) * (1 + within)
+    """By means over seeds: those with an MSE at most `within` above the lowest, by leakage; then the others by MSE."""
+    bound = min((setting.mean("mse") or 0.0 for setting in settings), default=0.0) * (1 + within)
 
     def rank(setting: Setting) -> tuple[bool, float]:
-        is_worse = mse[setting.name] > bound
-        return is_worse, mse[setting.name] if is_worse else setting.mean("probe_accuracy") or 0.0
+        mse, leakage = setting.mean("mse") or 0.0, setting.mean("probe_accuracy") or 0.0
+        return (True, mse) if mse > bound else (False, leakage)
 
     return sorted(settings, key=rank)
 
@@ -234,16 +222,13 @@ def estimate_remaining(left: Sequence[Trial]) -> str:
     if not left:
         return "Nothing is left to do."
     measured = _measured_seconds(left[0].folder.parent)
-    total, is_rough = 0.0, False
-    for trial in left:
-        keys = program_key(trial.config), _workload(trial.config)
-        key = next((key for key in keys if key in measured), None)
-        if key is None:
-            return f"{_count(len(left), 'trial')} left; no such run was measured here yet, so the time is unknown."
-        is_rough = is_rough or key != keys[0]
-        total += statistics.median(measured[key])  # the first of a program has compiled it
-    by = "judging by similar runs here" if is_rough else "judging by the same runs here"
-    return f"{_count(len(left), 'trial')} left: about {format_duration(total)} one after the other, {by}."
+    seconds = [measured.get(program_key(t.config)) or measured.get(_workload(t.config)) for t in left]
+    known = [statistics.median(s) for s in seconds if s]  # the median, as the first of a program has compiled it
+    if len(known) < len(left):
+        return f"{_count(len(left), 'trial')} left; no such run was measured here yet, so the time is unknown."
+    kind = "the same" if all(program_key(trial.config) in measured for trial in left) else "similar"
+    time = format_duration(sum(known))
+    return f"{_count(len(left), 'trial')} left: about {time} one after the other, judging by {kind} runs here."
 
 
 def format_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The walk-through of README.md, from a folder of pictures to swaps of them, with fewer pictures and `:tiny`."""
+"""The walk-through of README.md, from a folder of images to swaps of them, with fewer images and `:tiny`."""
 
 import re
 import shlex
@@ -51,5 +51,5 @@ def test_from_a_folder_to_swaps(here, one_device, capsys):
     sheet = np.asarray(Image.open("swaps.png"))
     assert sheet.shape == (2 * (2 * 34 - 2), 2 * (9 * 34 - 2 + 8), 3)
     paper = np.array([np.asarray(Image.open(f"letters/{name}.png"))[0, 0] for name in ("B/7", "E/8")], int)
-    assert abs(sheet[[4, 74], 4].astype(int) - paper).max() < 3  # the first column: the pictures given
+    assert abs(sheet[[4, 74], 4].astype(int) - paper).max() < 3  # the first column: the images given
     assert evaluation == ["infoae", "evaluate", "runs/letters", "--quick"]

@@ -82,7 +82,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, info):
     assert not (tmp_path / "fresh").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": {}, "data": {}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", "{}", '{"config": {}, "data": {}}'])
 def test_a_damaged_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json|config\."):
