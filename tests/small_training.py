@@ -1,16 +1,20 @@
-"""A small model on random images, for tests of training steps that only compare; what is compiled of it is kept."""
+"""A small model on random images, for tests of training steps that only compare, and ways to disturb `fit`."""
 
+import contextlib
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.models.autoencoder import build
+from infoae_jax.training import fit as fit_module
 from infoae_jax.training.autoencoder import train_step
 from infoae_jax.training.state import init_state, make_hyper, static_config
 
@@ -109,3 +113,33 @@ def assert_identical(a, b):
     """Bit for bit."""
     for mine, theirs in zip(leaves(a), leaves(b), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@contextlib.contextmanager
+def after_step(number, action):
+    """`fit` calls `action` after the step of this number, counted over all phases from 1.
+
+    The action gets what the step returned, and may return something else for it.
+    """
+    train = fit_module.train
+
+    def acting(run):
+        answer = None
+        with contextlib.closing(train(run)) as phases:
+            while True:
+                try:
+                    request = phases.send(answer)
+                except StopIteration as end:
+                    return end.value
+                answer = yield request
+                if request.step + (answer[2] if request.kind == "train" else 1) == number:
+                    answer = action(answer) or answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "train", acting)
+        yield
+
+
+def interrupt(signal_number):
+    """An action: this signal comes."""
+    return lambda answer: os.kill(os.getpid(), signal_number)

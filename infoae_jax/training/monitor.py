@@ -160,7 +160,7 @@ class Reporter:
             self._printed = time.monotonic()
             self._run.print(f"step {step}/{self._total_steps}  {losses}")
 
-    def epoch(self, step: int, sums: dict[str, Array | np.ndarray], images_per_s: float) -> None:
+    def epoch(self, step: int, sums: Tree, images_per_s: float) -> None:
         """Logs and prints the means of the epoch that ends with `step`."""
         means = {name: float(value) / float(sums["count"]) for name, value in sums.items() if name != "count"}
         epoch, epochs = step // self._steps_per_epoch, self._run.config.train.epochs

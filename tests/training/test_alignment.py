@@ -119,7 +119,7 @@ def test_training_makes_the_classes_alike(data):
         return KNeighborsClassifier(20).fit(u[:2000], labels[:2000]).score(u[2000:], labels[2000:])
 
     affine, aligned = leakage(before, "affine"), leakage(after)
-    assert affine > 0.45  # the bend is still there
+    assert affine > 0.42  # the bend is still there
     assert aligned < affine - 0.08
 
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from infoae_jax.training import appearance
-from infoae_jax.training import appearance as appearance_module
 from infoae_jax.training.appearance import appearance_features, num_features
 
 
@@ -18,7 +17,7 @@ def blobs(labels, rng, channels=1):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_styles_have_no_class_mean_and_unit_size(channels):
+def test_features_have_no_class_mean_and_unit_size(channels):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 5000).astype(np.int32)
     found = appearance_features(blobs(labels, rng, channels)[0], labels, 2)
@@ -28,8 +27,8 @@ def test_styles_have_no_class_mean_and_unit_size(channels):
         np.testing.assert_allclose(found[labels == c].mean(0), 0, atol=1e-4)
 
 
-def test_styles_tell_what_was_drawn_whatever_the_class():
-    """One linear map for both classes reads brightness and height from the styles."""
+def test_features_tell_what_is_in_an_image_whatever_its_class():
+    """One linear map for both classes predicts height and brightness from them."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 4000).astype(np.int32)
     images, facts = blobs(labels, rng)
@@ -45,12 +44,14 @@ def test_constant_images_and_absent_classes_are_borne():
     assert np.isfinite(found).all()
 
 
-def test_images_are_looked_at_in_portions_of_so_many_pixels(monkeypatch):
+def test_images_are_handled_in_portions_of_a_number_of_pixels(monkeypatch):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (50, 16, 16, 3), np.uint8), np.arange(50, dtype=np.int32) % 3
-    whole = appearance_features(images, labels, 3)
-    monkeypatch.setattr(appearance, "_PIXELS_AT_ONCE", 7 * 16 * 16)
-    assert [len(portion) for portion in appearance_module._portions(images)] == [7] * 7 + [1]
+    whole, portions, hypot = appearance_features(images, labels, 3), [], np.hypot
+    monkeypatch.setattr(np, "hypot", lambda a, b: portions.append(len(a)) or hypot(a, b))
+    monkeypatch.setattr(appearance, "MAX_PIXELS_AT_ONCE", 7 * 16 * 16)
     np.testing.assert_allclose(appearance_features(images, labels, 3), whole, atol=1e-6)
-    monkeypatch.setattr(appearance, "_PIXELS_AT_ONCE", 1)  # less than an image has
-    assert len(appearance_module._portions(images)) == 50
+    assert portions == [7] * 7 + [1]
+    monkeypatch.setattr(appearance, "MAX_PIXELS_AT_ONCE", 1)  # less than an image has
+    appearance_features(images, labels, 3)
+    assert portions[8:] == [1] * 50

@@ -9,21 +9,19 @@ import jax
 import jax.export
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 import infoae_jax
 from configs import mnist, rendered
 from infoae_jax.config import parse, to_dict
-from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import BusyError, DivergedError
 from infoae_jax.models.autoencoder import build
 from infoae_jax.runs.folder import lock, read_info
 from infoae_jax.runs.metrics import read_metrics
-from infoae_jax.sweeps.trials import Trial
 from infoae_jax.training import group as group_module
 from infoae_jax.training.fit import fit
-from infoae_jax.training.group import fit_group, memory_estimate, train_program
+from infoae_jax.training.group import fit_group, max_group_size, memory_estimate, train_program
 from infoae_jax.training.state import init_state, make_hyper, static_config
+from tests.small_training import assert_identical, devices_mesh
 
 # A group's program adds up in another order than that of a run alone.
 TOLERANCE = 2e-3
@@ -58,7 +56,7 @@ def group(configs, tmp_path_factory):
     return folders, fit_group(configs, folders)
 
 
-def figures(folder, kind):
+def metrics(folder, kind):
     timeless = [dict(line) for line in read_metrics(folder, kind)]
     for line in timeless:
         line.pop("images_per_s", None)
@@ -66,11 +64,11 @@ def figures(folder, kind):
 
 
 def assert_alike(folder, other):
-    """The same lines, with the same figures; the same pictures and checkpoints."""
+    """The same lines, with the same metrics; the same samples and checkpoints."""
     lines, others = read_metrics(folder), read_metrics(other)
     assert [(line["kind"], line["step"]) for line in lines] == [(line["kind"], line["step"]) for line in others]
     for kind in ("step", "epoch", "test", "align", "refine"):
-        for mine, theirs in zip(figures(folder, kind), figures(other, kind), strict=True):
+        for mine, theirs in zip(metrics(folder, kind), metrics(other, kind), strict=True):
             assert mine.pop("kind") == theirs.pop("kind")
             if kind == "refine":  # latents hardly vary so early, and whitening them makes errors of rounding large
                 assert mine.pop("style") == pytest.approx(theirs.pop("style"), rel=0.2)
@@ -81,11 +79,6 @@ def assert_alike(folder, other):
         ]
 
 
-def assert_same_state(result, other):
-    for mine, theirs in zip(jax.tree.leaves(result.state), jax.tree.leaves(other.state), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-
-
 def test_a_run_in_a_group_is_as_alone(group, configs, tmp_path):
     folders, results = group
     assert all(result.finished and not result.stopped for result in results)
@@ -93,17 +86,14 @@ def test_a_run_in_a_group_is_as_alone(group, configs, tmp_path):
         alone = fit(config, tmp_path / str(number), devices=jax.devices()[:1])
         assert int(results[number].state.step) == int(alone.state.step) == 6
         assert_alike(folders[number], tmp_path / str(number))
-    seeds = [line["reconstruction"] for line in (figures(folder, "step")[0] for folder in folders)]
+    seeds = [line["reconstruction"] for line in (metrics(folder, "step")[0] for folder in folders)]
     assert len(set(seeds)) == 3
 
 
 def test_its_folder_is_a_run_like_any_other(group, configs):
     folders, results = group
     variables = infoae_jax.load(folders[1]).variables
-    for mine, theirs in zip(
-        jax.tree.leaves(variables["params"]), jax.tree.leaves(results[1].state.params), strict=True
-    ):
-        np.testing.assert_array_equal(mine, theirs)
+    assert_identical(variables["params"], results[1].state.params)
     assert read_info(folders[1]).config == configs[1]
     before = (folders[1] / "metrics.jsonl").read_bytes()
     assert fit(configs[1], folders[1]).finished  # nothing is left to do
@@ -127,7 +117,7 @@ def test_a_stopped_group_goes_on(group, configs, tmp_path, monkeypatch):
     assert [(r.finished, r.stopped, int(r.state.step)) for r in stopped] == [(False, True, 4)] * 3
     for result, whole, folder in zip(fit_group(configs, folders), group[1], folders, strict=True):
         assert result.finished
-        assert_same_state(result, whole)
+        assert_identical(result.state, whole.state)
         assert read_metrics(folder, "start")[-1]["step"] == 4
 
 
@@ -141,7 +131,7 @@ def test_runs_that_stand_at_different_steps_meet(group, configs, tmp_path):
     starts = [[line["step"] for line in read_metrics(folder, "start")] for folder in folders]
     assert starts == [[0, 4], [0, 0], [0]]  # and the third is done
     for result, whole in zip(results, group[1], strict=True):
-        assert_same_state(result, whole)
+        assert_identical(result.state, whole.state)
 
 
 def test_what_is_wrong_with_one_leaves_the_others(group, configs, cache, tmp_path):
@@ -154,7 +144,7 @@ def test_what_is_wrong_with_one_leaves_the_others(group, configs, cache, tmp_pat
     assert isinstance(diverged, DivergedError)
     assert read_metrics(folders[0])[-1]["kind"] == "diverged"
     assert isinstance(busy, BusyError)
-    assert_same_state(fine, group[1][2])
+    assert_identical(fine.state, group[1][2].state)
 
 
 def test_refuses_runs_that_need_different_programs(configs, cache, tmp_path):
@@ -168,7 +158,7 @@ def test_refuses_runs_that_need_different_programs(configs, cache, tmp_path):
 def test_all_phases_in_a_group(cache, tmp_path, devices, reference_couplings):
     trials = {"seed": 0}, {"seed": 2, "lambda_adv": 0.01, "learning_rate": 2e-3}
     configs = [smallest(cache, later_phases=True, **trial) for trial in trials]
-    for number, cycle_weight in enumerate((0.0, 2.0)):  # one draws again in its refinement, the other does not
+    for number, cycle_weight in enumerate((0.0, 2.0)):  # one has the cycle term in its refinement, the other does not
         values = to_dict(configs[number])
         values["model"]["reference_couplings"] = reference_couplings
         values["refine"]["cycle_weight"] = cycle_weight
@@ -199,8 +189,7 @@ def program_and_arguments(config, shape, images, runs, mesh):
 
 def test_64_trials_of_mnist_lower_for_cuda():
     config = parse(mnist.get_config())
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    program, arguments = program_and_arguments(config, (28, 28, 1), 60_000, 64, mesh)
+    program, arguments = program_and_arguments(config, (28, 28, 1), 60_000, 64, devices_mesh(4))
     exported = jax.export.export(program, platforms=["cuda"])(*arguments)
     assert exported.platforms == ("cuda",)
     assert exported.nr_devices == 4
@@ -208,12 +197,20 @@ def test_64_trials_of_mnist_lower_for_cuda():
     assert "all_reduce" not in exported.mlir_module()  # runs have nothing to say to each other
 
 
-def test_memory_estimate_is_near_what_xla_takes(configs, tmp_path):
-    """Of the very program that trained the group."""
-    trials = [Trial(str(i), configs[0], tmp_path / str(i)) for i in range(4)]
-    mesh = Mesh(np.array(jax.devices()), (AXIS,))
-    program, arguments = program_and_arguments(configs[0], (32, 32, 3), 96, 4, mesh)
+def test_memory_estimate_is_near_what_xla_takes(configs):
+    """By the very program that trained the group."""
+    four = [configs[0]] * 4
+    program, arguments = program_and_arguments(configs[0], (32, 32, 3), 96, 4, devices_mesh(4))
     found = program.lower(*arguments).compile().memory_analysis()
     taken = found.argument_size_in_bytes + found.temp_size_in_bytes
-    assert 0.5 < memory_estimate(trials, devices=4) / taken < 2
-    assert memory_estimate(trials) > 2 * memory_estimate(trials, devices=4)
+    assert 0.5 < memory_estimate(four, num_devices=4) / taken < 2
+    assert memory_estimate(four) > 2 * memory_estimate(four, num_devices=4)
+
+
+def test_a_group_is_as_large_as_the_memory_allows(configs, monkeypatch):
+    """By whole rounds of the devices; where the memory is not known, all at once."""
+    eight = [configs[0]] * 8
+    assert max_group_size(eight) == 8
+    device = type("Device", (), {"memory_stats": lambda self: {"bytes_limit": 2 * memory_estimate(eight[:5], 2)}})()
+    monkeypatch.setattr(jax, "local_devices", lambda: [device] * 2)
+    assert max_group_size(eight) == 6
