@@ -1,9 +1,4 @@
-"""Typed, checked, immutable configuration.
-
-`parse` turns a `ConfigDict` from `configs/*.py`, with its command-line overrides, into these dataclasses. Code that
-receives them can rely on the types and ranges stated here. The defaults, with a comment on each field, are in
-`configs/base.py`.
-"""
+"""Typed, checked, immutable configuration; `configs/base.py` has the defaults and a comment on each field."""
 
 import dataclasses
 import math
@@ -21,12 +16,12 @@ DecoderKind: TypeAlias = Literal["dcec", "literal"]
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
 
-def _range(low: float, high: float = math.inf, *, above: bool = False) -> Any:
+def _range(low: float, high: float = math.inf, *, above: bool = False, traced: bool = False) -> Any:
     """A field whose value (or each of whose elements) lies in [low, high], or in (low, high] if `above`.
 
-    Type checkers take it for one with a default, which no field without may follow: hence `kw_only` below.
+    A `traced` field is an argument of the compiled programs. Type checkers take this for a default: hence `kw_only`.
     """
-    return dataclasses.field(metadata={"low": low, "high": high, "above": above})
+    return dataclasses.field(metadata={"low": low, "high": high, "above": above, "traced": traced})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,15 +56,15 @@ class ModelConfig:
 class TrainConfig:
     epochs: int = _range(1, 1_000_000)
     batch_size: int = _range(1, 1_000_000)
-    learning_rate: float = _range(0, 1, above=True)
+    learning_rate: float = _range(0, 1, above=True, traced=True)
     learning_rate_schedule: Literal["constant", "cosine", "warmup_cosine"]
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
-    lambda_adv: float = _range(0, 1e6)
+    lambda_adv: float = _range(0, 1e6, traced=True)
     lambda_schedule: Literal["constant", "linear"]
-    lambda_ramp: float = _range(0, 1, above=True)
+    lambda_ramp: float = _range(0, 1, above=True, traced=True)
     adversary_steps: int = _range(1, 100)
-    seed: int = _range(0, 2**32 - 1)
+    seed: int = _range(0, 2**32 - 1, traced=True)
     data_on: Literal["auto", "device", "host"]
     steps_per_call: int = _range(1, 10_000)
     dtype: Dtype
@@ -79,19 +74,19 @@ class TrainConfig:
 class AlignmentConfig:
     epochs: int = _range(1, 1_000_000)
     batch_size: int = _range(1, 1_000_000)
-    learning_rate: float = _range(0, 1, above=True)
-    style_weight: float = _range(0, 1e6)
-    lambda_adv: float = _range(0, 1e6)
+    learning_rate: float = _range(0, 1, above=True, traced=True)
+    style_weight: float = _range(0, 1e6, traced=True)
+    lambda_adv: float = _range(0, 1e6, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class RefineConfig:
     epochs: int = _range(0, 1_000_000)
-    learning_rate: float = _range(0, 1, above=True)
-    style_weight: float = _range(0, 1e6)
-    cycle_weight: float = _range(0, 1e6)
-    content_weight: float = _range(0, 1e6)
-    content_noise: float = _range(0, 1)
+    learning_rate: float = _range(0, 1, above=True, traced=True)
+    style_weight: float = _range(0, 1e6, traced=True)
+    cycle_weight: float = _range(0, 1e6, traced=True)
+    content_weight: float = _range(0, 1e6, traced=True)
+    content_noise: float = _range(0, 1, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,28 +122,10 @@ class Config:
 # Fields that a resumed run may change, as they do not change its result (`data_on` and `steps_per_call` only its
 # rounding, since they change the compiled program).
 FREE_ON_RESUME = "data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log", "checkpoint", "evaluate"
-# Fields that are arguments of the compiled programs: runs that differ in nothing else share them.
-TRACED = (
-    "train.seed",
-    "train.learning_rate",
-    "train.lambda_adv",
-    "train.lambda_ramp",
-    "alignment.learning_rate",
-    "alignment.style_weight",
-    "alignment.lambda_adv",
-    "refine.learning_rate",
-    "refine.style_weight",
-    "refine.cycle_weight",
-    "refine.content_weight",
-    "refine.content_noise",
-)
 
 
 def parse(values: Mapping[str, object] | ConfigDict) -> Config:
-    """Checks every value and combination.
-
-    Args:
-      values: a `ConfigDict` from `configs/*.py` or the result of `to_dict`: nested, with exactly the fields above.
+    """The configuration from a `ConfigDict` of `configs/*.py` or the result of `to_dict`, its values all checked.
 
     Raises:
       UserError: naming the field, its value, and what is allowed.
@@ -169,21 +146,25 @@ def differences(old: Config, new: Config) -> list[str]:
     return [f"{k}: {a[k]!r} -> {b[k]!r}" for k in a if a[k] != b[k] and not k.startswith(FREE_ON_RESUME)]
 
 
-def program_key(config: Config) -> tuple[Any, ...]:
-    """All that decides the compiled programs, the loop around them, and the images: equal for runs that share these."""
-    flat = flatten(to_dict(config))
-    others = (*TRACED, "data.cache_dir")
-    return tuple(flat[name] for name in flat if name not in others and not name.startswith("evaluate."))
+def program_key(config: Config) -> tuple[object, ...]:
+    """What decides the compiled programs, the loop around them, and the images: equal for runs that share these."""
+    sections = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "evaluate"}
+    return tuple(
+        getattr(section, f.name)
+        for name, section in sections.items()
+        for f in dataclasses.fields(section)
+        if not f.metadata.get("traced") and f"{name}.{f.name}" != "data.cache_dir"
+    )
 
 
 def check_image_shape(shape: tuple[int, ...]) -> None:
     """Raises `UserError` unless the network can encode and decode images of `shape` (height, width, channels)."""
     for side in shape[:2]:
         if side % 4 or not MIN_SIDE <= side <= MAX_SIDE:
+            advised = min(max(round(side / 4) * 4, MIN_SIDE), MAX_SIDE)
             raise UserError(
                 f"Images of {shape[0]}x{shape[1]} pixels are not supported: each side must be a multiple of 4 from "
-                f"{MIN_SIDE} to {MAX_SIDE}. Have them resized, for instance with --config.data.image_size="
-                f"{min(max(round(side / 4) * 4, MIN_SIDE), MAX_SIDE)}."
+                f"{MIN_SIDE} to {MAX_SIDE}. Resize them, for instance with --config.data.image_size={advised}."
             )
 
 
@@ -203,8 +184,7 @@ def _parse_section(cls: type[Any], values: Any, path: str) -> Any:
         raise UserError(f"{path}.{unknown[0]} does not exist. {path} has the fields {', '.join(fields)}.")
     if missing := [name for name in fields if name not in values]:
         raise UserError(f"{path}.{missing[0]} is missing. Set it; configs/base.py has a default for every field.")
-    parsed = {n: _parse_value(f"{path}.{n}", values[n], hints[n], field.metadata) for n, field in fields.items()}
-    return cls(**parsed)
+    return cls(**{n: _parse_value(f"{path}.{n}", values[n], hints[n], f.metadata) for n, f in fields.items()})
 
 
 def _parse_value(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
@@ -217,14 +197,13 @@ def _parse_value(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) ->
         return tuple(_parse_value(f"{path}[{i}]", v, element, limits) for i, v in enumerate(value))
     options = get_args(hint)  # of a Literal
     kind = type(options[0]) if options else hint
-    good = (
+    if not (
         isinstance(value, int | float if kind is float else kind)
         and isinstance(value, bool) == (kind is bool)
         and (not options or value in options)
         and (not limits or limits["low"] <= value <= limits["high"])
         and not (limits and limits["above"] and value == limits["low"])
-    )
-    if not good:
+    ):
         raise UserError(f"{path} is {value!r}, but must be {_describe(kind, options, limits)}.")
     return float(value) if kind is float else value
 
@@ -242,18 +221,16 @@ def _describe(kind: type, options: tuple[object, ...], limits: Mapping[str, Any]
 
 
 def _check_combinations(config: Config) -> None:
-    data, model = config.data, config.model
+    data, model, calls = config.data, config.model, config.train.steps_per_call
     if not data.name:
         raise UserError("config.data.name is empty, but must be 'rendered', 'folder', or the name of a TFDS data set.")
     if len(model.filters) != 3:
         raise UserError(f"config.model.filters is {model.filters}, but must have 3 entries, one for each convolution.")
     if model.bottleneck < 2 and (model.latent == "sphere" or model.couplings):
         raise UserError(
-            "config.model.bottleneck is 1, but must be at least 2 for model.latent='sphere' (in one dimension a sphere "
-            "is two points) and for an alignment (which splits the latent in two). Raise it, or use "
-            "--config.model.latent=ball and --config.model.couplings=0."
+            "config.model.bottleneck is 1, but a latent on the sphere or with an alignment needs at least 2. Raise it, "
+            "or use --config.model.latent=ball and --config.model.couplings=0."
         )
-    calls = config.train.steps_per_call
     for name, period in (("log", config.log.every_steps), ("checkpoint", config.checkpoint.every_steps)):
         if period and calls > period:
             raise UserError(
@@ -264,9 +241,7 @@ def _check_combinations(config: Config) -> None:
         check_image_shape((data.image_size, data.image_size, data.channels))
     if data.name == "rendered":
         if not data.num_train or not data.num_test:
-            raise UserError(
-                "config.data.num_train and num_test must be at least 1 for 'rendered', which renders that many."
-            )
+            raise UserError("config.data.num_train and num_test must not be 0: 'rendered' renders that many images.")
         if data.image_size not in (0, 32) or data.channels not in (0, 3):
             raise UserError(
                 f"config.data.image_size is {data.image_size} and data.channels {data.channels}, but 'rendered' is "
@@ -274,11 +249,8 @@ def _check_combinations(config: Config) -> None:
             )
     if data.name == "folder":
         if not data.dir:
-            raise UserError(
-                "config.data.dir is empty. Set it to your image folder (with one subfolder for each class), for "
-                "instance --config.data.dir=path/to/images."
-            )
+            raise UserError("config.data.dir is empty. Name your image folder: --config.data.dir=path/to/images.")
         if not data.channels:
             raise UserError("config.data.channels is 0, but image folders need 1 (grey) or 3 (RGB).")
     elif not data.split or not data.test_split:
-        raise UserError("config.data.split and test_split must not be empty, but name splits: 'train' and 'test', say.")
+        raise UserError("config.data.split and test_split must not be empty: name splits, such as 'train' and 'test'.")

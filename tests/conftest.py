@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 
-# To optimise the machine code takes longer than most tests need to run it. Flags of the caller win: with
-# XLA_FLAGS=--xla_backend_optimization_level=3 the tests meet the code that users run.
+# Optimising the machine code takes longer than running it in most tests. The caller's flags win: with
+# XLA_FLAGS=--xla_backend_optimization_level=3 the tests run the code that users run.
 _FOUR = "--xla_force_host_platform_device_count=4"
 _FLAGS = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "").replace(_FOUR, "")
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FOUR}"
@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FOUR}"
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") != "cpu":
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "float32")  # TF32 is too coarse for the tests' tolerances
 
-# Many tests compile the same programs, in this process, in pytest's other workers and in the processes they start.
+# Many tests compile the same programs: in this process, in pytest's other workers and in the processes they start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _COMPILED = tempfile.mkdtemp(prefix="infoae_jax-compiled-")
     atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
@@ -60,20 +60,20 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def child_environment():
-    """For processes that choose themselves how many devices they have; XLA's other flags are those of the tests."""
+    """For processes that choose their own number of devices; XLA's other flags are those of the tests."""
     return {**os.environ, "XLA_FLAGS": _FLAGS}
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """Of the four; spares three compilations of what is compiled for each device."""
+    """Only one of the four devices, which saves three compilations of what is compiled for each."""
     first = jax.local_devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: first)
 
 
 @pytest.fixture
 def new_programs():
-    """For tests that change what is compiled: no step is one that another test compiled, nor left to another."""
+    """For tests that change what is compiled: they share no compiled step with other tests."""
     makers = train_program, gathered_program
     for make in makers:
         make.cache_clear()
@@ -84,7 +84,7 @@ def new_programs():
 
 @pytest.fixture
 def tiny(cache):
-    """The `:tiny` ConfigDict of the embedded data set, to be changed freely and parsed."""
+    """The `:tiny` ConfigDict of the rendered data set, to be changed freely and parsed."""
     values = rendered.get_config("tiny")
     values.data.cache_dir = str(cache)
     return values
@@ -97,7 +97,7 @@ def tiny_config(tiny):
 
 @pytest.fixture(scope="session")
 def untrained(cache, tmp_path_factory):
-    """A run folder of the embedded data set with checkpoints of random parameters, at steps 3 and 8; not to change."""
+    """A run folder of the rendered data set with checkpoints of random parameters at steps 3 and 8; not to change."""
     values = rendered.get_config("tiny")
     values.data.cache_dir, values.model.couplings = str(cache), 2
     config = parse(values)
@@ -124,7 +124,7 @@ def untrained(cache, tmp_path_factory):
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Makes `classes` x `count` PNG images of random content under a folder and returns it."""
+    """A function that writes `count` random PNG images for each of `classes` into a folder and returns the folder."""
 
     def make(classes=("apple", "pear"), count=6, size=(32, 32), mode="RGB", root=tmp_path / "images"):
         rng = np.random.default_rng(0)

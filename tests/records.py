@@ -12,15 +12,15 @@ RECORD = {
     "figures": {
         "leakage": {
             "probe_accuracy": 0.8123,
-            "probe": "mlp_512",
-            "fitted_on": "cross_validated",
+            "best_probe": "mlp_512",
+            "setting": "cross_validated_on_unseen_codes",
             "chance": 0.1135,
             "information_bits": 2.1,
             "training_codes_accuracy": 0.85,
             "entropy_bits": 3.3,
             **{
                 kind: dict.fromkeys(("linear", "knn_10", "mlp_256", "mlp_512"), 0.5)
-                for kind in ("train_fitted", "cross_validated", "training_codes")
+                for kind in ("fitted_on_training_codes", "cross_validated_on_unseen_codes", "split_of_training_codes")
             },
         },
         "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "mse_increase_with_other_latent": 0.02},

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import base, folder, mnist, rendered, svhn
-from infoae_jax.config import Config, check_image_shape, differences, parse, to_dict
+from infoae_jax.config import Config, check_image_shape, differences, parse, program_key, to_dict
 from infoae_jax.errors import UserError
 
 MODULES = {"mnist": mnist, "svhn": svhn, "rendered": rendered, "folder": folder}
@@ -143,3 +143,24 @@ def test_config_is_immutable():
     assert isinstance(config, Config)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.model.bottleneck = 3
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "same"),
+    [
+        ("train.seed", 5, True),
+        ("alignment.style_weight", 0.5, True),
+        ("data.cache_dir", "elsewhere", True),
+        ("evaluate.at_end", "quick", True),
+        ("train.cycle_weight", 0.5, False),
+        ("train.epochs", 7, False),
+        ("data.seed", 5, False),
+        ("log.every_steps", 7, False),
+    ],
+)
+def test_runs_share_programs_unless_compiled_or_looped_over_differently(path, value, same):
+    values = base.get_config().to_dict()
+    before = program_key(parse(values))
+    section, field = path.split(".")
+    values[section][field] = value
+    assert (program_key(parse(values)) == before) == same

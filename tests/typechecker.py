@@ -1,4 +1,4 @@
-"""How annotations are checked in tests: as PEP 484 has it, an int will do where a float is asked for."""
+"""How tests check annotations: as PEP 484 has it, an int is accepted where a float is wanted."""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,81 +1,80 @@
-"""A pure function over any number of images: in batches of few sizes, shared by all devices."""
+"""Pure functions over any number of images: in batches of few sizes, shared by all devices."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from infoae_jax.devices.mesh import AXIS
-from infoae_jax.models.autoencoder import InfoAutoencoder
+from infoae_jax.devices.mesh import AXIS, is_cpu
+from infoae_jax.types import Tree
 
-_MOST_PIXELS = 1024 * 32 * 32  # of a batch, which bounds its memory at any image size
-_PART_PIXELS, _MOST_PARTS = 64 * 32 * 32, 8  # a CPU device computes its share in parts that suit its caches
+_MAX_BATCH_PIXELS = 1024 * 32 * 32  # which bounds the memory of a batch at any image size
+_PART_PIXELS, _MAX_PARTS = 64 * 32 * 32, 8  # a CPU device computes its share in parts that suit its caches
+_JIT_CACHE_SIZE = 32
 
 
 def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
-    """In batches of how many images to compute `count` of them, where no gradient is needed.
+    """The size of the batches in which to compute `count` images of `pixels` each, where no gradient is needed.
 
-    A power of two (or the next multiple of the number of devices), so that few sizes are ever compiled.
+    It is a power of two (or the next multiple of the number of devices), so that few sizes are ever compiled.
     """
-    size = min(1 << (count - 1).bit_length(), 1 << (max(_MOST_PIXELS // pixels, 1).bit_length() - 1))
+    size = min(1 << (count - 1).bit_length(), _power_of_two_within(_MAX_BATCH_PIXELS // pixels))
     return -(-size // mesh.size) * mesh.size
 
 
-@functools.lru_cache(32)
-def _shared(function: Callable[..., Any], mesh: Mesh, part: int) -> Callable[..., jax.Array]:
-    """Jitted; the same for the same function, so that it is compiled once.
+def _power_of_two_within(limit: int) -> int:
+    return 1 << (max(limit, 1).bit_length() - 1)
 
-    Args:
-      part: about how many rows a device computes at once; 0: all it has. Parts are unrolled, as XLA computes
-        convolutions within loops slowly on the CPU; on MNIST and SVHN `decode` takes 10 % less time so.
-    """
 
-    def in_parts(variables: Any, rows: tuple[jax.Array, ...]) -> jax.Array:
+@functools.lru_cache(_JIT_CACHE_SIZE)
+def _sharded(function: Callable[..., Any], mesh: Mesh, part: int) -> Callable[..., jax.Array]:
+    """`function` jitted and shared by the devices, each of which computes about `part` rows at once (0: all it has)."""
+
+    def in_parts(variables: Tree, rows: tuple[jax.Array, ...]) -> jax.Array:
         count = len(rows[0])
-        size = max(part, -(-count // _MOST_PARTS)) if part else count
+        size = max(part, -(-count // _MAX_PARTS)) if part else count
+        # Unrolled, as XLA computes convolutions within loops slowly on the CPU.
         parts = [tuple(array[start : start + size] for array in rows) for start in range(0, count, size)]
-        return jnp.concatenate([function(variables, *some) for some in parts])
+        return jnp.concatenate([function(variables, *arrays) for arrays in parts])
 
-    specs = P(), P(AXIS)
-    return jax.jit(jax.shard_map(in_parts, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False))
+    return jax.jit(jax.shard_map(in_parts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False))
 
 
-@functools.lru_cache(32)
-def model_method(model: InfoAutoencoder, name: str) -> Callable[..., Any]:
-    """`model.apply` of one of its methods; the same function for equal models."""
+@functools.lru_cache(_JIT_CACHE_SIZE)
+def model_method(model: nn.Module, name: str) -> Callable[..., Any]:
+    """`model.apply` of one of its methods; the same function for equal models, so that it is compiled once."""
     return functools.partial(model.apply, method=name)
 
 
 def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Callable[..., np.ndarray]:
     """`function(variables, *arrays)` for arrays with any number of rows, at least one.
 
-        encode = make_batched(method(model, "encode"), mesh, 28 * 28)
+        encode = make_batched(model_method(model, "encode"), mesh, 28 * 28)
         z = encode(variables, images)
 
     Args:
-      function: pure; rows of its result depend on the same rows of `arrays` only.
+      function: pure; each row of its result depends only on the same row of `arrays`.
       mesh: the devices that share each batch, along one axis.
-      pixels: of an image, which decides the size of a batch.
+      pixels: of an image, which determine the size of a batch.
     """
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    part = 1 << (max(_PART_PIXELS // pixels, 1).bit_length() - 1)  # a power of two, as shares mostly are
-    shared = _shared(function, mesh, part if on_cpu else 0)
+    sharded = _sharded(function, mesh, _power_of_two_within(_PART_PIXELS // pixels) if is_cpu() else 0)
 
-    def run(variables: Any, *arrays: np.ndarray) -> np.ndarray:
+    def run(variables: Tree, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)
         variables = jax.device_put(variables, whole)
-        results: list[Any] = []
+        results: list[np.ndarray | jax.Array] = []
         for start in range(0, len(arrays[0]), size):
             rows = [array[start : start + size] for array in arrays]
             padded = [np.pad(r, [(0, size - len(r))] + [(0, 0)] * (r.ndim - 1)) for r in rows]
-            results.append(shared(variables, jax.device_put(tuple(padded), parts)))
-            if len(results) > 1:  # one ahead, as in training; the device keeps no more than two
+            results.append(sharded(variables, jax.device_put(tuple(padded), parts)))
+            if len(results) > 1:  # so that the device is one batch ahead and holds no more than two
                 results[-2] = np.asarray(results[-2])
         return np.concatenate(results)[: len(arrays[0])]
 

@@ -1,32 +1,32 @@
-"""Sums over the devices that share a batch."""
-
-from typing import Any
+"""Sums and means over the devices that share a batch."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SMALL = 20_000  # elements
+from infoae_jax.types import Tree
+
+_MAX_PACKED_SIZE = 20_000  # elements
 
 
-def sum_over(tree: Any, axis: str) -> Any:
-    """`jax.lax.psum` of a tree of arrays, those of float32 with fewer than `_SMALL` elements packed into one.
+def sum_over(tree: Tree, axis: str) -> Tree:
+    """`jax.lax.psum` of a tree of arrays, with the small ones of float32 packed into one.
 
-    For every array the devices wait for each other anew, which on the CPU takes longer than to copy a small one.
+    The devices wait for each other once for every array, which on the CPU takes longer than copying a small one.
     """
     leaves, structure = jax.tree.flatten(tree)
-    small = [i for i, leaf in enumerate(leaves) if leaf.size < _SMALL and leaf.dtype == jnp.float32]
+    small = [i for i, leaf in enumerate(leaves) if leaf.size < _MAX_PACKED_SIZE and leaf.dtype == jnp.float32]
     if not small:
         return jax.lax.psum(tree, axis)
-    alone = [i for i in range(len(leaves)) if i not in small]
+    large = [i for i in range(len(leaves)) if i not in small]
     packed = jnp.concatenate([leaves[i].reshape(-1) for i in small])
-    packed, sums = jax.lax.psum((packed, [leaves[i] for i in alone]), axis)
+    packed, sums = jax.lax.psum((packed, [leaves[i] for i in large]), axis)
     parts = jnp.split(packed, np.cumsum([leaves[i].size for i in small])[:-1])
-    by_place = dict(zip(alone, sums, strict=True))
-    by_place |= {i: part.reshape(leaves[i].shape) for i, part in zip(small, parts, strict=True)}
-    return jax.tree.unflatten(structure, [by_place[i] for i in range(len(leaves))])
+    summed = dict(zip(large, sums, strict=True))
+    summed |= {i: part.reshape(leaves[i].shape) for i, part in zip(small, parts, strict=True)}
+    return jax.tree.unflatten(structure, [summed[i] for i in range(len(leaves))])
 
 
-def mean_over(tree: Any, axis: str) -> Any:
-    """`jax.lax.pmean` likewise."""
+def mean_over(tree: Tree, axis: str) -> Tree:
+    """`jax.lax.pmean` of a tree of arrays, by `sum_over`."""
     return jax.tree.map(lambda x: x / jax.lax.axis_size(axis), sum_over(tree, axis))

@@ -1,4 +1,4 @@
-"""The axis over which devices share a batch, and what kind of devices they are."""
+"""The axis over which devices share a batch, and the kind of these devices."""
 
 import jax
 
@@ -6,9 +6,9 @@ AXIS = "data"
 
 
 def is_cpu() -> bool:
-    """Whether this process computes on the CPU: the one place that asks.
+    """Whether this process computes on the CPU; asked nowhere else.
 
-    There XLA runs a convolution within a loop far slower (jax-ml/jax#12868), memory is the host's own, and several
-    devices share the cores.
+    There XLA computes convolutions within loops far more slowly (jax-ml/jax#12868), devices use the host's memory, and
+    several devices share its cores.
     """
     return jax.local_devices()[0].platform == "cpu"

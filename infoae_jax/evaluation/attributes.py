@@ -4,18 +4,18 @@ The stroke attributes follow Morpho-MNIST (Castro et al. 2019, JMLR 20(178)): im
 half of their brightest value, and skeletonised. All lengths are in pixels of the original image.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from infoae_jax.images.pixels import border
+from infoae_jax.images.pixels import border, to_float
 
 SCALE = 4  # as in Morpho-MNIST
 TAIL = 0.02  # share of the mass that width and height leave out at each end, as in Morpho-MNIST
 MAX_DARKNESS = 0.1  # brightness (share of white) up to which a border is taken as a dark background
 CHUNK_PIXELS = 250 * 32 * 32  # measured at a time, which bounds the memory
-LLOYD_STEPS = 10
 MAX_COLOUR_PIXELS = 4096  # of an image, in which the two colours are looked for
 Attributes = dict[str, Float[np.ndarray, " n"]]
 
@@ -25,6 +25,17 @@ def has_strokes(images: UInt8[np.ndarray, "n h w c"]) -> bool:
     return images.shape[-1] == 1 and bool(np.median(border(images).mean((1, 2))) <= MAX_DARKNESS * 255)
 
 
+def _in_chunks(measure: Callable[[np.ndarray], Attributes]) -> Callable[[np.ndarray], Attributes]:
+    @functools.wraps(measure)
+    def run(images: np.ndarray) -> Attributes:
+        size = max(CHUNK_PIXELS // (images.shape[1] * images.shape[2]), 1)
+        parts = [measure(images[i : i + size]) for i in range(0, len(images), size)]
+        return {name: np.concatenate([part[name] for part in parts], dtype=np.float64) for name in parts[0]}
+
+    return run
+
+
+@_in_chunks
 def strokes(images: UInt8[np.ndarray, "n h w 1"]) -> Attributes:
     """Measures bright strokes on a dark background; NaN for images without any stroke.
 
@@ -35,20 +46,10 @@ def strokes(images: UInt8[np.ndarray, "n h w 1"]) -> Attributes:
       width, height: between the 2 % and 98 % points of the mass, after a shear takes out the slant.
       intensity: mean value along the skeleton.
     """
-    return _in_chunks(_strokes, images[..., 0])
-
-
-def _in_chunks(measure: Callable[[np.ndarray], Attributes], images: np.ndarray) -> Attributes:
-    size = max(CHUNK_PIXELS // (images.shape[1] * images.shape[2]), 1)
-    parts = [measure(images[i : i + size]) for i in range(0, len(images), size)]
-    return {name: np.concatenate([part[name] for part in parts], dtype=np.float64) for name in parts[0]}
-
-
-def _strokes(images: UInt8[np.ndarray, "n h w"]) -> Attributes:
     from scipy.ndimage import distance_transform_edt  # here, as they are slow to import
     from skimage.morphology import skeletonize
 
-    grey = _enlarge(images.astype(np.float32) / 255)
+    grey = _enlarge(to_float(images[..., 0]))
     brightest = grey.max((1, 2), keepdims=True)
     mask = (grey > brightest / 2) & (brightest > 0)
     count = mask.sum((1, 2))
@@ -72,8 +73,6 @@ def _strokes(images: UInt8[np.ndarray, "n h w"]) -> Attributes:
 
 
 def _enlarge(images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h2 w2"]:
-    """Enlarges `SCALE` times by bilinear interpolation."""
-
     def weights(size: int) -> np.ndarray:
         at = np.clip((np.arange(size * SCALE) + 0.5) / SCALE - 0.5, 0, size - 1)
         return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0).astype(np.float32)
@@ -83,12 +82,10 @@ def _enlarge(images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n h2 w2"]
 
 def _line_length(lines: np.ndarray) -> np.ndarray:
     """Links between neighbouring skeleton pixels: 1 along an axis, the root of 2 across a corner no axis connects."""
-    lines = np.pad(lines, ((0, 0), (1, 1), (1, 1)))
-    right = lines[:, :, :-1] & lines[:, :, 1:]
-    down = lines[:, :-1] & lines[:, 1:]
-    falling = lines[:, :-1, :-1] & lines[:, 1:, 1:] & ~lines[:, :-1, 1:] & ~lines[:, 1:, :-1]
-    rising = lines[:, :-1, 1:] & lines[:, 1:, :-1] & ~lines[:, :-1, :-1] & ~lines[:, 1:, 1:]
-    straight, across = right.sum((1, 2)) + down.sum((1, 2)), falling.sum((1, 2)) + rising.sum((1, 2))
+    # Squares of four pixels; the last row and column are empty.
+    here, right, below, diagonal = lines[:, :-1, :-1], lines[:, :-1, 1:], lines[:, 1:, :-1], lines[:, 1:, 1:]
+    straight = (here & right).sum((1, 2)) + (here & below).sum((1, 2))
+    across = ((here == diagonal) & (right == below) & (here != right)).sum((1, 2))
     return straight + np.sqrt(2) * across + 1  # a line of p pixels has p - 1 links but is p pixels long
 
 
@@ -127,6 +124,7 @@ def _extent(profile: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
     return (point(1 - TAIL) - point(TAIL)) / SCALE
 
 
+@_in_chunks
 def colours(images: UInt8[np.ndarray, "n h w 3"]) -> Attributes:
     """Finds the two main colours in CIELAB: the background, which the border has more of, and the foreground.
 
@@ -135,10 +133,6 @@ def colours(images: UInt8[np.ndarray, "n h w 3"]) -> Attributes:
         red) and b (blue to yellow) about -100..100.
       contrast: foreground lightness minus background lightness.
     """
-    return _in_chunks(_colours, images)
-
-
-def _colours(images: np.ndarray) -> Attributes:
     from skimage.color import rgb2lab  # here, as it is slow to import
 
     step = max(int(np.ceil(np.sqrt(images.shape[1] * images.shape[2] / MAX_COLOUR_PIXELS))), 1)
@@ -148,7 +142,7 @@ def _colours(images: np.ndarray) -> Attributes:
     first = border(lab).mean(1)
     farthest = ((pixels - first[:, None]) ** 2).sum(2).argmax(1)
     centres = np.stack([first, pixels[np.arange(len(lab)), farthest]], 1)
-    for _ in range(LLOYD_STEPS):
+    for _ in range(10):
         distances = ((pixels[:, :, None] - centres[:, None]) ** 2).sum(3)
         second = (distances[..., 1] < distances[..., 0])[..., None]
         for k, chosen in enumerate((~second, second)):

@@ -39,10 +39,7 @@ def fit_classifier(
     """Minimises the cross-entropy of a classifier: AdamW, with a learning rate that falls to 0 along a cosine.
 
     Args:
-      module: maps `(inputs, train: bool)` to `(logits, penultimate features)`.
-      inputs: images or latents.
-      labels: their classes.
-      epochs: number of passes through the shuffled data.
+      module: maps `(inputs, train: bool)` to logits.
       seed: of parameters, order, augmentation and dropout.
       augment: changes a batch at random. Pass the same function each time, so that it is compiled once.
       after_epoch: called with the variables after every epoch.
@@ -56,9 +53,8 @@ def fit_classifier(
     batch = batch_size(len(inputs))
     steps, results = len(inputs) // batch, []
     for epoch in range(epochs):
-        order = rng.permutation(len(inputs))
-        for i in range(steps):
-            rows = order[i * batch : (i + 1) * batch]
+        order = rng.permutation(len(inputs))[: steps * batch]
+        for i, rows in enumerate(order.reshape(steps, batch)):
             time = np.array([epoch * steps + i, epochs * steps], np.int32)
             state = _step(module, augment, state, inputs[rows], labels[rows], key, time)
         jax.block_until_ready(state)  # the host runs ahead by an epoch at most
@@ -83,7 +79,7 @@ def _step(
         inputs = augment(inputs, key)
 
     def loss(params: Params) -> tuple[Float[Array, ""], Variables]:
-        (logits, _), updated = module.apply(
+        logits, updated = module.apply(
             {"params": params, **others}, inputs, True, mutable=list(others), rngs={"dropout": key}
         )
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), dict(updated)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from infoae_jax.data.dataset import Dataset, Splits
+from infoae_jax.data.dataset import Splits
 from infoae_jax.data.rendered import Factors, render
 from infoae_jax.evaluation.attributes import colours, has_strokes, strokes
 from infoae_jax.evaluation.judges import Images, Judges
@@ -45,8 +45,8 @@ class Subject:
     def __init__(self, system: System, splits: Splits, judges: Judges, protocol: Protocol):
         rng = np.random.default_rng(SEED)
         self.system, self.judges, self.protocol = system, judges, protocol
-        self.test = _sample(splits.test, protocol.test_images, rng)
-        self.train = _sample(splits.train, protocol.train_codes, rng)
+        self.test = splits.test[_choose(len(splits.test), protocol.test_images, rng)]
+        self.train = splits.train[_choose(len(splits.train), protocol.train_codes, rng)]
         self.num_classes = len(self.test.class_names)
         self.z, self.z_train = system.encode(self.test.images), system.encode(self.train.images)
         others = self.test.labels + rng.integers(1, self.num_classes, len(self.test))
@@ -94,18 +94,14 @@ def transfer(s: Subject) -> Json:
 
     Copying the source gives 0. Fooled by ignoring the style: `style` would show it.
     """
-    count = len(s.test) * (s.num_classes - 1)
-    source, asked = np.divmod(np.arange(count), s.num_classes - 1)
+    chosen = _choose(len(s.test) * (s.num_classes - 1), s.protocol.swaps, np.random.default_rng(SEED))
+    source, asked = np.divmod(chosen, s.num_classes - 1)
     asked = (asked + (asked >= s.test.labels[source])).astype(np.int32)
-    if count > s.protocol.swaps:
-        chosen = np.sort(np.random.default_rng(SEED).choice(count, s.protocol.swaps, replace=False))
-        source, asked = source[chosen], asked[chosen]
     table = np.zeros((len(s.judges.accuracies), s.num_classes, s.num_classes))
     for start in range(0, len(source), JUDGED_AT_ONCE):
-        labels = asked[start : start + JUDGED_AT_ONCE]
-        swaps = s.system.generate(s.z[source[start : start + JUDGED_AT_ONCE]], labels)
-        for judge, read in enumerate(s.judges.predict(swaps)):
-            np.add.at(table[judge], (labels, read), 1)
+        rows = slice(start, start + JUDGED_AT_ONCE)
+        read = s.judges.predict(s.system.generate(s.z[source[rows]], asked[rows]))
+        np.add.at(table, (np.arange(len(table))[:, None], asked[rows], read), 1)
     shares = (table / np.maximum(table.sum(2, keepdims=True), 1)).mean(0)
     return {
         "transfer_accuracy": float(np.trace(table, axis1=1, axis2=2).mean() / len(source)),  # mean over judges
@@ -177,12 +173,11 @@ def reversibility(s: Subject) -> Json:
     from scipy.ndimage import gaussian_filter  # here, as it is slow to import
 
     result = {}
-    blurred = to_uint8(gaussian_filter(s.swaps.astype(np.float32) / 255, sigma=0.5, axes=(1, 2)))
+    blurred = to_uint8(gaussian_filter(to_float(s.swaps), sigma=0.5, axes=(1, 2)))
+    spread = ((s.z - s.z.mean(0)) ** 2).sum()
     for prefix, images in (("", s.swaps), ("blurred_", blurred)):
         z = s.system.encode(images)
-        back = s.system.decode(z, s.test.labels)
-        result[f"{prefix}mse"] = float(_squared_error(back, s.test.images).mean())
-        spread = ((s.z - s.z.mean(0)) ** 2).sum()
+        result[f"{prefix}mse"] = float(_squared_error(s.system.decode(z, s.test.labels), s.test.images).mean())
         result[f"{prefix}r2"] = float(1 - ((z - s.z) ** 2).sum() / spread) if spread > 0 else float("nan")
     return result
 
@@ -213,12 +208,8 @@ FIGURES: dict[str, Callable[[Subject], Json]] = {figure.__name__: figure for fig
 JUDGED = ("transfer", "realism")  # and composition's accuracy: worth as much as the judges
 
 
-def _sample(split: Dataset, count: int, rng: np.random.Generator) -> Dataset:
-    if len(split) <= count:
-        return split
-    rows = np.sort(rng.choice(len(split), count, replace=False))
-    factors = {name: values[rows] for name, values in split.factors.items()}
-    return Dataset(split.images[rows], split.labels[rows], split.class_names, factors)
+def _choose(count: int, maximum: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    return np.arange(count) if count <= maximum else np.sort(rng.choice(count, maximum, replace=False))
 
 
 def _squared_error(images: np.ndarray, target: Images) -> Float[np.ndarray, " n"]:

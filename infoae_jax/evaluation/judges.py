@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any, cast
 
 import flax.linen as nn
 import flax.serialization
@@ -23,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from infoae_jax.config import DataConfig
 from infoae_jax.data.cache import data_cache_folder
 from infoae_jax.data.dataset import Splits
-from infoae_jax.devices.batching import make_batched
+from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.evaluation.classifier import batch_size, each_on_a_device, fit_classifier
 from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import to_float
@@ -34,31 +33,32 @@ NUM_STEPS = 2600  # of training, in at least two passes
 MAX_EPOCHS = 60
 MAX_SHIFT = 2  # pixels by which training images are moved
 THRESHOLDS = {"mnist": 0.993, "rendered": 0.93, "svhn_cropped": 0.93}
-OTHER_THRESHOLD = 0.9  # of all other data sets
-SMALL_SVHN, SMALL_SVHN_THRESHOLD = 20_000, 0.85  # with fewer training images
 Images = UInt8[np.ndarray, "n h w c"]
 
 
 class Judge(nn.Module):
-    """Convolutions (filters, kernel, stride) with batch normalisation and ReLU, a hidden layer with dropout, logits."""
+    """Convolutions (filters, kernel, stride) with batch normalisation and ReLU, a hidden layer with dropout, logits.
+
+    Without `top` it returns the hidden layer.
+    """
 
     num_classes: int
     convolutions: tuple[tuple[int, int, int], ...]
-    hidden: int = 256
-    dropout: float = 0.4
 
     @nn.compact
-    def __call__(
-        self, images: UInt8[Array | np.ndarray, "b h w c"], train: bool
-    ) -> tuple[Float[Array, "b n"], Float[Array, "b f"]]:
+    def __call__(self, images: UInt8[Array, "b h w c"], train: bool = False, top: bool = True) -> Float[Array, "b f"]:
         x = jnp.asarray(to_float(images))
         for filters, kernel, stride in self.convolutions:
             x = Conv(filters, (kernel, kernel), (stride, stride))(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
-        x = nn.relu(nn.Dense(self.hidden)(x.reshape(len(x), -1)))
-        return nn.Dense(self.num_classes)(nn.Dropout(self.dropout, deterministic=not train)(x)), x
+        x = nn.relu(nn.Dense(HIDDEN)(x.reshape(len(x), -1)))
+        return nn.Dense(self.num_classes)(nn.Dropout(DROPOUT, deterministic=not train)(x)) if top else x
+
+    def features(self, images: UInt8[Array, "b h w c"]) -> Float[Array, "b f"]:
+        return self(images, top=False)
 
 
+HIDDEN, DROPOUT = 256, 0.4
 CONVOLUTIONS = ((24, 5, 2), (48, 5, 2)), ((32, 3, 2), (32, 3, 1), (64, 3, 2)), ((24, 4, 2), (48, 3, 2), (96, 3, 2))
 
 
@@ -80,13 +80,11 @@ def load_judges(config: DataConfig, splits: Splits, mesh: Mesh, say: Callable[[s
     """Loads the judges of a data set from its cache, or trains them (a few minutes on two cores for MNIST).
 
     Args:
-      config: says where the cache is.
       splits: training images for the judges, and test images that their accuracy is measured on.
       mesh: the devices that share each batch when judges are used.
-      say: prints a message.
     """
     modules = [Judge(len(splits.train.class_names), convolutions) for convolutions in CONVOLUTIONS]
-    shapes = [(module.convolutions, module.hidden, module.dropout) for module in modules]
+    shapes = [(convolutions, HIDDEN, DROPOUT) for convolutions in CONVOLUTIONS]
     key = [VERSION, NUM_STEPS, MAX_EPOCHS, MAX_SHIFT, shapes, splits.fingerprint]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = data_cache_folder(config) / f"judges-{config.name.replace('/', '-')}-{digest}.msgpack"
@@ -104,30 +102,22 @@ def load_judges(config: DataConfig, splits: Splits, mesh: Mesh, say: Callable[[s
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, flax.serialization.msgpack_serialize({"judges": trained}))
 
-    def batched(judge: int, output: int) -> Callable[[Images], np.ndarray]:
+    def batched(judge: int, method: str) -> Callable[[Images], np.ndarray]:
         pixels = splits.test.images.shape[1] * splits.test.images.shape[2]
-        return functools.partial(make_batched(_output(modules[judge], output), mesh, pixels), trained[judge])
+        return functools.partial(make_batched(model_method(modules[judge], method), mesh, pixels), trained[judge])
 
-    logits = [batched(judge, output=0) for judge in range(len(modules))]
+    logits = [batched(judge, "__call__") for judge in range(len(modules))]
 
     def predict(images: Images) -> Int[np.ndarray, "judges n"]:
         return np.stack([function(images).argmax(1) for function in logits])
 
     accuracies = (predict(splits.test.images) == splits.test.labels).mean(1).tolist()
-    return Judges(tuple(accuracies), trust_threshold(config.name, len(splits.train)), predict, batched(0, output=1))
+    return Judges(tuple(accuracies), trust_threshold(config.name, len(splits.train)), predict, batched(0, "features"))
 
 
 def trust_threshold(name: str, num_train: int) -> float:
     """The accuracy that judges of the data set `name` should reach with `num_train` training images."""
-    if name == "svhn_cropped" and num_train < SMALL_SVHN:
-        return SMALL_SVHN_THRESHOLD
-    return THRESHOLDS.get(name, OTHER_THRESHOLD)
-
-
-@functools.lru_cache(8)
-def _output(module: Judge, index: int) -> Callable[..., Float[Array, "b f"]]:
-    """Logits (0) or features (1); the same function for equal judges, so that it is compiled once."""
-    return lambda variables, images: cast(Any, module.apply(variables, images, False))[index]
+    return 0.85 if name == "svhn_cropped" and num_train < 20_000 else THRESHOLDS.get(name, 0.9)
 
 
 def shift_images(images: UInt8[Array, "b h w c"], key: PRNGKeyArray) -> UInt8[Array, "b h w c"]:

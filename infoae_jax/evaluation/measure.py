@@ -36,14 +36,11 @@ from infoae_jax.types import Json
 def measure(
     system: System, splits: Splits, judges: Judges, protocol: Protocol = FULL, names: Sequence[str] = tuple(FIGURES)
 ) -> Json:
-    """Measures any system, not only a run.
+    """Measures the figures `names` of any system, not only of a run.
 
     Args:
-      system: its functions.
       splits: images that it was trained on, and unseen ones.
-      judges: of this data set.
-      protocol: how much to measure.
-      names: of the figures.
+      judges: of the same data set.
 
     Returns:
       `figures` by name; `left_out`: by name, why one makes no sense here; `untrusted`: names of those whose judges stay
@@ -73,10 +70,8 @@ def evaluate_run(
 
     Args:
       run: the run's folder.
-      protocol: how much to measure.
       step: of the checkpoint; the newest by default.
       data_dir: where the data set is now, if it was moved.
-      say: prints a message.
 
     Returns:
       The content of the file. A figure that is not finite, such as a correlation with a constant, is None.

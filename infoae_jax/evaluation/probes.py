@@ -48,13 +48,13 @@ class Mlp(nn.Module):
     normalised: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b z"], train: bool) -> tuple[Float[Array, "b n"], Float[Array, "b w"]]:
+    def __call__(self, x: Float[Array, "b z"], train: bool) -> Float[Array, "b n"]:
         for _ in range(2):
             x = nn.Dense(self.width)(x)
             if self.normalised:
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
             x = nn.relu(x)
-        return nn.Dense(self.num_classes)(x), x
+        return nn.Dense(self.num_classes)(x)
 
 
 def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, seed: int = 0) -> Json:
@@ -63,9 +63,8 @@ def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, se
     Args:
       train: codes of images that the encoder was trained on.
       test: codes of unseen images.
-      num_classes: number of classes; some may be absent.
+      num_classes: some classes may be absent.
       epochs: of the MLPs.
-      seed: of folds, splits and MLPs.
 
     Returns:
       Accuracies of the best probe and, by setting, of all; bounds and entropies in bits.
@@ -77,7 +76,6 @@ def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, se
         pairs["cross_validated_on_unseen_codes"] = [
             (test.take(np.concatenate(folds[:i] + folds[i + 1 :])), test.take(fold)) for i, fold in enumerate(folds)
         ]
-    unseen = tuple(pairs)
     order = rng.permutation(len(train.z))
     cut = max(len(order) // 6, 1)
     pairs["split_of_training_codes"] = [(train.take(order[cut:]), train.take(order[:cut]))]
@@ -87,14 +85,14 @@ def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, se
     # The longest first, so that no device waits for one at the end.
     tasks.sort(key=lambda task: -len(task[2].z) * (task[1] == "mlp_512"))
     found = each_on_a_device([functools.partial(probes[name], *_standardise(*pair)) for _, name, *pair in tasks])
-    sums = {(setting, name): np.zeros(2) for setting in pairs for name in probes}
+    sums = {(setting, name): np.zeros(3) for setting in pairs for name in probes}
     for (setting, name, _, tested), scores in zip(tasks, found, strict=True):
-        sums[setting, name] += np.multiply(scores, len(tested.z))  # each code counts once, whatever its fold's size
-    count = {setting: sum(len(tested.z) for _, tested in pairs[setting]) for setting in pairs}
-    accuracy = {setting: {name: float(sums[setting, name][0] / count[setting]) for name in probes} for setting in pairs}
-    cross_entropy = min(float(sums[setting, name][1] / count[setting]) for setting in unseen for name in probes)
-
-    setting, best = max(((s, name) for s in unseen for name in probes), key=lambda one: accuracy[one[0]][one[1]])
+        sums[setting, name] += np.array([*scores, 1]) * len(tested.z)  # each code counts once, whatever its fold's size
+    means = {key: (total / total[2]).tolist() for key, total in sums.items()}
+    accuracy = {setting: {name: means[setting, name][0] for name in probes} for setting in pairs}
+    unseen = {key: mean for key, mean in means.items() if key[0] != "split_of_training_codes"}
+    setting, best = max(unseen, key=lambda key: unseen[key][0])
+    cross_entropy = min(mean[1] for mean in unseen.values())
     shares = np.bincount(test.labels, minlength=num_classes) / len(test.labels)
     entropy = float(-sum(p * np.log2(p) for p in shares if p))
     return {
@@ -138,39 +136,29 @@ def _fit_sklearn(model: Any, fit: Codes, test: Codes) -> Scores:
     probabilities[:, known] = found
     right = probabilities[np.arange(len(found)), test.labels]
     # A neighbourhood without the right class would cost infinitely much; it is no estimate of a probability.
-    accuracy, cross_entropy = np.mean(probabilities.argmax(1) == test.labels), -np.log(np.maximum(right, 1e-12)).mean()
-    return float(accuracy), float(cross_entropy)
+    cross_entropy = -np.log(np.maximum(right, 1e-12)).mean()
+    return float(np.mean(probabilities.argmax(1) == test.labels)), float(cross_entropy)
 
 
 def fit_mlp(module: Mlp, epochs: int, seed: int, fit: Codes, test: Codes) -> Scores:
-    """Fits an MLP to codes, and scores it on others.
+    """Fits an MLP to standardised codes for at most `epochs`, and scores it on others.
 
     Near chance, an MLP soon learns noise by heart. So a part of `fit` chooses the epoch, for each score apart.
-
-    Args:
-      module: the network.
-      epochs: maximum number of passes through the codes.
-      seed: of split, parameters and order.
-      fit: standardised codes to fit to.
-      test: codes to score.
     """
     order = np.random.default_rng(seed).permutation(len(fit.z))
     cut = max(int(len(order) * VALIDATION_SHARE), 1)
     validation, rest = fit.take(order[:cut]), fit.take(order[cut:] if len(order) > cut else order)
 
     def score(variables: Variables) -> list[np.ndarray]:
-        return [np.array(_score(module, variables, *codes)) for codes in (validation, test)]
+        return [np.asarray(_score(module, variables, *codes)) for codes in (validation, test)]
 
     history = np.array(fit_classifier(module, *rest, epochs, seed, after_epoch=score)[1])
     # [epochs, validation or test, accuracy or cross-entropy]
-    accuracy, cross_entropy = history[history[:, 0, 0].argmax(), 1, 0], history[history[:, 0, 1].argmin(), 1, 1]
-    return float(accuracy), float(cross_entropy)
+    return float(history[history[:, 0, 0].argmax(), 1, 0]), float(history[history[:, 0, 1].argmin(), 1, 1])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score(
-    module: Mlp, variables: Variables, z: Float[Array, "n z"], labels: Int[Array, " n"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    logits, _ = module.apply(variables, z, False)
-    accuracy = jnp.mean(logits.argmax(1) == labels)
-    return accuracy, optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def _score(module: Mlp, variables: Variables, z: Float[Array, "n z"], labels: Int[Array, " n"]) -> Float[Array, "2"]:
+    logits = jnp.asarray(module.apply(variables, z, False))
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return jnp.stack([jnp.mean(logits.argmax(1) == labels), cross_entropy])

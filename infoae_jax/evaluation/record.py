@@ -33,14 +33,10 @@ def file_name(protocol: Protocol) -> str:
 
 
 def read_evaluation(run: str | Path, protocol: Protocol | None = None) -> Json | None:
-    """Reads the evaluation of a run.
+    """Reads what `measure.evaluate_run` wrote into the folder of a run, None if it wrote no such file.
 
     Args:
-      run: the run's folder.
       protocol: the full one by default, or else the quick one.
-
-    Returns:
-      What `measure.evaluate_run` wrote, None if there is no such file.
 
     Raises:
       UserError: if the file is damaged or has another format.
@@ -53,7 +49,6 @@ def read_evaluation(run: str | Path, protocol: Protocol | None = None) -> Json |
         record = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{str(path)!r} is damaged ({error}). Evaluate the run again.") from error
-    if record.get("format") != FORMAT:
-        found = record.get("format")
+    if (found := record.get("format")) != FORMAT:
         raise UserError(f"{str(path)!r} has format {found}, but only {FORMAT} can be read. Evaluate the run again.")
     return record

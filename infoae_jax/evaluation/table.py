@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import statistics
+import string
 from typing import Any, Literal, NamedTuple
 
 from infoae_jax.types import Json
@@ -70,42 +71,35 @@ _ROWS = (
 )
 
 
-class _Entry:
-    """An entry of a figure, to be formatted: None as 'undefined', lists and dictionaries entry by entry."""
+class _Formatter(string.Formatter):
+    """Writes None as 'undefined', lists and dictionaries entry by entry."""
 
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __getitem__(self, key: str) -> "_Entry":
-        return _Entry(self.value[key])
-
-    def __format__(self, form: str) -> str:
-        if self.value is None:
+    def format_field(self, value: Any, form: str) -> str:
+        if value is None:
             return "undefined"
-        if isinstance(self.value, dict):
-            return ", ".join(f"{name} {value:{form}}" for name, value in self.value.items())
-        if isinstance(self.value, list):
-            return ", ".join(format(value, form) for value in self.value)
-        return self.value.replace("_", " ") if form == "words" else format(self.value, form)
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {self.format_field(each, form)}" for name, each in value.items())
+        if isinstance(value, list):
+            return ", ".join(self.format_field(each, form) for each in value)
+        return value.replace("_", " ") if form == "words" else format(value, form)
 
 
 def table_rows(record: Json) -> list[Row]:
     """Writes out all figures of an evaluation, and why some were left out."""
     figures = {**record["figures"], "cost": record["cost"]}
     if found := figures.get("transfer"):
-        worst = min(range(len(found["by_class"])), key=lambda c: found["by_class"][c])
-        worst_of = {"worst_accuracy": found["by_class"][worst], "worst_class": record["class_names"][worst]}
-        figures["transfer"] = {**found, **worst_of}
+        accuracy, name = min(zip(found["by_class"], record["class_names"], strict=True), key=lambda pair: pair[0])
+        figures["transfer"] = {**found, "worst_accuracy": accuracy, "worst_class": name}
     rows = []
     for figure, templates in itertools.groupby(_ROWS, key=lambda row: row.group):
         group = figure + (" (untrusted: judges below their threshold)" if figure in record["untrusted"] else "")
         if figure in record["left_out"]:
             rows.append(Row(group, "left out", record["left_out"][figure]))
-        entries = {name: _Entry(value) for name, value in figures.get(figure, {}).items()}
         for row in templates:
+            reference = row.reference if record["data"]["name"] == "mnist" else ""
             with contextlib.suppress(KeyError):  # the figure or this entry was left out
-                reference = row.reference if record["data"]["name"] == "mnist" else ""
-                rows.append(row._replace(group=group, value=row.value.format_map(entries), reference=reference))
+                value = _Formatter().vformat(row.value, (), figures[figure])
+                rows.append(row._replace(group=group, value=value, reference=reference))
     return rows
 
 
@@ -128,15 +122,14 @@ class Metric(NamedTuple):
 
     name: str  # in summaries
     title: str  # for people
-    path: tuple[str, ...]  # where it stands among the figures of an evaluation; of a dictionary there, the mean counts
+    path: tuple[str, str]  # figure and entry in an evaluation; if the entry is a dictionary, its mean counts
     form: str  # how it is written
     better: Literal["lower", "higher"]
 
     def of(self, record: Json) -> float | None:
         """Returns its value in an evaluation, None if that left it out."""
-        found: Any = record["figures"]
-        for key in self.path:
-            found = (found or {}).get(key)
+        figure, entry = self.path
+        found = record["figures"].get(figure, {}).get(entry)
         if isinstance(found, dict):
             defined = [value for value in found.values() if value is not None]
             found = statistics.fmean(defined) if defined else None

@@ -1,52 +1,49 @@
 """Class-conditional invertible alignment: moves the latents so that all classes have one distribution.
 
-An adversary alone leaves much of the class in the latent z, since a decoder needs z near where it was trained.
-Alignment asks for nothing of the kind: an invertible map u = f_y(z) of its own for each class sends the latents of
-every class to one shared distribution. Then u says nothing about the class, and a swap, D(f_b^-1(f_a(z))), lands where
-class b's own latents lie. At use, the class of a style image is the one that the content classifier reads from it, so
-no label is needed. Reconstruction is untouched where it reads right, as f_y is undone before the decoder.
+An adversary alone leaves much of the class in the latent z, since the decoder needs z near where it was trained.
+Alignment has no such conflict: each class y has an invertible map u = f_y(z) that sends its latents to a distribution
+shared by all classes. Then u says nothing about the class, and a swap, D(f_b^-1(f_a(z))), lands where class b's own
+latents lie. Without a label, y is what the content classifier predicts for the style image.
 
     f_y = couplings_y . affine_y
-    affine_y    whitens the latents of class y, and turns them so that one direction changes the look of a picture in
-                one way, whatever the class (generalised Procrustes analysis, Gower 1975, of the covariances of whitened
-                latents and `appearance.appearance_features`)
-    couplings   affine couplings (Dinh et al. 2017) that see the class, each in a random rotation of its own; at first
-                the identity
+    affine_y    whitens the latents of class y, and rotates them so that a direction changes the appearance of an image
+                in the same way for every class (generalised Procrustes analysis, Gower 1975, of the covariances of
+                whitened latents and appearance features)
+    couplings   affine couplings (Dinh et al. 2017) that see the class, each in its own random rotation; the identity
+                at first
 
-trained on the frozen latents by maximum likelihood, as Usman et al. 2020 and Cho et al. 2022 align distributions: with
-p a density model that does not see the class (couplings again, of no use afterwards),
+They are trained on frozen latents by maximum likelihood, as Usman et al. 2020 and Cho et al. 2022 align distributions.
+With a density model p that does not see the class (couplings again, of no use afterwards),
 
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
-with equality for the best p: the mutual information of code and class is what is left to minimise. (The weights below
-are relative to this loss divided by the latent's size.) A p of few
-couplings asks for more, as every class must then have a distribution that is as simple. Two terms stand beside it. A
-small adversary on u behind a gradient reversal finds what p is too coarse for. The other says which of the many such
-maps is wanted, one that keeps styles together: style_weight * |look of the swap - look of the source|^2, where a small
-network reads the look (as `appearance.appearance_features` has it) from latent and class, so that no picture is drawn.
+with equality for the best p: it remains to minimise the mutual information of code and class. A p of few couplings
+demands more, as every class must then have a distribution that is as simple. Two terms are added. A small adversary on
+u behind a gradient reversal finds what p is too coarse for. The other selects, among the many such maps, one that keeps
+styles together: a small network predicts the appearance features of swap and source from latent and class.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from infoae_jax.models.reversal import reverse_gradient
 
-_MOST_LOG_SCALE = 0.8  # of one coupling, so that no layer is nearly singular
-_ADVERSARY_HIDDEN, _READER_HIDDEN = 256, 128
+MAX_LOG_SCALE = 0.8  # of one coupling, so that no layer is nearly singular
+ADVERSARY_WIDTH, APPEARANCE_WIDTH = 256, 128
 # By default GPUs (TF32) and TPUs (bfloat16) round the factors of a product, and `inverse` would not undo the map. The
-# networks that only read from codes need no such care.
+# networks that only read codes need no such care.
 _EXACT = jax.lax.Precision.HIGHEST
 _product = functools.partial(jnp.matmul, precision=_EXACT)
 _einsum = functools.partial(jnp.einsum, precision=_EXACT)
 _Dense = functools.partial(nn.Dense, precision=_EXACT)
 Codes = Float[Array, "b z"]
 OneHot = Float[Array, "b n"]
+PerImage = Float[Array, " b"]
 
 
 class Couplings(nn.Module):
@@ -56,53 +53,38 @@ class Couplings(nn.Module):
     count: int
     hidden: int
 
-    def setup(self):
-        out = self.size - self.size // 2
-        self.layers = [
-            nn.Sequential(
-                [
-                    _Dense(self.hidden),
-                    nn.relu,
-                    _Dense(self.hidden),
-                    nn.relu,
-                    _Dense(2 * out, kernel_init=nn.initializers.zeros),
-                ]
-            )
-            for _ in range(self.count)
-        ]
-        # Kept with the parameters, as another machine may draw others; never trained.
+    def setup(self) -> None:
+        out = 2 * (self.size - self.size // 2)
+        last = functools.partial(_Dense, out, kernel_init=nn.initializers.zeros)
+        self.layers = [_perceptron(self.hidden, last(), _Dense) for _ in range(self.count)]
+        # Stored with the parameters, as another machine may generate others; never trained.
         self.rotations = self.param("rotations", _rotations, (self.count, self.size, self.size))
 
-    def __call__(self, x: Codes, condition: OneHot) -> tuple[Codes, Float[Array, " b"]]:
-        """The image of x, and the logarithm of the Jacobian's determinant."""
+    def __call__(self, x: Codes, condition: OneHot) -> tuple[Codes, PerImage]:
+        """The image of x under the map, and the logarithm of the Jacobian's determinant."""
         log_det = jnp.zeros(x.shape[0], x.dtype)
         for layer, rotation in zip(self.layers, jax.lax.stop_gradient(self.rotations), strict=True):
-            kept, moved = jnp.split(_product(x, rotation), [self.size // 2], axis=1)
-            log_scale, shift = self._scale_and_shift(layer, kept, condition)
-            x = _product(jnp.concatenate([kept, moved * jnp.exp(log_scale) + shift], axis=1), rotation.T)
+            fixed, moved, log_scale, shift = self._split(layer, _product(x, rotation), condition)
+            x = _product(jnp.concatenate([fixed, moved * jnp.exp(log_scale) + shift], axis=1), rotation.T)
             log_det += log_scale.sum(1)
         return x, log_det
 
     def inverse(self, y: Codes, condition: OneHot) -> Codes:
-        """The x whose image is y."""
+        """The x that the map sends to y."""
         rotations = jax.lax.stop_gradient(self.rotations)
         for layer, rotation in reversed(list(zip(self.layers, rotations, strict=True))):
-            kept, moved = jnp.split(_product(y, rotation), [self.size // 2], axis=1)
-            log_scale, shift = self._scale_and_shift(layer, kept, condition)
-            y = _product(jnp.concatenate([kept, (moved - shift) * jnp.exp(-log_scale)], axis=1), rotation.T)
+            fixed, moved, log_scale, shift = self._split(layer, _product(y, rotation), condition)
+            y = _product(jnp.concatenate([fixed, (moved - shift) * jnp.exp(-log_scale)], axis=1), rotation.T)
         return y
 
-    @staticmethod
-    def _scale_and_shift(layer: Callable, kept: Array, condition: OneHot) -> tuple[Array, Array]:
-        log_scale, shift = jnp.split(layer(jnp.concatenate([kept, condition], axis=1)), 2, axis=1)
-        return _MOST_LOG_SCALE * jnp.tanh(log_scale), shift
+    def _split(self, layer: Callable[[Array], Array], x: Codes, condition: OneHot) -> tuple[Array, ...]:
+        fixed, moved = jnp.split(x, [self.size // 2], axis=1)
+        log_scale, shift = jnp.split(layer(jnp.concatenate([fixed, condition], axis=1)), 2, axis=1)
+        return fixed, moved, MAX_LOG_SCALE * jnp.tanh(log_scale), shift
 
 
-def _rotations(key: Any, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
-    """Independent random orthogonal matrices, as products of reflections.
-
-    A QR decomposition would be shorter, but on several CPU devices XLA can deadlock in LAPACK's calls.
-    """
+def _rotations(key: PRNGKeyArray, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
+    """Random orthogonal matrices as products of reflections: on several CPU devices XLA can deadlock in LAPACK's QR."""
     normals = jax.random.normal(key, (shape[1], shape[0], shape[2]))
     normals /= jnp.linalg.norm(normals, axis=2, keepdims=True)
 
@@ -114,46 +96,46 @@ def _rotations(key: Any, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
 
 
 class Alignment(nn.Module):
-    """u = f_y(z), the identity at first. Classes are one-hot vectors; one of zeros gives a u without meaning."""
+    """u = f_y(z), the identity at first. Classes are one-hot vectors; a vector of zeros gives a meaningless u."""
 
     size: int
     num_classes: int
     count: int
     hidden: int
 
-    def setup(self):
+    def setup(self) -> None:
         self.couplings = Couplings(self.size, self.count, self.hidden)
 
-        def identity(key: Any, shape: tuple[int, ...]) -> Array:
+        def identity(_: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
             return jnp.broadcast_to(jnp.eye(self.size), shape)
 
-        # Set once from the latents of the training images (`class_maps`), never trained.
+        # Computed once from the latents of the training images (`training.alignment.class_maps`), never trained.
         self.mean = self.param("mean", nn.initializers.zeros, (self.num_classes, self.size))
         self.matrix = self.param("matrix", identity, (self.num_classes, self.size, self.size))
         self.inverse_matrix = self.param("inverse_matrix", identity, (self.num_classes, self.size, self.size))
 
-    def __call__(self, z: Codes, content: OneHot) -> tuple[Codes, Float[Array, " b"]]:
+    def __call__(self, z: Codes, content: OneHot) -> tuple[Codes, PerImage]:
         """u, and log |det f_y'(z)| of the couplings (the affine part's is constant for each class)."""
         return self.couplings(self.affine(z, content), content)
 
     def affine(self, z: Codes, content: OneHot) -> Codes:
-        """The first half of the map: the latent, whitened and turned as its class wants it."""
+        """The first half of the map: the latent, whitened and rotated for its class."""
         mean, matrix = jax.lax.stop_gradient((self.mean, self.matrix))
         return _einsum("bn,nij,bj->bi", content, matrix, z - _product(content, mean))
 
     def inverse(self, u: Codes, content: OneHot) -> Codes:
-        """The z of which this is the u."""
+        """The z that the map sends to u."""
         mean, inverse_matrix = jax.lax.stop_gradient((self.mean, self.inverse_matrix))
         whitened = self.inverse_couplings(u, content)
         return _einsum("bn,nij,bj->bi", content, inverse_matrix, whitened) + _product(content, mean)
 
     def inverse_couplings(self, u: Codes, content: OneHot) -> Codes:
-        """What `affine` gives for the latent."""
+        """The first half of that z's map, as `affine` gives it."""
         return self.couplings.inverse(u, content)
 
 
-class Helpers(nn.Module):
-    """What is only needed to train the alignment: the density model, the adversary, and what reads looks."""
+class AlignmentHelpers(nn.Module):
+    """Networks that only train the alignment: the density model, the adversary, and the predictor of appearance."""
 
     size: int
     num_classes: int
@@ -161,27 +143,27 @@ class Helpers(nn.Module):
     features: int
     reference_couplings: int
 
-    def setup(self):
+    def setup(self) -> None:
         if self.reference_couplings:
             self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
-        self.adversary = _perceptron(_ADVERSARY_HIDDEN, self.num_classes)
-        self.look = _perceptron(_READER_HIDDEN, self.features)
+        self.adversary = _perceptron(ADVERSARY_WIDTH, nn.Dense(self.num_classes))
+        self.look = _perceptron(APPEARANCE_WIDTH, nn.Dense(self.features))  # the name seeds its initial values
 
-    def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[Float[Array, " b"], Float[Array, "b n"]]:
+    def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[PerImage, OneHot]:
         """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
         v, log_det = u, jnp.zeros(len(u), u.dtype)
         if self.reference_couplings:
             v, log_det = self.reference(u, jnp.zeros((len(u), 0), u.dtype))
         return log_det - 0.5 * (v**2).sum(1), self.adversary(reverse_gradient(u, lam))
 
-    def read_look(self, whitened: Codes, content: OneHot) -> Float[Array, "b f"]:
-        """Appearance features of a latent's image, from what `Alignment.affine` gives for the latent."""
+    def appearance(self, whitened: Codes, content: OneHot) -> Float[Array, "b f"]:
+        """Appearance features predicted for a latent's image, from what `Alignment.affine` gives for the latent."""
         return self.look(jnp.concatenate([whitened, content], axis=1))
 
-    def everything(self, u: Codes, content: OneHot) -> tuple[Any, Array]:
-        """What `init` calls."""
-        return self(u, 0.0), self.read_look(u, content)
+    def init_all(self, u: Codes, content: OneHot) -> tuple[PerImage, OneHot, Float[Array, "b f"]]:
+        """All networks once, for `init`."""
+        return *self(u, 0.0), self.appearance(u, content)
 
 
-def _perceptron(hidden: int, out: int) -> nn.Sequential:
-    return nn.Sequential([nn.Dense(hidden), nn.relu, nn.Dense(hidden), nn.relu, nn.Dense(out)])
+def _perceptron(hidden: int, last: nn.Dense, dense: Callable[[int], nn.Dense] = nn.Dense) -> nn.Sequential:
+    return nn.Sequential([dense(hidden), nn.relu, dense(hidden), nn.relu, last])

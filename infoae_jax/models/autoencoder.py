@@ -1,15 +1,17 @@
 """The Info-autoencoder (Yu & Lu 2019): networks as pure linen modules.
 
-Content is the class (the digit); style is everything else. The paper gives few numbers; its text follows the
-convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so what it leaves out is read from there:
+Content is the class (the digit); style is everything else. The paper gives few numbers. Its text follows the
+convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so what it leaves out is taken from there:
 
-* filters 32, 64, 128; the third convolution is unpadded where a side divided by 4 is odd (28 -> 14 -> 7 -> 3), padded
-  otherwise (32 -> 16 -> 8 -> 4), so that the mirrored decoder meets the image size exactly;
-* the two fully connected layers are one hidden layer (ReLU) and the linear latent; likewise on the way back;
+* filters 32, 64, 128; the third convolution is unpadded where a side divided by 4 is odd (28 -> 14 -> 7 -> 3) and
+  padded otherwise (32 -> 16 -> 8 -> 4), so that the mirrored decoder returns exactly the size of the image;
+* the two fully connected layers are one hidden layer (ReLU) and the linear latent; the decoder mirrors them;
 * 'channels 128, 64, 32' of the decoder are the *input* channels of DCEC's three transposed convolutions
   (`decoder='dcec'`); read as output channels (`decoder='literal'`) they need one more convolution to pixels;
-* linear output, compared with pixels in [0, 1]; clip it to draw it.
+* the output is linear and compared with pixels in [0, 1]; clip it before showing it.
 """
+
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -17,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8, UInt32
 
-from infoae_jax.config import ModelConfig, check_image_shape
+from infoae_jax.config import DecoderKind, Dtype, Latent, ModelConfig, check_image_shape
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.alignment import Alignment
-from infoae_jax.models.convolution import Conv, ConvTranspose, Padding
+from infoae_jax.models.convolution import Conv, ConvTranspose
 from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Params
 
@@ -30,30 +32,16 @@ Labels = Int[AnyArray, " b"]
 _RELU_INIT = nn.initializers.he_normal()
 
 
-def _third_padding(height: int, width: int) -> Padding:
-    """Padding of the innermost convolution: none where the side there is odd, as for 28 -> 14 -> 7 -> 3."""
-    top, left = ((0, 0) if side % 8 else (0, 1) for side in (height, width))
-    return top, left
+def bounded(z: Float[Array, "b z"], latent: Latent) -> Float[Array, "b z"]:
+    """The latent as the decoder and the adversary get it.
 
-
-def _third_padding_back(height: int, width: int) -> Padding:
-    """Padding of the transposed convolution that undoes the innermost one (3 -> 7, or 4 -> 8)."""
-    top, left = ((2, 2) if side % 8 else (2, 1) for side in (height, width))
-    return top, left
-
-
-def bounded(z: Float[Array, "b z"], latent: str) -> Float[Array, "b z"]:
-    """The latent as decoder and adversary get it.
-
-    Unbounded, the encoder can win against the adversary by scale alone, as it does in the paper's recipe. On the unit
-    sphere, or within the unit ball (where no dimension is lost to a density), it cannot. The sphere is that of Davidson
-    et al. 2018; the ball is ours.
+    With an unbounded latent the encoder can beat the adversary by scale alone, as it does in the paper's recipe. On the
+    unit sphere (Davidson et al. 2018) or within the unit ball (ours, where densities keep all dimensions) it cannot.
     """
-    if latent == "sphere":
-        return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1e-12)
-    if latent == "ball":
-        return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1)
-    return z
+    if latent == "unbounded":
+        return z
+    extra = 1e-12 if latent == "sphere" else 1
+    return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + extra)
 
 
 class StyleEncoder(nn.Module):
@@ -62,17 +50,15 @@ class StyleEncoder(nn.Module):
     bottleneck: int
     hidden: int
     filters: tuple[int, ...]
-    dtype: str
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b z"]:
-        # 1. Three strided convolutions.
         f1, f2, f3 = self.filters
-        inner = _third_padding(x.shape[1], x.shape[2])
+        inner = tuple((0, 0) if side % 8 else (0, 1) for side in x.shape[1:3])
         h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
         h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
         h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
-        # 2. Two fully connected layers.
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
 
@@ -83,20 +69,18 @@ class Decoder(nn.Module):
     image_shape: tuple[int, int, int]
     hidden: int
     filters: tuple[int, ...]
-    decoder: str
-    dtype: str
+    decoder: DecoderKind
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, z: Float[Array, "b z"], content: Float[Array, "b n"]) -> Float[Array, "b h w c"]:
         height, width, channels = self.image_shape
         f1, f2, f3 = self.filters
-        inner = _third_padding_back(height, width)
-        # 1. Merge the content, two fully connected layers.
+        inner = tuple((2, 2) if side % 8 else (2, 1) for side in (height, width))
         h = jnp.concatenate([z, content], axis=1)
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = h.reshape(h.shape[0], height // 8, width // 8, f3)
-        # 2. Three strided transposed convolutions, the encoder mirrored.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
         h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
         h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
@@ -107,11 +91,11 @@ class Decoder(nn.Module):
 
 
 class Adversary(nn.Module):
-    """Network B: reads the class from z through a gradient reversal; returns logits."""
+    """Network B: style latent -> logits of the class, behind a gradient reversal."""
 
     num_classes: int
     hidden: int
-    dtype: str
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, z: Float[Array, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
@@ -120,45 +104,40 @@ class Adversary(nn.Module):
 
 
 class ContentClassifier(nn.Module):
-    """The paper's 'shallow network' (Eq. 2): image -> logits of its class. It has no part in the autoencoder's loss."""
+    """The paper's 'shallow network' (Eq. 2): image -> logits of its class, trained apart from the autoencoder."""
 
     num_classes: int
-    dtype: str
-    filters: tuple[int, int] = (16, 32)
-    hidden: int = 128
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        h = nn.relu(Conv(self.filters[0], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
-        h = nn.relu(Conv(self.filters[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
+        h = nn.relu(Conv(16, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
+        h = nn.relu(Conv(32, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
+        h = nn.relu(nn.Dense(128, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
 
 
 class InfoAutoencoder(nn.Module):
-    """All networks together. Images may be uint8 (0..255) or float (in [0, 1]), `[b, h, w, c]`; labels int `[b]`.
+    """All networks together, for use through `apply`: `model.apply(variables, images, labels, method='transfer')`.
 
-    Labels are not checked (they may be traced): one outside 0 .. num_classes - 1 stands for no class at all.
-
-    Use through `apply`, for instance `model.apply(variables, images, labels, method='transfer')`.
-
-    dtype: in which the layers compute, 'float32' or 'bfloat16'. Parameters, latents, logits and images are float32.
+    Images are uint8 (0..255) or float (in [0, 1]). Labels are not checked, as they may be traced: one outside
+    0 .. num_classes - 1 stands for no class at all. The layers compute in `dtype`; all else is float32.
     """
 
     image_shape: tuple[int, int, int]
     num_classes: int
     bottleneck: int
-    latent: str
+    latent: Latent
     hidden: int
     filters: tuple[int, ...]
-    decoder: str
+    decoder: DecoderKind
     adversary_hidden: int
     couplings: int
     coupling_hidden: int
     reference_couplings: int
-    dtype: str
+    dtype: Dtype
 
-    def setup(self):
+    def setup(self) -> None:
         self.style_encoder = StyleEncoder(self.bottleneck, self.hidden, self.filters, self.dtype)
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
@@ -167,7 +146,7 @@ class InfoAutoencoder(nn.Module):
             self.alignment = alignment_of(self)
 
     def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
-        """Everything once; what `init` calls."""
+        """All networks once, for `init`."""
         z = self.encode(images)
         return {
             "z": z,
@@ -177,10 +156,7 @@ class InfoAutoencoder(nn.Module):
         }
 
     def encode(self, images: Images, labels: Labels | None = None) -> Float[Array, "b z"]:
-        """Style latent of each image.
-
-        labels: the class of each image, for the alignment; None: the one that `classify` reads from it.
-        """
+        """The style latent of each image, aligned (by its label or else its most likely class) if the model is."""
         if not self.couplings:
             return self.encode_raw(images)
         z = self.encode_unbounded(images)
@@ -188,7 +164,7 @@ class InfoAutoencoder(nn.Module):
         return self.alignment(z, jax.nn.one_hot(content, self.num_classes))[0]
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
-        """Image with style `z` and the class `labels` (0 .. num_classes - 1). Not clipped to [0, 1]."""
+        """Images with style latents `z` and classes `labels` (0 .. num_classes - 1), not clipped to [0, 1]."""
         z, content = jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)
         if self.couplings:
             z = self.alignment.inverse(z, content)
@@ -196,62 +172,45 @@ class InfoAutoencoder(nn.Module):
         return self.image_decoder(z, content)
 
     def encode_raw(self, images: Images) -> Float[Array, "b z"]:
-        """The style encoder's own latent, before the alignment; `decode_raw` is its counterpart."""
+        """The raw latent, before the alignment; `decode_raw` is its counterpart."""
         return bounded(self.style_encoder(jnp.asarray(to_float(images))), self.latent)
 
     def encode_unbounded(self, images: Images) -> Float[Array, "b z"]:
-        """What is aligned: the latent of `encode_raw`, but of the ball as it was before it was bounded.
+        """The latent that the alignment takes: as from `encode_raw`, but for the ball before it is bounded.
 
-        Gradient reversal drives the latents to the ball's surface: a thin, curved shell, on which densities are hard to
-        match. Before, they fill the whole space.
+        Gradient reversal drives the latents to the ball's surface, a thin, curved shell on which densities are hard to
+        match. Unbounded, they fill the whole space.
         """
         return self.style_encoder(jnp.asarray(to_float(images))) if self.latent == "ball" else self.encode_raw(images)
 
     def decode_raw(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
-        """Image from a latent as `encode_raw` gives it."""
+        """Images from raw latents, as `encode_raw` gives them."""
         return self.image_decoder(jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes))
 
     def adversary_logits(self, z: Float[AnyArray, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
-        """The adversary's logits on what `encode_raw` gives; the gradient to `z` is reversed and scaled by `lam`."""
+        """The adversary's logits on raw latents; the gradient to `z` is reversed and scaled by `lam`."""
         return self.adversary(jnp.asarray(z), lam)
 
     def classify(self, images: Images) -> Float[Array, "b n"]:
-        """Logits of each image's class, read by the content classifier. Their arg-max is what `decode` takes."""
+        """The content classifier's logits of each image; their arg-max is a label as `decode` takes it."""
         return self.content_classifier(jnp.asarray(to_float(images)))
 
     def transfer(self, style_images: Images, labels: Labels) -> Float[Array, "b h w c"]:
-        """The style of each image with the content `labels`. Not clipped to [0, 1]."""
+        """Images with the style of `style_images` and the classes `labels`, not clipped to [0, 1]."""
         return self.decode(self.encode(style_images), labels)
 
 
 def alignment_of(model: InfoAutoencoder) -> Alignment:
-    """The alignment as a module of its own, for the parameters `model` has under that name."""
+    """The alignment as a module by itself, for the parameters that `model` has under that name."""
     return Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
 
 
 def build(
-    config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int, dtype: str = "float32"
+    config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int, dtype: Dtype = "float32"
 ) -> InfoAutoencoder:
-    """The model for images of `image_shape` (height, width, channels), whose layers compute in `dtype`.
-
-    Raises:
-      UserError: if the network cannot meet this image size.
-    """
+    """The model for images of `image_shape` (height, width, channels); `UserError` if it cannot have this size."""
     check_image_shape(image_shape)
-    return InfoAutoencoder(
-        image_shape=image_shape,
-        num_classes=num_classes,
-        bottleneck=config.bottleneck,
-        latent=config.latent,
-        hidden=config.hidden,
-        filters=config.filters,
-        decoder=config.decoder,
-        adversary_hidden=config.adversary_hidden,
-        couplings=config.couplings,
-        coupling_hidden=config.coupling_hidden,
-        reference_couplings=config.reference_couplings,
-        dtype=dtype,
-    )
+    return InfoAutoencoder(image_shape=image_shape, num_classes=num_classes, dtype=dtype, **dataclasses.asdict(config))
 
 
 def init_params(model: InfoAutoencoder, seed: UInt32[Array, ""] | np.uint32 | int) -> Params:

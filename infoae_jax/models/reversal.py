@@ -1,4 +1,4 @@
-"""Gradient reversal (Ganin & Lempitsky 2015, the paper's `FlipGradientBuilder`) and the schedules of its lambda."""
+"""Gradient reversal (Ganin & Lempitsky 2015, the paper's `FlipGradientBuilder`)."""
 
 import jax
 from jaxtyping import Array, Float
@@ -6,20 +6,12 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def reverse_gradient(x: Float[Array, "*shape"], lam: Float[Array, ""] | float) -> Float[Array, "*shape"]:
-    """The identity forward; backward the gradient times `-lam`.
+    """`x` itself; on the way back the gradient is multiplied by `-lam`.
 
-    `lam` is an ordinary traced argument (its own gradient is zero), so a ramp or a sweep does not compile again.
+    `lam` is an ordinary traced argument (with a gradient of zero), so another value needs no new compilation.
     """
     del lam
     return x
 
 
-def _forward(x, lam):
-    return x, lam
-
-
-def _backward(lam, gradient):
-    return (-lam * gradient).astype(gradient.dtype), None
-
-
-reverse_gradient.defvjp(_forward, _backward)
+reverse_gradient.defvjp(lambda x, lam: (x, lam), lambda lam, gradient: ((-lam * gradient).astype(gradient.dtype), None))

@@ -123,7 +123,7 @@ def heat_map(
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [format_value(value) if along else "" for value in columns])
     axes.set_xlabel(field_title(along) if along else "")
-    if len(others) == 1:  # the name of the field stands beside the axis
+    if len(others) == 1:  # the axis bears the name of the field
         labels = [format_value(settings[0].values.get(others[0])) for settings in arrangement.curves.values()]
         axes.set_ylabel(field_title(others[0]))
     axes.set_yticks(range(len(labels)), labels)

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from infoae_jax.devices.collective import mean_over
-from infoae_jax.models.alignment import Alignment, Codes, Helpers
+from infoae_jax.models.alignment import Alignment, AlignmentHelpers, Codes
 from infoae_jax.training.optimizer import ADAM, Weights, cosine_decay, cross_entropy, descend
 from infoae_jax.types import Metrics, Params, Tree
 
@@ -31,19 +31,18 @@ def class_maps(
     num_classes: int,
     appearance: Float[np.ndarray, "n f"],
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The affine map of each class, after which its latents have mean 0 and covariance 1, as parameters of `Alignment`.
+    """The affine map of each class, after which its latents have mean 0 and covariance 1.
 
     A class with few images (for the latent's size) has its covariance shrunk towards that of all (Friedman 1989). The
     rotation that whitening leaves open is chosen by generalised Procrustes analysis (Gower 1975), so that a direction
     changes the appearance in the same way in every class. Directions of which the features say nothing are not rotated.
 
     Args:
-      z: latents of the training images, which are frozen.
       labels: 0 .. num_classes - 1; a class may have no image.
       appearance: `appearance.appearance_features` of the images.
 
     Returns:
-      'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
+      Parameters of `Alignment`: 'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
     """
     z = z.astype(np.float64)
     size, grand_mean = z.shape[1], z.mean(0)
@@ -70,15 +69,14 @@ def class_maps(
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """A power of a symmetric positive matrix."""
     value, vector = np.linalg.eigh(matrix)
     return (vector * np.maximum(value, MIN_EIGENVALUE) ** exponent) @ vector.T
 
 
-def init_alignment(helpers: Helpers, alignment: Params, key: Key[Array, ""]) -> dict[str, Tree]:
+def init_alignment(helpers: AlignmentHelpers, alignment: Params, key: Key[Array, ""]) -> dict[str, Tree]:
     """What trains the parameters `alignment`: 'params' of the helpers, and by group the states of `OPTIMIZERS`."""
     z, content = jnp.zeros((1, helpers.size)), jnp.zeros((1, helpers.num_classes))
-    params = helpers.init(key, z, content, method="everything")["params"]
+    params = helpers.init(key, z, content, method="init_all")["params"]
     return {"params": params} | {name: OPTIMIZERS[name].init(p) for name, p in _groups(alignment, params).items()}
 
 
@@ -91,7 +89,7 @@ def _groups(alignment: Params, helpers: Params) -> dict[str, Params]:
 
 def align_step(
     alignment: Alignment,
-    helpers: Helpers,
+    helpers: AlignmentHelpers,
     state: tuple[Params, dict[str, Tree]],
     z: Codes,
     labels: Int[Array, " b"],
@@ -113,7 +111,6 @@ def align_step(
 
     Args:
       state: parameters of the alignment, and what `init_alignment` returns.
-      z: latents to align, of images with these `labels` and `appearance` features.
       targets: classes to swap to, 0 .. classes - 1; every second one is used.
       progress: share of the phase that is done, in [0, 1).
       weights: 'learning_rate', 'style_weight', 'lambda_adv', at least 0.
@@ -135,12 +132,12 @@ def align_step(
         log_p, logits = helpers.apply({"params": helper_params}, u, lam)
         log_likelihood = (log_p + log_det).mean() / alignment.size
         adversary, adversary_accuracy = cross_entropy(jnp.asarray(logits), labels)
-        read = helpers.apply({"params": helper_params}, whitened, content, method="read_look")
+        read = helpers.apply({"params": helper_params}, whitened, content, method="appearance")
         reader = ((jnp.asarray(read) - appearance) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
         fixed = {"params": jax.lax.stop_gradient(helper_params)}
         swap = alignment.apply({"params": params}, u[half], swapped, method="inverse_couplings")
-        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="read_look")) - appearance[half]) ** 2).mean()
+        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="appearance")) - appearance[half]) ** 2).mean()
         metrics = {
             "log_likelihood": log_likelihood,
             "style": style,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from infoae_jax.config import AlignmentConfig, RefineConfig, TrainConfig
-from infoae_jax.models.alignment import Helpers
+from infoae_jax.models.alignment import AlignmentHelpers
 from infoae_jax.models.autoencoder import InfoAutoencoder, init_params
 from infoae_jax.training.alignment import init_alignment
 from infoae_jax.training.appearance import num_features
@@ -24,16 +24,8 @@ NETWORKS = {
     "classifier": ("content_classifier",),
 }
 METRICS = (
-    "total",
-    "reconstruction",
-    "cycle",
-    "adversary",
-    "adversary_accuracy",
-    "content",
-    "content_accuracy",
-    "lambda",
-    "learning_rate",
-    "gradient_norm",
+    *("total", "reconstruction", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
+    *("lambda", "learning_rate", "gradient_norm"),
 )
 
 
@@ -99,10 +91,12 @@ def init_state(model: InfoAutoencoder, seed: UInt32[Array, ""] | np.uint32 | int
     return TrainState(jnp.int32(0), params, opt_state, {name: jnp.float32(0) for name in (*METRICS, "count")})
 
 
-def alignment_helpers(model: InfoAutoencoder) -> Helpers:
+def alignment_helpers(model: InfoAutoencoder) -> AlignmentHelpers:
     """The networks that help to train the alignment of `model`."""
     features = num_features(model.image_shape[-1])
-    return Helpers(model.bottleneck, model.num_classes, model.coupling_hidden, features, model.reference_couplings)
+    return AlignmentHelpers(
+        model.bottleneck, model.num_classes, model.coupling_hidden, features, model.reference_couplings
+    )
 
 
 def apply_method(model: InfoAutoencoder, params: Params, method: str, *args: Any) -> Any:

@@ -5,13 +5,12 @@ import pytest
 from jax.sharding import Mesh
 
 from infoae_jax.devices import batching
-from infoae_jax.devices import batching as batching_module
 from infoae_jax.devices.batching import batch_size, make_batched
 
 
 @pytest.mark.parametrize(("devices", "part"), [(1, 64), (3, 64), (4, 64), (1, 12), (3, 12)])
 def test_any_number_of_rows(devices, part, monkeypatch):
-    monkeypatch.setattr(batching, "_MOST_PIXELS", 64 * 100)
+    monkeypatch.setattr(batching, "_MAX_BATCH_PIXELS", 64 * 100)
     monkeypatch.setattr(batching, "_PART_PIXELS", part * 100)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     sizes = []
@@ -36,4 +35,4 @@ def test_any_number_of_rows(devices, part, monkeypatch):
 def test_a_batch_never_holds_more_pixels_than_it_may():
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
     for side in (8, 28, 100, 512, 5000):
-        assert batch_size(10**6, side**2, mesh) * side**2 <= max(batching_module._MOST_PIXELS, side**2)
+        assert batch_size(10**6, side**2, mesh) * side**2 <= max(batching._MAX_BATCH_PIXELS, side**2)

@@ -10,7 +10,7 @@ from infoae_jax.devices.collective import mean_over, sum_over
 
 @pytest.mark.parametrize(("small", "sent"), [(0, 6), (5, 4), (1000, 2)])
 def test_sums_and_means_are_those_of_psum_and_pmean_with_fewer_arrays_sent(small, sent, monkeypatch):
-    monkeypatch.setattr(collective, "_SMALL", small)
+    monkeypatch.setattr(collective, "_MAX_PACKED_SIZE", small)
     devices = len(jax.devices())
     mesh = Mesh(np.array(jax.devices()), ("data",))
     rng = np.random.default_rng(0)

@@ -105,7 +105,7 @@ def test_processes_agree():
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-c", TALK, address]
     for out, _ in finish([subprocess.Popen([*command, str(i)], cwd=ROOT, env=environment, **pipes) for i in range(2)]):
-        assert "Process 1 has other images than process 0" in out
+        assert "The images of process 1 differ from those of process 0" in out
         assert out.splitlines()[-1] == "1"
 
 
@@ -123,7 +123,7 @@ def test_two_processes_train_as_one_with_as_many_devices(cache, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_stop_at_the_same_step_and_go_on(cache, tmp_path):
+def test_all_stop_at_the_same_step_and_resume(cache, tmp_path):
     """All phases; the signal goes to one process alone."""
     longer = ("--config.train.epochs=20", "--config.model.couplings=1", "--config.refine.epochs=1")
     processes = start(cache, tmp_path / "run", *longer)

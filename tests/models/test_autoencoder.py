@@ -6,7 +6,7 @@ import pytest
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import build
+from infoae_jax.models.autoencoder import build, init_params
 
 
 def make_model(shape, num_classes=10, **overrides):
@@ -24,7 +24,7 @@ def make(shape=(28, 28, 1), num_classes=10, **overrides):
 
 @pytest.mark.parametrize("decoder", ["dcec", "literal"])
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (8, 8, 1), (12, 20, 3), (36, 64, 3), (48, 28, 1)])
-def test_redraws_every_supported_image_size(shape, decoder):
+def test_reconstructs_every_supported_image_size(shape, decoder):
     model = make_model(shape, decoder=decoder)
     images, labels = jnp.zeros((6, *shape), jnp.uint8), jnp.zeros(6, jnp.int32)
     out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images, labels)
@@ -37,6 +37,13 @@ def test_redraws_every_supported_image_size(shape, decoder):
 def test_unsupported_sizes_get_a_sentence(shape):
     with pytest.raises(UserError, match=f"{shape[0]}x{shape[1]}.*multiple of 4"):
         make_model(shape)
+
+
+def test_initial_parameters_are_those_of_init_and_a_pure_function_of_the_seed():
+    model, variables, _, _ = make()
+    params = jax.jit(lambda seed: init_params(model, jnp.uint32(seed)))
+    jax.tree.map(np.testing.assert_array_equal, params(0), variables["params"])
+    assert not np.array_equal(*(jax.tree.leaves(params(seed))[-1] for seed in (0, 1)))
 
 
 def test_the_papers_network():
@@ -77,10 +84,10 @@ def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_t
     variables = {"params": params}
     u = model.apply(variables, images, labels, method="encode")
     assert np.linalg.norm(u + 0.3, axis=1).max() > 1
-    redrawn = model.apply(variables, u, labels, method="decode")
+    decoded = model.apply(variables, u, labels, method="decode")
     z = model.apply(variables, images, method="encode_raw")
     assert np.linalg.norm(z, axis=1).max() < 1
-    np.testing.assert_allclose(redrawn, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
+    np.testing.assert_allclose(decoded, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
 
 
 def test_bytes_and_floats_are_the_same_images():

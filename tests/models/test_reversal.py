@@ -1,12 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoae_jax.models.reversal import reverse_gradient
-from infoae_jax.training.autoencoder import scheduled_lambda
 
 LAMBDAS = st.floats(0, 100, width=32)
 
@@ -43,12 +41,3 @@ def test_lambda_is_traced_batched_and_has_no_gradient():
 def test_low_precision_stays_low():
     gradient = jax.grad(lambda x: reverse_gradient(x, jnp.float32(0.5)).sum())(jnp.ones(2, jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [("constant", [3, 3, 3, 3]), ("linear", [0, 1.5, 3, 3])],
-)
-def test_schedules(schedule, expected):
-    values = [float(scheduled_lambda(schedule, 3.0, 0.5, progress)) for progress in (0.0, 0.25, 0.5, 1.0)]
-    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)

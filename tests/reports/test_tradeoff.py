@@ -49,7 +49,7 @@ def test_any_sweep_can_be_drawn(make, changes, along, labels):
 def test_points_within_the_frame_and_systems_beyond_it(make):
     settings = group_by_setting(make(*grid(seeds=(0,))))
     near, far = Reference("near", 0.02, 0.4), Reference("far", 0.9, 0.2)
-    figure = tradeoff_chart(arrange(settings), None, [near, far, Reference("line", 0.03)], PAPER)
+    figure = tradeoff_chart(arrange(settings), settings[3], [near, far, Reference("line", 0.03)], PAPER)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert {"near", "line", "chance 11.3%", "λ 0", "0.01"} <= set(texts)
     assert "beyond the frame →\nfar: MSE 0.9000, 20.0%" in texts
@@ -58,6 +58,8 @@ def test_points_within_the_frame_and_systems_beyond_it(make):
         assert left < setting.mean("mse") < right
         assert bottom < setting.mean("probe_accuracy") < top
     assert bottom < 0.1135
+    (ring,) = [line for line in figure.axes[0].lines if line.get_markersize() == 14]
+    assert ring.get_xydata().tolist() == [[settings[3].mean("mse"), settings[3].mean("probe_accuracy")]]
 
 
 def test_labels_of_points_cover_neither_each_other_nor_points(make):

@@ -1,0 +1,204 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infoae_jax.training.autoencoder import gathered_train_step, losses, scheduled_lambda, train_step
+from infoae_jax.training.order import autoencoder_order
+from infoae_jax.training.state import METRICS, init_state, make_hyper, static_config
+from tests.small_training import BATCH, changed, distances, init, leaves, make, run, step_program
+
+GOLDEN = {
+    "total": 0.334409,
+    "reconstruction": 0.328682,
+    "adversary": 2.290786,
+    "content": 2.540837,
+    "lambda": 0.0025,
+    "learning_rate": 0.000853553,
+    "gradient_norm": 4.673913,
+}
+
+
+def test_golden_step():
+    """Three steps on fixed data. If you meant to change the training, put the new figures here and say so."""
+    fresh = jax.jit(init_state, static_argnums=(0, 1))
+    _, history = run(begin=lambda m: fresh(m, 0), shape=(28, 28, 1), batch=64, couplings=0, adversary_steps=2)
+    assert set(history[-1]) == set(METRICS)
+    for name, value in GOLDEN.items():
+        np.testing.assert_allclose(history[-1][name], value, rtol=1e-3, err_msg=name)
+
+
+def test_total_is_equation_3_and_lambda_follows_its_ramp():
+    _, history = run(lambda_adv=0.4, lambda_schedule="linear", lambda_ramp=1.0, epochs=1)
+    for i, metrics in enumerate(history):
+        assert metrics["lambda"] == pytest.approx(0.4 * i / 4)
+        total = metrics["reconstruction"] + metrics["lambda"] * metrics["adversary"]
+        assert metrics["total"] == pytest.approx(total, rel=1e-6)
+
+
+def learning_rates(steps, **train):
+    """As steps log them; all else that they compute is left out."""
+    model, config, images, labels = make(learning_rate=0.01, **train)
+    hyper, state = make_hyper(config.train, len(images)), init(model)
+    batch = jnp.asarray(images[:BATCH]), jnp.asarray(labels[:BATCH])
+
+    @jax.jit
+    def rate(step):
+        return train_step(model, config.train, state.replace(step=step), *batch, hyper)[1]["learning_rate"]
+
+    return [float(rate(jnp.int32(step))) for step in range(steps)]
+
+
+def test_learning_rate_decays_to_zero_or_stays():
+    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(4) / 4))
+    np.testing.assert_allclose(learning_rates(4, epochs=1, learning_rate_schedule="cosine"), cosine, rtol=1e-6)
+    np.testing.assert_allclose(learning_rates(4, epochs=1, learning_rate_schedule="constant"), 0.01, rtol=1e-6)
+
+
+def test_learning_rate_rises_over_a_tenth_of_the_training():
+    rates = learning_rates(20, epochs=5, learning_rate_schedule="warmup_cosine")
+    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(20) / 20))
+    np.testing.assert_allclose(rates, [0.5 * cosine[0], *cosine[1:]], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """A model, its first parameters, the pixels of a batch, and its labels."""
+    model, _, images, labels = make()
+    return model, init(model).params, jnp.asarray(images[:BATCH], jnp.float32) / 255, jnp.asarray(labels[:BATCH])
+
+
+@pytest.fixture(scope="module")
+def gradient(batch):
+    """A function of parameters and lambda: the gradient of the objective."""
+    model, _, pixels, labels = batch
+    return jax.jit(jax.grad(lambda p, lam: losses(model, p, pixels, labels, lam)[0]))
+
+
+def test_each_network_descends_its_own_loss(batch, gradient):
+    """Encoder: mse - lambda * adversary. Decoder: mse alone. Adversary and classifier: their cross-entropy, full."""
+    model, params, pixels, labels = batch
+    lam = 0.3
+
+    # The reversal hides the adversary's loss from the encoder at lambda 0, so it is written out here.
+    def adversary_of_encoder(part):
+        variables = {"params": {**params, "style_encoder": part}}
+        z = model.apply(variables, pixels, method="encode_raw")
+        logits = model.apply(variables, z, -1.0, method="adversary_logits")  # -(-1): not reversed
+        return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 10), axis=1))
+
+    @jax.jit
+    def one_by_one():
+        def terms(part, name):
+            return losses(model, {**params, name: part}, pixels, labels, jnp.float32(0))[1][0]
+
+        jacobians = {name: jax.jacrev(terms)(params[name], name) for name in params if name != "alignment"}
+        return jacobians, jax.grad(adversary_of_encoder)(params["style_encoder"])
+
+    by_network, adversary = one_by_one()
+    reconstruction = by_network["style_encoder"]["reconstruction"]
+    expected = {
+        "style_encoder": jax.tree.map(lambda r, a: r - lam * a, reconstruction, adversary),
+        "image_decoder": by_network["image_decoder"]["reconstruction"],
+        "adversary": by_network["adversary"]["adversary"],
+        "content_classifier": by_network["content_classifier"]["content"],
+    }
+    found = gradient(params, jnp.float32(lam))
+    for name, error in distances(expected, found).items():
+        assert error < 2e-6, name
+    assert max(np.abs(x).max() for x in leaves(adversary)) > 1e-3
+
+
+def test_content_classifier_has_no_part_in_the_rest(batch, gradient):
+    """Other classifier weights leave every other network's gradient as it is, to the last bit."""
+    _, params, _, _ = batch
+    far = {**params, "content_classifier": jax.tree.map(lambda p: p + 0.1, params["content_classifier"])}
+    mine, theirs = (gradient(p, jnp.float32(0.1)) for p in (params, far))
+    assert changed(mine, theirs) == {"content_classifier"}
+
+
+def test_only_the_content_classifier_sees_shifted_images():
+    (plain, without), (shifted, with_it) = run(1), run(1, content_shift=2)
+    assert changed(plain.params, shifted.params) == {"content_classifier"}
+    assert without[0]["content"] != with_it[0]["content"]
+
+
+def test_shifts_differ_from_step_to_step():
+    model, config, images, labels = make(content_shift=2)
+    take, hyper = step_program(model, static_config(config.train)), make_hyper(config.train, len(images))
+    begin = init(model)
+
+    def content(step):
+        state = dataclasses.replace(begin, step=jnp.int32(step))
+        return float(take(state, images[:BATCH], labels[:BATCH], hyper)[1]["content"])
+
+    assert len({content(step) for step in range(6)}) > 3
+
+
+def test_the_autoencoders_steps_leave_the_alignment_alone():
+    state, _ = run(1)
+    assert changed(init(make()[0]).params, state.params) == set(state.params) - {"alignment"}
+
+
+def test_cycle_term_is_the_error_of_the_image_encoded_and_decoded_again(batch):
+    model, params, pixels, labels = batch
+    weight = 30.0
+
+    def errors(p):
+        method = lambda name, *args: model.apply({"params": p}, *args, method=name)  # noqa: E731
+        decoded = method("decode_raw", method("encode_raw", pixels), labels)
+        twice = method("decode_raw", method("encode_raw", jnp.clip(decoded, 0, 1)), labels)
+        return jnp.mean((decoded - pixels) ** 2) + weight * jnp.mean((twice - pixels) ** 2)
+
+    def ours(p):
+        total, (found, _) = losses(model, p, pixels, labels, jnp.float32(0), weight)
+        return total - found["adversary"] - found["content"]
+
+    (expected, slopes), (total, found) = jax.jit(lambda p: [jax.value_and_grad(f)(p) for f in (errors, ours)])(params)
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+    for part in ("style_encoder", "image_decoder"):
+        for a, b in zip(leaves(slopes[part]), leaves(found[part]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+    (plain, without), (other, with_it) = run(1), run(1, cycle_weight=weight)
+    assert without[0]["cycle"] == 0  # nothing is encoded again
+    assert with_it[0]["cycle"] > 0
+    assert changed(plain.params, other.params) >= {"style_encoder", "image_decoder"}
+
+
+def test_more_adversary_steps_move_the_adversary_alone():
+    (one, _), (three, _) = run(1, adversary_steps=1), run(1)
+    moved = distances(one.params, three.params)
+    assert moved.pop("adversary") > 1e-4
+    assert set(moved.values()) == {0}
+    assert int(three.opt_state["adversary"][0].count) == make()[1].train.adversary_steps == 3
+    assert int(three.step) == 1
+
+
+def test_sums_are_those_of_the_epoch():
+    state, history = run(6)  # 4 steps make an epoch
+    assert float(state.sums["count"]) == 2
+    for name in METRICS:
+        np.testing.assert_allclose(state.sums[name], history[4][name] + history[5][name], rtol=1e-5)
+
+
+def test_gathered_step_is_the_plain_step_on_the_batch_it_gathers():
+    model, config, images, labels = make()
+    hyper, static = make_hyper(config.train, len(images)), static_config(config.train)
+    order = autoencoder_order(jnp.int32(0), hyper, len(images))
+    state = dataclasses.replace(init(model), step=jnp.int32(2))
+    gathered, _ = jax.jit(functools.partial(gathered_train_step, model, static))(state, images, labels, order, hyper)
+    batch = np.asarray(order)[2 * BATCH : 3 * BATCH]
+    plain, _ = step_program(model, static)(state, images[batch], labels[batch], hyper)
+    assert max(distances(gathered.params, plain.params).values()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [3, 3, 3, 3]), ("linear", [0, 1.5, 3, 3])],
+)
+def test_schedules_of_lambda(schedule, expected):
+    values = [float(scheduled_lambda(schedule, 3.0, 0.5, progress)) for progress in (0.0, 0.25, 0.5, 1.0)]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,27 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infoae_jax.training.optimizer import ADAM, cosine_decay, cross_entropy, descend
+
+
+def test_a_step_of_adam_is_the_rate_times_the_sign_at_first():
+    params, gradient = (
+        {"a": jnp.array([1.0, 2.0]), "b": jnp.array(3.0)},
+        {"a": jnp.array([5.0, -0.1]), "b": jnp.array(0.0)},
+    )
+    moved, moments = descend(ADAM, gradient, params, ADAM.init(params), 0.25)
+    np.testing.assert_allclose(moved["a"], [0.75, 2.25], rtol=1e-5)
+    assert float(moved["b"]) == 3
+    assert int(moments[0].count) == 1
+
+
+def test_the_rate_falls_from_1_to_0():
+    assert [float(cosine_decay(progress)) for progress in (0.0, 0.5, 1.0)] == pytest.approx([1, 0.5, 0], abs=1e-6)
+
+
+def test_cross_entropy_and_accuracy_are_means_over_the_rows():
+    logits = jnp.log(jnp.array([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]))
+    loss, accuracy = cross_entropy(logits, jnp.array([0, 0, 1], jnp.int32))
+    assert float(loss) == pytest.approx(-np.mean(np.log([0.7, 0.4, 0.1])), rel=1e-5)
+    assert float(accuracy) == pytest.approx(1 / 3)
