@@ -2,6 +2,7 @@
 
 from infoae_jax.evaluation.record import FORMAT
 
+STROKES = ("slant", "thickness", "area", "length", "width", "height", "intensity")
 RECORD = {
     "format": FORMAT,
     "protocol": {"name": "quick"},
@@ -12,18 +13,19 @@ RECORD = {
     "figures": {
         "leakage": {
             "probe_accuracy": 0.8123,
-            "probe": "mlp_512",
-            "fitted_on": "cross_validated",
+            "best_probe": "mlp_512",
+            "setting": "cross_validated_on_unseen_codes",
             "chance": 0.1135,
             "information_bits": 2.1,
             "training_codes_accuracy": 0.85,
             "entropy_bits": 3.3,
             **{
                 kind: dict.fromkeys(("linear", "knn_10", "mlp_256", "mlp_512"), 0.5)
-                for kind in ("train_fitted", "cross_validated", "training_codes")
+                for kind in ("fitted_on_training_codes", "cross_validated_on_unseen_codes", "split_of_training_codes")
             },
         },
         "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "mse_increase_with_other_latent": 0.02},
+        "content": {"content_accuracy": 0.98},
         "transfer": {
             "transfer_accuracy": 0.97,
             "by_class": [0.9, 0.99],
@@ -31,12 +33,14 @@ RECORD = {
             "judge_threshold": 0.993,
         },
         "style": {
-            "correlation": {"slant": 0.91, "width": None},
-            "ceiling": {"slant": 0.99, "width": 0.9},
+            "correlation": {**dict.fromkeys(STROKES, 0.91), "width": None},
+            "ceiling": dict.fromkeys(STROKES, 0.99),
             "swaps_without_stroke": 3,
         },
+        "composition": {"l1_after_1": 8.7, "l1_after_10": 15.0, "accuracy_after_10": 0.97},
+        "reversibility": {"mse": 0.02, "r2": 0.9, "blurred_mse": 0.03, "blurred_r2": None},
     },
-    "left_out": {"counterfactual": "only for <rendered>"},
+    "left_out": {"counterfactual": "only for <rendered>", "realism": "too few images"},
     "untrusted": ["transfer"],
     "environment": {"code": {"commit": "abc"}},
     "cost": {"encode_images_per_s": 1000.0, "decode_images_per_s": 900.0, "device": "2 x cpu", "parameters": 12345},
