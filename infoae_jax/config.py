@@ -1,9 +1,4 @@
-"""Typed, checked, immutable configuration.
-
-`parse` turns a `ConfigDict` from `configs/*.py`, with its command-line overrides, into these dataclasses. Code that
-receives them can rely on the types and ranges stated here. The defaults, with a comment on each field, are in
-`configs/base.py`.
-"""
+"""Typed, checked, immutable configuration; `configs/base.py` has the defaults and a comment on each field."""
 
 import dataclasses
 import math
@@ -24,8 +19,7 @@ Dtype: TypeAlias = Literal["float32", "bfloat16"]
 def _range(low: float, high: float = math.inf, *, above: bool = False, traced: bool = False) -> Any:
     """A field whose value (or each of whose elements) lies in [low, high], or in (low, high] if `above`.
 
-    A `traced` field is an argument of the compiled programs. (Type checkers take this for a default, which no field
-    without one may follow: hence `kw_only` below.)
+    A `traced` field is an argument of the compiled programs. Type checkers take this for a default: hence `kw_only`.
     """
     return dataclasses.field(metadata={"low": low, "high": high, "above": above, "traced": traced})
 
@@ -131,10 +125,7 @@ FREE_ON_RESUME = "data.dir", "data.cache_dir", "train.data_on", "train.steps_per
 
 
 def parse(values: Mapping[str, object] | ConfigDict) -> Config:
-    """Checks every value and combination.
-
-    Args:
-      values: a `ConfigDict` from `configs/*.py` or the result of `to_dict`: nested, with exactly the fields above.
+    """The configuration from a `ConfigDict` of `configs/*.py` or the result of `to_dict`, its values all checked.
 
     Raises:
       UserError: naming the field, its value, and what is allowed.
@@ -170,10 +161,10 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
     """Raises `UserError` unless the network can encode and decode images of `shape` (height, width, channels)."""
     for side in shape[:2]:
         if side % 4 or not MIN_SIDE <= side <= MAX_SIDE:
+            advised = min(max(round(side / 4) * 4, MIN_SIDE), MAX_SIDE)
             raise UserError(
                 f"Images of {shape[0]}x{shape[1]} pixels are not supported: each side must be a multiple of 4 from "
-                f"{MIN_SIDE} to {MAX_SIDE}. Have them resized, for instance with --config.data.image_size="
-                f"{min(max(round(side / 4) * 4, MIN_SIDE), MAX_SIDE)}."
+                f"{MIN_SIDE} to {MAX_SIDE}. Resize them, for instance with --config.data.image_size={advised}."
             )
 
 
@@ -193,8 +184,7 @@ def _parse_section(cls: type[Any], values: Any, path: str) -> Any:
         raise UserError(f"{path}.{unknown[0]} does not exist. {path} has the fields {', '.join(fields)}.")
     if missing := [name for name in fields if name not in values]:
         raise UserError(f"{path}.{missing[0]} is missing. Set it; configs/base.py has a default for every field.")
-    parsed = {n: _parse_value(f"{path}.{n}", values[n], hints[n], field.metadata) for n, field in fields.items()}
-    return cls(**parsed)
+    return cls(**{n: _parse_value(f"{path}.{n}", values[n], hints[n], f.metadata) for n, f in fields.items()})
 
 
 def _parse_value(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
@@ -207,14 +197,13 @@ def _parse_value(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) ->
         return tuple(_parse_value(f"{path}[{i}]", v, element, limits) for i, v in enumerate(value))
     options = get_args(hint)  # of a Literal
     kind = type(options[0]) if options else hint
-    good = (
+    if not (
         isinstance(value, int | float if kind is float else kind)
         and isinstance(value, bool) == (kind is bool)
         and (not options or value in options)
         and (not limits or limits["low"] <= value <= limits["high"])
         and not (limits and limits["above"] and value == limits["low"])
-    )
-    if not good:
+    ):
         raise UserError(f"{path} is {value!r}, but must be {_describe(kind, options, limits)}.")
     return float(value) if kind is float else value
 

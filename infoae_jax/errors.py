@@ -17,13 +17,9 @@ class DivergedError(Exception):
 
 
 def as_sentence(error: BaseException, argv: Sequence[str] = ()) -> str:
-    """What to tell the user about `error`.
+    """What to tell the user about `error`, blaming an argument of the command line `argv` where one fits.
 
     Our own messages stay as they are. Those of absl, ml_collections and a configuration file are put in plain words.
-
-    Args:
-      error: what was raised.
-      argv: the command line, searched for the argument to blame.
     """
     if isinstance(error, UserError | DivergedError):
         return str(error)

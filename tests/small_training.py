@@ -21,7 +21,7 @@ def make(shape=SHAPE, batch=BATCH, couplings=1, **train):
     """A model and its configuration, and the images and labels of four batches, which are an epoch."""
     values = mnist.get_config("tiny")
     values.train.update(train, batch_size=batch)
-    values.model.couplings, values.model.latent = couplings, "sphere"
+    values.model.couplings, values.model.latent, values.log.every_steps = couplings, "sphere", 100
     config = parse(values)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * batch, *shape), np.uint8)

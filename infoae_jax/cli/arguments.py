@@ -3,8 +3,22 @@
 import argparse
 from typing import TypeAlias
 
+from infoae_jax.pretrained.find import pretrained_names
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # of `infoae`, to which commands are added
 WITHIN_HELP = "sweeps: by how much the MSE of a recommended setting may exceed the lowest one; default: 10"
+
+
+def add_model_command(
+    commands: Commands, name: str, summary: str, description: str | None, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a new command about one model, with the arguments that say which."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=layout)
+    known = ", ".join(pretrained_names())
+    parser.add_argument("model", metavar="RUN", help=f"run folder, exported .npz file, or pretrained model: {known}")
+    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    return parser
 
 
 def positive_int(text: str) -> int:

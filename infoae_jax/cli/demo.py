@@ -1,32 +1,23 @@
-"""`infoae demo`: a trained model as a page to play with."""
+"""Serves a page to play with, in your browser: draw or upload an image, see every class in its style, mix two images.
+
+  infoae demo mnist
+  infoae demo runs/mnist --port=0 --open
+
+Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise.
+"""
 
 import argparse
 import signal
 import webbrowser
 
-from infoae_jax.cli.arguments import Commands
+from infoae_jax.cli.arguments import Commands, add_model_command
 from infoae_jax.errors import UserError
-from infoae_jax.pretrained.find import find_model, model_help
-
-_DESCRIPTION = """\
-A page to play with, in your browser: draw or upload an image, see every class in its style, mix two images.
-
-  infoae demo mnist
-  infoae demo runs/mnist --port=0 --open
-
-Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise."""
+from infoae_jax.pretrained.find import find_model
 
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser(
-        "demo",
-        help="serve a page to play with",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="RUN", help=model_help())
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    parser = add_model_command(commands, "demo", "serve a page to play with", __doc__)
     parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: reachable from elsewhere")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")
@@ -35,11 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Serves the page until Ctrl-C or SIGTERM.
-
-    Raises:
-      UserError: if there is no such model, or the address cannot be used.
-    """
+    """Serves the page until Ctrl-C or SIGTERM."""
     if not 0 <= arguments.port <= 65535:
         raise UserError(f"--port is {arguments.port}, but must be from 0 (a free one) to 65535.")
     find_model(arguments.model)

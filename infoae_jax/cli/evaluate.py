@@ -26,11 +26,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures all runs that the arguments name, and prints a table of each.
-
-    Raises:
-      UserError: if a folder holds no run, or the options contradict each other.
-    """
+    """Measures all runs that the arguments name, and prints a table of each."""
     if arguments.within is not None and not arguments.best:
         raise UserError("--within changes which settings of a sweep are the best. Add --best N, or leave it out.")
     folders = _trial_folders(arguments) if arguments.sweep or arguments.best else arguments.runs
@@ -52,16 +48,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _trial_folders(arguments: argparse.Namespace) -> list[Path]:
-    """The folders of the chosen trials of all sweeps."""
     within = MSE_TOLERANCE if arguments.within is None else arguments.within
     found: list[Path] = []
     for sweep in arguments.runs:
         folder, trials = find_sweep(sweep)
+        chosen = [trial for trial in trials if trial.state in TRAINED]
         if arguments.best:
             best = rank_settings(group_by_setting(trials), within)[: arguments.best]
-            if not best:
+            chosen = [trial for setting in best for trial in setting.trials]
+            if not chosen:
                 raise UserError(f"{str(sweep)!r} has no trial that is finished and evaluated, so none is the best.")
-            found += [folder / trial.name for setting in best for trial in setting.trials]
-        else:
-            found += [folder / trial.name for trial in trials if trial.state in TRAINED]
+        found += [folder / trial.name for trial in chosen]
     return found

@@ -1,53 +1,36 @@
-"""`infoae export`: a trained model as files."""
+"""Writes a model to files that need no run folder.
+
+infoae export runs/mnist --to npz                  plain arrays; infoae_jax.load reads them, and so does NumPy
+infoae export runs/mnist --to npz --dtype float16  half as large
+infoae export runs/mnist --to stablehlo            functions for JAX alone, on CPU, CUDA and TPU
+"""
 
 import argparse
 from pathlib import Path
 
-from infoae_jax.cli.arguments import Commands
+from infoae_jax.cli.arguments import Commands, add_model_command
 from infoae_jax.errors import UserError
-from infoae_jax.pretrained.find import find_model, model_help
-
-_DESCRIPTION = """\
-Writes a model to files that need no run folder.
-
-  infoae export runs/mnist --to npz                  plain arrays; infoae_jax.load reads them, and so does NumPy
-  infoae export runs/mnist --to npz --dtype float16  half as large
-  infoae export runs/mnist --to stablehlo            functions for JAX alone, on CPU, CUDA and TPU"""
+from infoae_jax.pretrained.find import find_model
 
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser(
-        "export",
-        help="write a model to files",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="RUN", help=model_help())
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    parser = add_model_command(commands, "export", "write a model to files", __doc__)
     parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
     parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="kind of files")
-    parser.add_argument(
-        "--out", type=Path, help="file (npz) or folder (stablehlo); default: model.npz or stablehlo, in the run folder"
-    )
+    parser.add_argument("--out", type=Path, help="file or folder; default: model.npz or stablehlo in the run folder")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),
         help="npz: of the parameters; default: float32; int8: large kernels only, scaled by channel, the rest float16",
     )
-    parser.add_argument(
-        "--examples", type=int, default=0, metavar="N", help="npz: add N test images for the demo page; default: none"
-    )
+    parser.add_argument("--examples", type=int, default=0, metavar="N", help="npz: add N test images for the demo page")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the files, and prints where they are.
-
-    Raises:
-      UserError: if there is no such model, or the files cannot be written.
-    """
+    """Writes the files, and prints where they are."""
     path, is_npz = find_model(arguments.model), arguments.to == "npz"
     if arguments.out is None and path.is_file():
         raise UserError(f"{arguments.model!r} is a file, not a run folder to write into. Say where with --out.")
@@ -66,26 +49,25 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--examples is for run folders; {str(path)!r} keeps the images that it has. Omit it.")
     # JAX takes seconds to import; mistakes are answered before.
     from infoae_jax.devices.setup import set_up
+    from infoae_jax.inference import npz, run_data, stablehlo, styles
     from infoae_jax.inference.load import load_bundle
-    from infoae_jax.inference.npz import write_npz
-    from infoae_jax.inference.run_data import example_images
-    from infoae_jax.inference.stablehlo import write_stablehlo
-    from infoae_jax.inference.styles import NUM_EXPORTED_LATENTS
 
     set_up(None)
     bundle = load_bundle(arguments.model, arguments.step, arguments.data_dir)
-    if not is_npz:
-        write_stablehlo(out, bundle)
-        print(out)
-        return
-    if not path.is_file():
+    if is_npz and not path.is_file():
         try:
-            z, labels = (rows[:NUM_EXPORTED_LATENTS] for rows in bundle.model.style_bank)
+            z, labels = (rows[: styles.NUM_EXPORTED_LATENTS] for rows in bundle.model.style_bank)
             bundle.extras.update({"styles/z": z, "styles/labels": labels})
         except UserError as error:
             print(f"Without style latents to sample from: {error}")
         if arguments.examples:
-            images, labels = example_images(bundle.model.info, arguments.examples, arguments.data_dir)
+            images, labels = run_data.example_images(bundle.model.info, arguments.examples, arguments.data_dir)
             bundle.extras.update({"examples/images": images, "examples/labels": labels})
-    write_npz(out, bundle, arguments.dtype or "float32")
-    print(f"{out}  ({out.stat().st_size / 1e6:.2f} MB)")
+    try:
+        if is_npz:
+            npz.write_npz(out, bundle, arguments.dtype or "float32")
+        else:
+            stablehlo.write_stablehlo(out, bundle)
+    except OSError as error:
+        raise UserError(f"{str(out)!r} cannot be written ({error}). Choose another --out.") from error
+    print(f"{out}  ({out.stat().st_size / 1e6:.2f} MB)" if is_npz else out)

@@ -1,4 +1,9 @@
-"""`infoae interpolate`: a class in styles between those of two images, as a PNG file."""
+"""Generates a class in evenly spaced styles, from that of one image to that of another.
+
+  infoae interpolate runs/mnist --from a.png --to b.png --content 7 --steps 9 --out way.png
+
+There is a row for each content: the one image, the steps, the other image.
+"""
 
 import argparse
 from pathlib import Path
@@ -9,17 +14,10 @@ from infoae_jax.cli import swaps
 from infoae_jax.cli.arguments import Commands
 from infoae_jax.images.pixels import to_uint8
 
-_DESCRIPTION = """\
-Generates a class in evenly spaced styles, from that of one image to that of another.
-
-  infoae interpolate runs/mnist --from a.png --to b.png --content 7 --steps 9 --out way.png
-
-There is a row for each content: the one image, the steps, the other image."""
-
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = swaps.add_parser(commands, "interpolate", "generate a class in styles between two", _DESCRIPTION)
+    parser = swaps.add_parser(commands, "interpolate", "generate a class in styles between two", __doc__)
     parser.add_argument("--from", dest="style_a", required=True, type=Path, metavar="FILE", help="first style image")
     parser.add_argument("--to", dest="style_b", required=True, type=Path, metavar="FILE", help="last style image")
     parser.add_argument("--steps", type=int, default=9, help="number of images, at least 2; default: 9")
@@ -27,16 +25,11 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the sheet.
-
-    Raises:
-      UserError: for any mistake in the arguments.
-    """
+    """Writes the sheet."""
     paths = [arguments.style_a, arguments.style_b]
     model = swaps.load_model(arguments, paths)
     a, b = (swaps.read_given([path], model, arguments, "style") for path in paths)
-    labels, _ = swaps.read_contents(arguments, model)
-    swaps.check_size(len(labels), arguments.steps)
+    labels, _ = swaps.read_contents(arguments, model, arguments.steps)
     if model.module.couplings:
         swaps.predict_and_print(model, np.concatenate([a, b]), "style")
     images = np.stack([to_uint8(model.interpolate(a, b, label, arguments.steps)) for label in labels.tolist()])

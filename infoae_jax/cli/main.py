@@ -22,26 +22,18 @@ from absl import logging
 from infoae_jax.cli import demo, evaluate, export, interpolate, report, transfer
 from infoae_jax.errors import UserError, as_sentence
 
-# Each has `add(commands)`, which adds its subparser, and `run(arguments)`, which imports what needs JAX: --help and
-# mistakes are answered before.
-_COMMANDS = (evaluate, report, transfer, interpolate, demo, export)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-      argv: the words after the program's name; by default those of this process.
+    """Runs the command that `argv` names, by default the words after the program's name.
 
     Returns:
       The exit code: 0, or 2 if the input cannot work, or 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
-        prog="infoae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="infoae", description=__doc__, formatter_class=layout)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in _COMMANDS:
-        command.add(commands)
+    for command in (evaluate, report, transfer, interpolate, demo, export):
+        command.add(commands)  # with its `run`, which imports what needs JAX: --help and mistakes are answered before
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)

@@ -19,11 +19,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the page, or a page for each sweep, and prints where it is.
-
-    Raises:
-      UserError: if a folder holds no run or no sweep, or the options contradict each other.
-    """
+    """Writes the page, or a page for each sweep, and prints where it is."""
     if arguments.sweep:
         if len(arguments.runs) > 1 and arguments.out:
             raise UserError("--out names one page, but several sweeps are given. Leave it out.")

@@ -8,51 +8,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infoae_jax.cli.arguments import Commands
+from infoae_jax.cli.arguments import Commands, add_model_command
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.images.grid import encode_png, sheet, swap_grid
 from infoae_jax.images.read import Images, read_drawings, read_images
 from infoae_jax.inference.labels import as_labels
-from infoae_jax.pretrained.find import find_model, model_help
+from infoae_jax.pretrained.find import find_model
 
 if TYPE_CHECKING:
     from infoae_jax.inference.model import Model
 
-MAX_CELLS = 10_000
-_MAX_PRINTED = 20  # classes
-
+MAX_CELLS = 10_000  # of a sheet
 _EPILOG = """\
 Images are PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files, or folders of PNG and JPEG files. They are stretched to the
 model's size, and transparent areas become white. MNIST's digits are white on black and in the middle: for ink on paper,
-and for strokes of any size anywhere in the image, add --drawing."""
+and for strokes of any size anywhere in the image, add --drawing, which crops and centres them."""
 
 
-def add_parser(commands: Commands, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+def add_parser(commands: Commands, name: str, summary: str, description: str | None) -> argparse.ArgumentParser:
     """The parser of a new command, with the arguments that both commands have."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="RUN", help=model_help())
-    parser.add_argument(
-        "--content", nargs="+", required=True, metavar="CLASS", help="names of classes, 'all', or images"
-    )
+    parser = add_model_command(commands, name, summary, description, _EPILOG)
+    parser.add_argument("--content", nargs="+", required=True, metavar="CLASS", help="classes, 'all', or images")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the file to write")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     preparation = parser.add_mutually_exclusive_group()
-    preparation.add_argument(
-        "--drawing",
-        action="store_true",
-        help="the images are drawings or scans of strokes: make them white on black, crop and centre them like MNIST's",
-    )
+    preparation.add_argument("--drawing", action="store_true", help="prepare drawings and scans as MNIST's digits are")
     preparation.add_argument("--invert", action="store_true", help="the images are negatives of what the model knows")
     parser.add_argument("--swaps_only", action="store_true", help="leave out the images that were given")
     parser.add_argument("--scale", type=int, default=2, help="side of each pixel in the file; default: 2")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
     return parser
 
 
@@ -87,28 +71,24 @@ def read_given(paths: Sequence[Path | str], model: "Model", arguments: argparse.
     return 255 - images if arguments.invert else images
 
 
-def read_contents(arguments: argparse.Namespace, model: "Model") -> tuple[np.ndarray, Images | None]:
-    """Labels; and the images that they were read from, if --content is images."""
-    if arguments.content == ["all"]:
-        return np.arange(len(model.classes), dtype=np.int32), None
-    labels = as_labels(arguments.content, model.classes, "--content")
-    if labels is not None:
-        return labels, None
-    contents = read_given(arguments.content, model, arguments, "content")
-    return predict_and_print(model, contents, "content"), contents
+def read_contents(arguments: argparse.Namespace, model: "Model", per_content: int) -> tuple[np.ndarray, Images | None]:
+    """Labels; and the images that they were read from, if --content is images. `per_content`: images of each."""
+    is_all, contents = arguments.content == ["all"], None
+    labels = np.arange(len(model.classes)) if is_all else as_labels(arguments.content, model.classes, "--content")
+    if labels is None:
+        contents = read_given(arguments.content, model, arguments, "content")
+        labels = predict_and_print(model, contents, "content")
+    if per_content * len(labels) > MAX_CELLS:
+        raise UserError(f"{per_content} x {len(labels)} images are too many for one file (at most {MAX_CELLS}).")
+    return labels, contents
 
 
 def predict_and_print(model: "Model", images: Images, what: str) -> np.ndarray:
-    """The labels that the classifier reads; the first ones are printed."""
-    labels, confidence = model.predict(images)
-    for i in range(min(len(labels), _MAX_PRINTED)):
-        print(f"{what} {i + 1} is read as {model.classes[labels[i]]!r} ({confidence[i]:.1%} sure)")
+    """The labels that the classifier reads; the first 20 are printed."""
+    labels, confidence = model.predict(images, what)
+    for i, label in enumerate(labels[:20]):
+        print(f"{what} {i + 1} is read as {model.classes[label]!r} ({confidence[i]:.1%} sure)")
     return labels
-
-
-def check_size(rows: int, columns: int) -> None:
-    if rows * columns > MAX_CELLS:
-        raise UserError(f"{rows} x {columns} images are too many for one file, which holds at most {MAX_CELLS}.")
 
 
 def write_sheet(arguments: argparse.Namespace, sources: np.ndarray, swaps: np.ndarray) -> None:

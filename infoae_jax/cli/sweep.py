@@ -17,27 +17,17 @@ from infoae_jax.sweeps.results import FAILURE_FILE, check_folders, list_states, 
 from infoae_jax.sweeps.trials import Trial, filter_trials, group_trials, list_trials, select_trials, short_name
 
 _SWEEP = flags.DEFINE_boolean("sweep", False, "Run the trials that sweep(add) of the configuration file lists")
-_LIST = flags.DEFINE_boolean(
-    "sweep_list", False, "Only list the trials, with their states, the time that is left and the memory they need"
-)
+_LIST = flags.DEFINE_boolean("sweep_list", False, "Only list the trials: states, time that is left, memory needed")
 _FILTER = flags.DEFINE_string(
     "sweep_filter", "", "Only the trials that meet all conditions: bottleneck=16|32,lambda_adv<=0.01,seed=0"
 )
 _ONLY = flags.DEFINE_multi_string("sweep_only", [], "Only the trial of this name")
-_CLUSTER = flags.DEFINE_enum(
-    "sweep_cluster", "", ["", *cluster.CLUSTERS], "Hand each group of trials to this cluster, through submitit"
-)
-_OPTIONS = flags.DEFINE_string(
-    "sweep_cluster_options", "", "For submitit: slurm_partition=gpu,gpus_per_node=1,timeout_min=240"
-)
+_CLUSTER = flags.DEFINE_enum("sweep_cluster", "", ["", *cluster.CLUSTERS], "Cluster that gets each group of trials")
+_OPTIONS = flags.DEFINE_string("sweep_cluster_options", "", "For submitit: slurm_partition=gpu,timeout_min=240")
 
 
 def is_sweep() -> bool:
-    """Whether the command line asks for a sweep.
-
-    Raises:
-      UserError: if it does not, but has a flag that only a sweep uses.
-    """
+    """Whether the command line asks for a sweep; raises `UserError` if not, but a flag is set that only sweeps use."""
     if _SWEEP.value or _LIST.value:
         return True
     for flag in (_FILTER, _ONLY, _CLUSTER, _OPTIONS):
@@ -49,17 +39,13 @@ def is_sweep() -> bool:
 def run_sweep_command(
     config: Config, path: Path, workdir: Path, overrides: Iterable[str], set_up: Callable[[int], None]
 ) -> bool:
-    """Lists the trials, hands them to a cluster, or runs them.
+    """Lists the trials, hands them to a cluster, or runs them; returns whether none failed.
 
     Args:
-      config: what all trials have in common.
       path: the configuration file.
       workdir: the folder whose subfolder `sweep` holds the trials.
       overrides: fields of `config` that the command line sets.
       set_up: prepares JAX for batches of this size, or of multiples of it.
-
-    Returns:
-      Whether no trial failed.
 
     Raises:
       UserError: if the flags, the configuration's sweep(add) or the folders do not permit it.
@@ -68,12 +54,11 @@ def run_sweep_command(
     if sweep is None:
         raise UserError(f"{str(path)!r} has no function sweep(add), which lists the trials of --sweep.")
     trials = list_trials(config, sweep, workdir / "sweep")
-    for field in overrides:
-        if any(field in trial.values for trial in trials):
-            raise UserError(
-                f"--config.{field} is given, but the sweep sets it in its trials. Choose some of these with "
-                f"--sweep_filter={short_name(field)}=..., or change sweep(add) in {str(path)!r}."
-            )
+    if fields := [field for field in overrides if any(field in trial.values for trial in trials)]:
+        raise UserError(
+            f"--config.{fields[0]} is given, but the sweep sets it in its trials. Choose some of these with "
+            f"--sweep_filter={short_name(fields[0])}=..., or change sweep(add) in {str(path)!r}."
+        )
     trials = filter_trials(trials, _FILTER.value)
     trials = select_trials(trials, _ONLY.value) if _ONLY.value else trials
     ends = dict.fromkeys(trial.config.evaluate.at_end for trial in trials)
@@ -123,11 +108,10 @@ def _memory(trials: list[Trial]) -> str:
     from infoae_jax.training.group import memory_estimate
 
     jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave the accelerators to those who train
-    lines = []
-    for number, group in enumerate(group_trials(trials), 1):
-        if is_cached(group[0].config.data):
-            size = memory_estimate([trial.config for trial in group]) / 2**30
-            lines.append(f"group {number}: about {size:.2f} GiB (half to twice that) to train it on one accelerator")
+    groups = enumerate(group_trials(trials), 1)
+    sizes = {n: memory_estimate([t.config for t in group]) for n, group in groups if is_cached(group[0].config.data)}
+    text = "group {}: about {:.2f} GiB (half to twice that) to train it on one accelerator"
+    lines = [text.format(number, size / 2**30) for number, size in sizes.items()]
     return "\n".join(lines) or "The memory that the groups need can be told once a training has cached the images."
 
 

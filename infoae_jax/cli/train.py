@@ -58,11 +58,10 @@ def main(_: list[str]) -> None:
     path, _colon, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     name = "-".join(filter(None, (Path(path).stem, variant.replace(",", "-"))))
     workdir = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
     if not is_sweep():
         _train(config, workdir)
-        return
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    if not run_sweep_command(config, Path(path), workdir, overrides, _set_up):
+    elif not run_sweep_command(config, Path(path), workdir, overrides, _set_up):
         sys.exit(1)
 
 

@@ -1,4 +1,13 @@
-"""`infoae transfer`: classes in the style of images, as a PNG file."""
+"""Generates classes in the style of each of your images.
+
+  infoae transfer runs/mnist --style a.png --content 7 --out seven.png
+  infoae transfer runs/mnist --style a.png b.png drawings/ --content all --out grid.png
+  infoae transfer runs/mnist --style a.png --content b.png --out swap.png
+
+There is a row for each style image, which stands in the first column, and a column for each content. Contents that
+are images stand in the first row. The command prints the classes that the model's classifier reads from images. If it
+misreads a style image, the style is wrong too; --style_class gives the right class.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,50 +19,27 @@ from infoae_jax.cli.arguments import Commands
 from infoae_jax.images.pixels import to_uint8
 from infoae_jax.inference.labels import labels_for
 
-_DESCRIPTION = """\
-Generates classes in the style of each of your images.
-
-  infoae transfer runs/mnist --style a.png --content 7 --out seven.png
-  infoae transfer runs/mnist --style a.png b.png drawings/ --content all --out grid.png
-  infoae transfer runs/mnist --style a.png --content b.png --out swap.png
-
-There is a row for each style image, which stands in the first column, and a column for each content. Contents that
-are images stand in the first row. The command prints the classes that the model's classifier reads from images. If it
-misreads a style image, the style is wrong too; --style_class gives the right class."""
-
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = swaps.add_parser(commands, "transfer", "generate classes in the style of your images", _DESCRIPTION)
-    parser.add_argument(
-        "--style", nargs="+", required=True, type=Path, metavar="FILE", help="images, or folders of images"
-    )
-    parser.add_argument(
-        "--style_class",
-        nargs="+",
-        metavar="CLASS",
-        help="classes of the style images, one for each or one for all; by default, the classifier reads them",
-    )
+    parser = swaps.add_parser(commands, "transfer", "generate classes in the style of your images", __doc__)
+    parser.add_argument("--style", nargs="+", required=True, type=Path, metavar="FILE", help="images, or their folders")
+    parser.add_argument("--style_class", nargs="+", metavar="CLASS", help="class of each style image, or one for all")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the sheet.
-
-    Raises:
-      UserError: for any mistake in the arguments.
-    """
+    """Writes the sheet."""
     model = swaps.load_model(arguments, arguments.style)
     sources = swaps.read_given(arguments.style, model, arguments, "style")
-    labels, contents = swaps.read_contents(arguments, model)
-    swaps.check_size(len(sources), len(labels))
-    style_labels = None
-    if arguments.style_class is not None:
-        style_labels = labels_for(len(sources), arguments.style_class, model.classes, "--style_class", "style images")
+    labels, contents = swaps.read_contents(arguments, model, len(sources))
+    style_labels = arguments.style_class
+    if style_labels is not None:
+        style_labels = labels_for(len(sources), style_labels, model.classes, "--style_class", "style images")
     elif model.module.couplings:  # otherwise the class does not affect the style
         swaps.predict_and_print(model, sources, "style")
     images = to_uint8(model.grid(sources, labels, style_labels))
-    if contents is not None:
+    if contents is not None and not arguments.swaps_only:
         sources = np.concatenate([np.full_like(contents[:1], 255), sources])
-        images = images if arguments.swaps_only else np.concatenate([contents[None], images])
+        images = np.concatenate([contents[None], images])
     swaps.write_sheet(arguments, sources, images)

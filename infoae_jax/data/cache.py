@@ -16,8 +16,6 @@ from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.files import cache_folder, replacing
 from infoae_jax.types import Json
 
-CACHE_VERSION = 1
-
 
 def data_cache_folder(config: DataConfig) -> Path:
     """`config.cache_dir`, or the user's cache folder."""
@@ -27,7 +25,7 @@ def data_cache_folder(config: DataConfig) -> Path:
 def cache_path(config: DataConfig, key: Json) -> Path:
     """Where the data set of `config` is cached; `key` holds what else its images depend on."""
     fields = ("image_size", "channels", "num_train", "num_test", "seed")
-    key = key | {name: getattr(config, name) for name in fields} | {"version": CACHE_VERSION}
+    key = key | {name: getattr(config, name) for name in fields} | {"version": 1}  # of the format of the file
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return data_cache_folder(config) / f"{config.name.replace('/', '-')}-{digest[:16]}.npz"
 
@@ -38,7 +36,7 @@ def read_cache(path: Path) -> Splits | None:
         return None
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = dict(archive)
         meta = json.loads(str(arrays.pop("meta")))
         splits = []
         for split in ("train/", "test/"):
@@ -52,8 +50,8 @@ def read_cache(path: Path) -> Splits | None:
 
 def write_cache(path: Path, splits: Splits) -> None:
     """Caches a data set at `path`; warns if that fails."""
-    meta = json.dumps({"class_names": splits.train.class_names, "fingerprint": splits.fingerprint})
-    arrays = {"meta": np.array(meta)}
+    meta = {"class_names": splits.train.class_names, "fingerprint": splits.fingerprint}
+    arrays = {"meta": np.array(json.dumps(meta))}
     for name, split in (("train", splits.train), ("test", splits.test)):
         members = {"images": split.images, "labels": split.labels, **split.factors}
         arrays |= {f"{name}/{member}": values for member, values in members.items()}

@@ -37,17 +37,11 @@ class Splits(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set before its images are decoded.
+    """A data set before its images are decoded."""
 
-    Attributes:
-      key: what the images depend on, as far as it is cheap to find out; a change of it makes the cache void.
-      decode: gives the images for training, then those for testing.
-      fingerprint: identifies the data; None if their content does.
-    """
-
-    key: Json
-    decode: Callable[[], Iterable[Dataset]]
-    fingerprint: str | None = None
+    key: Json  # what the images depend on, as far as that is cheap to find out; if it changes, the cache is void
+    decode: Callable[[], Iterable[Dataset]]  # gives the images for training, then those for testing
+    fingerprint: str | None = None  # identifies the data; None if their content does
 
 
 def content_hash(*splits: Dataset) -> str:

@@ -22,14 +22,13 @@ def decode(file: Path | bytes, source: object, config: DataConfig) -> Image:
 
 def decode_files(paths: Sequence[Path], config: DataConfig) -> Images:
     """Decodes image files in parallel; see `decode` and `stack`."""
-    with ThreadPoolExecutor() as pool:
-        try:
-            # Each is read when it is decoded, so that a large folder is never held in memory encoded.
-            images = pool.map(lambda path: decode(path, path, config), paths)
-            return stack(zip(map(str, paths), images, strict=True), len(paths))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # the others need not be decoded
-            raise
+    pool = ThreadPoolExecutor()
+    try:
+        # Each is read when it is decoded, so that a large folder is never held in memory encoded.
+        images = pool.map(lambda path: decode(path, path, config), paths)
+        return stack(zip(map(str, paths), images, strict=True), len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, the others need not be decoded
 
 
 def stack(images: Iterable[tuple[str, Image]], count: int) -> Images:

@@ -14,7 +14,6 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
     """Loads the images for training and for testing, from the cache if they are there.
 
     Args:
-      config: the data set, and the size and number of its images.
       prepare: whether TFDS may download and prepare a data set that is not prepared yet.
 
     Raises:
@@ -59,8 +58,6 @@ def _subset(split: Dataset, count: int, seed: int) -> Dataset:
 def _check(train: Dataset, test: Dataset, name: str) -> None:
     count = len(train.class_names)
     for kind, split in (("train", train), ("test", test)):
-        if not len(split):
-            raise UserError(f"The {kind} split of {name!r} is empty.")
         low, high = split.labels.min(), split.labels.max()
         if low < 0 or high >= count:
             raise UserError(
@@ -69,9 +66,8 @@ def _check(train: Dataset, test: Dataset, name: str) -> None:
     if len(np.unique(train.labels)) < 2:
         only = train.class_names[train.labels[0]]
         raise UserError(f"All training images of {name!r} are of one class ({only!r}), but two are needed.")
-    sizes = [split.images.shape[1:] for split in (train, test)]
-    if sizes[0] != sizes[1]:
+    if (size := train.images.shape[1:]) != (other := test.images.shape[1:]):
         raise UserError(
-            f"The training images of {name!r} are {sizes[0]} (height, width, channels), the test images {sizes[1]}. "
+            f"The training images of {name!r} are {size} (height, width, channels), the test images {other}. "
             f"Convert them, for instance with --config.data.image_size=32 --config.data.channels=3."
         )

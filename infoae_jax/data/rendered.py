@@ -32,7 +32,6 @@ FONTS = (
 _GLYPH_HEIGHT = 36  # of a digit in the atlas, in pixels
 _CELL_SIDE = 48  # of the atlas, in pixels
 _CHUNK_SIZE = 2000  # images rendered at a time, which bounds the memory
-_BLUR_REACH = 4  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +95,9 @@ def sample_factors(count: int, rng: np.random.Generator) -> Factors:
 def generate(
     count: int, seed: int, split: int
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, " n"], Factors]:
-    """Renders random images.
+    """Renders `count` random images; returns them, their digits and their factors.
 
-    Args:
-      count: number of images.
-      seed: of the data set.
-      split: 0 for training, 1 for testing; their random streams are independent.
-
-    Returns:
-      The images, their digits, and their factors.
+    `split` is 0 for training and 1 for testing; their random streams are independent.
     """
     rng = np.random.default_rng([VERSION, seed, split])
     digits = rng.integers(0, 10, count).astype(np.int32)
@@ -170,7 +163,7 @@ def _sample(atlas: np.ndarray, font: np.ndarray, digit: np.ndarray, u: np.ndarra
 
 def _blur(mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Gaussian blur, each image with its own standard deviation."""
-    taps = np.arange(-_BLUR_REACH, _BLUR_REACH + 1)
+    taps = np.arange(-4, 5)
     weights = np.exp(-0.5 * (taps.astype(np.float32) / sigma[:, None]) ** 2).astype(np.float32)
     weights /= weights.sum(axis=1, keepdims=True)
     for axis in (1, 2):
@@ -191,14 +184,13 @@ def _glyphs() -> tuple[np.ndarray, np.ndarray]:
         top, bottom = ImageFont.truetype(path, 200).getbbox("0")[1::2]
         font = ImageFont.truetype(path, round(200 * _GLYPH_HEIGHT / (bottom - top)))
         low, high = font.getbbox("0")[1::2]
-        widest = 0.0
-        for digit in range(10):
-            box = font.getbbox(str(digit))
-            widest = max(widest, box[2] - box[0])
+        boxes = [font.getbbox(str(digit)) for digit in range(10)]
+        for digit, (left, _, right, _) in enumerate(boxes):
             cell = Image.new("L", (_CELL_SIDE, _CELL_SIDE))
-            corner = ((_CELL_SIDE - box[0] - box[2]) / 2, (_CELL_SIDE - low - high) / 2)
+            corner = ((_CELL_SIDE - left - right) / 2, (_CELL_SIDE - low - high) / 2)
             ImageDraw.Draw(cell).text(corner, str(digit), fill=255, font=font)
             atlas[f, digit] = to_float(np.asarray(cell))
+        widest = max(right - left for left, _, right, _ in boxes)
         spacings[f] = min(widest + 3, _CELL_SIDE - 2) / _GLYPH_HEIGHT
     return atlas, spacings
 
@@ -214,4 +206,4 @@ def rendered_source(config: DataConfig) -> Source:
             yield Dataset(images, digits, tuple("0123456789"), vars(factors))
 
     # The pixels are no fingerprint, since their last bits may differ between processors. ('drawing' is hashed, too.)
-    return Source({"kind": "rendered", "drawing": recipe.hexdigest()}, decode, fingerprint=recipe.hexdigest())
+    return Source({"kind": "rendered", "drawing": recipe.hexdigest()}, decode, recipe.hexdigest())

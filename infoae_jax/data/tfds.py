@@ -13,9 +13,11 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import Image, decode, stack
 from infoae_jax.errors import UserError
+from infoae_jax.images.read import reading
 
 _RECORDS_PER_READ = 4096
 _OFFLINE_SIGNS = ("NameResolutionError", "Temporary failure in name resolution", "Network is unreachable")
+_IF_DAMAGED = "If its files are damaged, move them elsewhere and start again."
 _PREPARE = """
 import sys
 import tensorflow_datasets as tfds
@@ -29,11 +31,7 @@ _ADVICE = """Either
 
 
 def tfds_source(config: DataConfig, prepare: bool) -> Source:
-    """The splits of a TFDS data set that `config` names.
-
-    Args:
-      config: name, folder and splits.
-      prepare: whether TFDS may download and prepare a data set that is not prepared yet.
+    """The splits of a TFDS data set that `config` names; `prepare` allows TFDS to download and prepare it.
 
     Raises:
       UserError: if there is no such data set, or it is not prepared, damaged, or not for image classification.
@@ -52,29 +50,23 @@ def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder
     where = folder or "the default folder of TFDS"
     if folder is not None and Path(folder).is_file():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
-    try:
-        builder = tfds.builder(name, data_dir=folder)
-        if not builder.info.splits:
-            if builder.info.features is not None:
-                _find_features(builder)  # refuses what cannot be used before it is downloaded
-            if not prepare:
-                raise UserError(f"{name!r} is not prepared in {where}.")
-            _prepare(name, folder, where)
+    with reading(f"{name!r} in {where}", _IF_DAMAGED):
+        try:
             builder = tfds.builder(name, data_dir=folder)
-    except UserError:
-        raise
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise UserError(
-            f"config.data.name is {name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from the "
-            f"TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
-        ) from error
-    except ImportError as error:
-        raise UserError(f"TFDS needs TensorFlow to open {name!r}: pip install -e '.[prepare]'") from error
-    except Exception as error:  # damaged descriptions lead to many kinds
-        raise UserError(
-            f"{name!r} in {where} cannot be opened ({_first_line(error)}). If its files are damaged, move them "
-            f"elsewhere and start again."
-        ) from error
+            if not builder.info.splits:
+                if builder.info.features is not None:
+                    _find_features(builder)  # refuses what cannot be used before it is downloaded
+                if not prepare:
+                    raise UserError(f"{name!r} is not prepared in {where}.")
+                _prepare(name, folder, where)
+                builder = tfds.builder(name, data_dir=folder)
+        except tfds.core.registered.DatasetNotFoundError as error:
+            raise UserError(
+                f"config.data.name is {name!r}, which TFDS does not know. Use 'rendered', 'folder', or a name from the "
+                f"TFDS catalogue, such as 'mnist', 'svhn_cropped' or 'fashion_mnist'."
+            ) from error
+        except ImportError as error:
+            raise UserError(f"TFDS needs TensorFlow to open {name!r}: pip install -e '.[prepare]'") from error
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{builder.data_path} was prepared as {builder.info.file_format.value}, which only TensorFlow can read. "
@@ -90,9 +82,7 @@ def _prepare(name: str, folder: str | None, where: str) -> None:
     print(f"{name!r} is not prepared in {where}: TFDS downloads and prepares it now, once.", flush=True)
     command = [sys.executable, "-c", _PREPARE, name, folder or ""]
     reason = "no output"
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace") as process:
         try:
             for line in process.stdout or ():
                 reason = line.strip() or reason
@@ -100,11 +90,11 @@ def _prepare(name: str, folder: str | None, where: str) -> None:
                     print(f"\r\033[K{reason[:100]}", end="", file=sys.stderr, flush=True)
                 if any(sign in line for sign in _OFFLINE_SIGNS):  # TFDS would retry for many minutes
                     reason = "there is no network"
-                    process.kill()
                     break
-        except BaseException:
-            process.kill()
-            raise
+            else:
+                process.wait()
+        finally:
+            process.kill()  # does nothing to a process that has ended
     if process.returncode:
         raise UserError(f"TFDS could not prepare {name!r} in {where}: {reason}\n{_ADVICE}")
 
@@ -126,37 +116,25 @@ def _find_features(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
 
 def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str, str], config: DataConfig) -> Dataset:
     info, (image_key, label_key) = builder.info, keys
-    where = f"{info.name} split {split!r} in {builder.data_path}"
     try:
         count = info.splits[split].num_examples
     except (KeyError, ValueError) as error:
-        known = ", ".join(info.splits)
         raise UserError(
-            f"{info.name} has no split {split!r} (config.data.split or test_split), only {known}."
+            f"{info.name} has no split {split!r} (config.data.split or test_split), only {', '.join(info.splits)}."
         ) from error
     if not count:
         raise UserError(f"The split {split!r} of {info.name} is empty.")
-    labels = np.empty(count, np.int32)
+    labels, where = np.empty(count, np.int32), f"{info.name} split {split!r} in {builder.data_path}"
 
     def decode_all() -> Iterator[tuple[str, Image]]:
         for start in range(0, count, _RECORDS_PER_READ):
-            rows = range(start, min(start + _RECORDS_PER_READ, count))
+            rows = range(count)[start : start + _RECORDS_PER_READ]
             for row, record in zip(rows, records.__getitems__(rows), strict=True):
                 labels[row] = record[label_key]
                 yield f"image {row}", decode(record[image_key], f"{row} of {where}", config)
 
-    try:
+    with reading(where, _IF_DAMAGED):
         records = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
         if len(records) != count:
             raise ValueError(f"it holds {len(records)} records instead of {count}")
         return Dataset(stack(decode_all(), count), labels, tuple(info.features[label_key].names))
-    except UserError:
-        raise
-    except Exception as error:  # array_record reports damage by many kinds
-        raise UserError(
-            f"{where} is damaged ({_first_line(error)}). Move that folder elsewhere and start again."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,4 @@
-"""What the page of `infoae demo` shows, without HTTP.
-
-There is no state: the page keeps the latents that it gets, and sends them back to have them decoded. Nothing that was
-sent is kept.
-"""
+"""What the page of `infoae demo` shows, without HTTP. It keeps nothing: the page sends latents back to be decoded."""
 
 import base64
 import threading
@@ -78,13 +74,7 @@ class Demo:
         return _sheet(self.examples.images)
 
     def encode(self, file: bytes, is_drawing: bool = False, label: int | None = None) -> Json:
-        """Latent and class of an image file, and the image as the model sees it.
-
-        The classifier reads the class unless `label` is given. `is_drawing`: the image was drawn on the page.
-
-        Raises:
-          UserError: if it is not an image, too large or empty, or there is no such class.
-        """
+        """Latent and class (read unless `label` is given) of an image file, and the image as the model sees it."""
         with self._lock:
             return self._encode(self.prepare(file, is_drawing), label)
 
@@ -112,8 +102,6 @@ class Demo:
     def prepare(self, file: bytes, is_drawing: bool) -> UInt8[np.ndarray, "h w c"]:
         """An image file as the training images are. Drawings have the model's own background already."""
         height, width, channels = self.model.module.image_shape
-        if not file:
-            raise UserError("There is no image in the request.")
         image = open_image(file, "you sent")
         if image.width * image.height > MAX_PIXELS:
             limit = f"at most {MAX_PIXELS // 10**6} million"
@@ -134,8 +122,6 @@ class Demo:
         return strokes[..., None]
 
     def _encode(self, image: UInt8[np.ndarray, "h w c"], label: int | None) -> Json:
-        if label is not None and not 0 <= label < len(self.model.classes):
-            raise UserError(f"There is no class {label}.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the page shows what the model sees
             prediction = self.model.predict(image[None])
@@ -149,25 +135,20 @@ class Demo:
 
 
 def load_demo(run: str, step: int | None = None, data_dir: str | None = None) -> Demo:
-    """The demo of a model (see `load`), with test images if there are any; otherwise it prints why not.
-
-    Raises:
-      UserError: if there is no such model, or the examples in its file are not images of it.
-    """
+    """The demo of a model (see `load`), with test images if there are any; otherwise it prints why not."""
     path, (model, _, extras, _) = find_model(run), load_bundle(run, step, data_dir)
     shape = model.module.image_shape
-    examples = Examples(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
+    images, labels = np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32)
     try:
         if not path.is_file():
-            examples = example_images(model.info, NUM_EXAMPLES, data_dir)
+            images, labels = example_images(model.info, NUM_EXAMPLES, data_dir)
         elif {"examples/images", "examples/labels"} <= extras.keys():
-            examples = Examples(extras["examples/images"], extras["examples/labels"])
+            images, labels = extras["examples/images"], extras["examples/labels"]
     except UserError as error:
         print(f"Without test images to pick from: {error}")
-    images, labels = examples
     if images.dtype != np.uint8 or images.shape[1:] != shape or labels.shape != images.shape[:1]:
         raise UserError(f"The examples in {run!r} are not images of this model. Export it again.")
-    return Demo(path.stem if path.is_file() else path.resolve().name, model, examples)
+    return Demo(path.stem if path.is_file() else path.resolve().name, model, Examples(images, labels))
 
 
 def _sheet(images: UInt8[np.ndarray, "n h w c"]) -> bytes:

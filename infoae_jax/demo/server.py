@@ -11,7 +11,6 @@ import json
 import socket
 import sys
 import urllib.parse
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from typing import TypeAlias
@@ -37,22 +36,15 @@ _HEADERS = {
 class Server(ThreadingHTTPServer):
     """Serves `demo` at `url`, until `shutdown`."""
 
-    daemon_threads = True
-
     def __init__(self, demo: Demo, host: str = "127.0.0.1", port: int = 0):
-        """Binds the address, where `host` '0.0.0.0' stands for all of this machine's and `port` 0 for a free one.
-
-        Raises:
-          UserError: if that address cannot be used.
-        """
+        """Binds the address, where `host` '0.0.0.0' stands for all of this machine's and `port` 0 for a free one."""
         self.demo, self.host = demo, host
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"The page cannot be served at {host}, port {port} ({error}). Choose another --host or --port; "
-                f"--port=0 takes a free one."
+                f"Cannot serve at {host}, port {port} ({error}). Use another --host, or --port=0."
             ) from error
 
     @property
@@ -67,10 +59,9 @@ class Server(ThreadingHTTPServer):
         it in. It cannot do so with a numeric address.
         """
         try:
-            name = urllib.parse.urlsplit(f"//{host}").hostname if host else None
-            if name in ("localhost", self.host.lower(), socket.gethostname().lower()):
-                return True
-            return name is not None and bool(ip_address(name))
+            name = urllib.parse.urlsplit(f"//{host or ''}").hostname
+            own = "localhost", self.host.lower(), socket.gethostname().lower()
+            return bool(name and (name in own or ip_address(name)))
         except ValueError:
             return False
 
@@ -81,42 +72,31 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds that a connection may be silent
     server_version, sys_version = "infoae", ""
 
-    def do_GET(self) -> None:
-        self._answer(self._get)
-
-    do_HEAD = do_GET  # noqa: N815 (http.server's name)
-
-    def do_POST(self) -> None:
-        self._answer(self._post)
-
-    def _get(self, path: str, _query: dict[str, str]) -> Answer:
+    def _answer(self, path: str, query: dict[str, str]) -> Answer:
         demo = self.server.demo
-        if path == "/":
+        if self.command == "POST":
+            body = self._read_body()
+            if path == "/api/decode":
+                return "image/png", demo.decode(_field(body, "z"))
+            if path == "/api/encode":
+                label = _number(query["label"]) if "label" in query else None
+                if self.headers.get_content_type() == "application/json":
+                    return _json_answer(demo.encode_example(_field(body, "example"), label))
+                return _json_answer(demo.encode(body, "drawing" in query, label))
+        elif path == "/":
             return "text/html; charset=utf-8", demo.page
-        if path == "/api/model":
+        elif path == "/api/model":
             return _json_answer(demo.describe())
-        if path == "/api/examples.png":
+        elif path == "/api/examples.png":
             return "image/png", demo.example_sheet()
         raise RequestError(f"There is nothing at {path}.", 404)
 
-    def _post(self, path: str, query: dict[str, str]) -> Answer:
-        body, demo = self._read_body(), self.server.demo
-        if path == "/api/decode":
-            return "image/png", demo.decode(_field(body, "z"))
-        if path == "/api/encode":
-            label = _number(query["label"]) if "label" in query else None
-            if self.headers.get_content_type() == "application/json":
-                return _json_answer(demo.encode_example(_field(body, "example"), label))
-            return _json_answer(demo.encode(body, "drawing" in query, label))
-        raise RequestError(f"There is nothing at {path}.", 404)
-
-    def _answer(self, answer: Callable[[str, dict[str, str]], Answer]) -> None:
-        self._is_body_read = False
-        status = 200
+    def do_GET(self) -> None:
+        self._is_body_read, status = False, 200
         try:
             url = urllib.parse.urlsplit(self.path)
             self._refuse_strangers(url.path)
-            kind, body = answer(url.path, dict(urllib.parse.parse_qsl(url.query)))
+            kind, body = self._answer(url.path, dict(urllib.parse.parse_qsl(url.query)))
         except (UserError, ValueError) as error:
             status = error.status if isinstance(error, RequestError) else 400
             kind, body = _json_answer({"error": str(error)})
@@ -139,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
+
+    do_HEAD = do_POST = do_GET  # noqa: N815 (http.server's names)
 
     def _refuse_strangers(self, path: str) -> None:
         if not self.server.is_own_name(self.headers["Host"]):

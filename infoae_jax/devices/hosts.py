@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all, process_allgather
 from jax.sharding import Sharding
-from jax.typing import ArrayLike
 
 from infoae_jax.errors import UserError
 from infoae_jax.types import Tree
@@ -22,16 +21,12 @@ _MAX_MESSAGE_BYTES = 2000
 
 
 def connect(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the other processes; call it before anything touches a device.
+    """Joins the other processes; call it before anything touches a device. Raises `UserError` if that fails.
 
     Args:
       coordinator: address of the first process, `host:port`; by default this and the others are read from the
         environment, as Slurm and some clusters set it.
-      num_processes: how many processes there are.
-      process_id: which of them this is, from 0.
-
-    Raises:
-      UserError: if the processes cannot be connected.
+      process_id: which process this is, from 0.
     """
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
@@ -52,11 +47,8 @@ def put(tree: Tree, sharding: Sharding) -> Tree:
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
-    def spread(x: ArrayLike) -> jax.Array:
-        array = np.asarray(x)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return jax.tree.map(spread, tree)
+    arrays = jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), arrays)
 
 
 def local(tree: Tree) -> Tree:
@@ -65,14 +57,10 @@ def local(tree: Tree) -> Tree:
 
 
 def from_first(find: Callable[[], T], like: T) -> T:
-    """The result of `find` in the first process, for all of them; the others do not call it.
+    """The tree of arrays that `find` returns in the first process, for all; if it raises `UserError`, all processes do.
 
     Args:
-      find: returns a tree of arrays.
       like: arrays of the same shapes and dtypes.
-
-    Raises:
-      UserError: in every process, if `find` raises one.
     """
     if jax.process_count() == 1:
         return find()
@@ -90,12 +78,7 @@ def from_first(find: Callable[[], T], like: T) -> T:
 
 def on_first(do: Callable[[], object]) -> None:
     """Calls `do` in the first process; if it raises `UserError`, all processes do."""
-
-    def call() -> int:
-        do()
-        return 0
-
-    from_first(call, 0)
+    from_first(lambda: bool(do()), False)  # the bool is not read: processes can only share arrays
 
 
 def check_same(what: str, text: str) -> None:
@@ -105,9 +88,7 @@ def check_same(what: str, text: str) -> None:
     digests = np.asarray(process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)))
     different = np.flatnonzero((digests != digests[0]).any(axis=1))
     if len(different):
-        raise UserError(
-            f"The {what} of process {different[0]} differ from those of process 0. Start all of them alike."
-        )
+        raise UserError(f"The {what} of process {different[0]} differ from those of process 0. Start them all alike.")
 
 
 def any_of(flag: bool) -> bool:

@@ -47,14 +47,14 @@ def _will_use_cpu() -> bool:
     """Whether JAX will choose the CPU. To ask JAX itself would start the devices, before `hosts.connect` can."""
     if platforms := jax.config.values["jax_platforms"]:
         return platforms.split(",")[0] == "cpu"
-    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
 def _keep_memory() -> None:
-    """XLA allocates its scratch memory anew for each step; glibc would return it to the system each time.
+    """Keeps glibc from returning XLA's scratch memory to the system: that takes a fifth of a training step.
 
-    Fetching it again, page by page, takes a fifth of a training step on 32x32 RGB images. Threads share one arena, as
-    further arenas hold at most 64 MB and would fetch and return larger blocks whatever the settings.
+    Threads share one arena, as further arenas would fetch and return larger blocks whatever the settings.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -64,7 +64,6 @@ def _keep_memory() -> None:
 
 
 def _keep_programs() -> None:
-    """Keeps every program, also those that compile quickly, unless the user has configured JAX otherwise."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
             folder = cache_folder() / "compiled" / _processor()

@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 
 from infoae_jax.images.pixels import to_pil, to_uint8
 
@@ -20,39 +19,28 @@ def arrange(images: UInt8[np.ndarray, "n h w c"], columns: int) -> UInt8[np.ndar
     """Cells of a sheet: the images row by row, at most `columns` to a row, black cells at the end of the last row."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    cells = np.zeros((rows * columns, *images.shape[1:]), np.uint8)
-    cells[: len(images)] = images
+    cells = np.pad(images, [(0, rows * columns - len(images)), (0, 0), (0, 0), (0, 0)])
     return cells.reshape(rows, columns, *images.shape[1:])
 
 
-def sheet(
-    cells: UInt8[np.ndarray, "rows columns h w c"], gap: int = 0, first_gap: int = 0
-) -> UInt8[np.ndarray, "height width c"]:
-    """One image of all cells.
-
-    Args:
-      cells: images of one size.
-      gap: pixels of white between neighbouring cells.
-      first_gap: additional pixels of white after the first column.
-    """
+def sheet(cells: UInt8[np.ndarray, "rows columns h w c"], gap: int = 0) -> UInt8[np.ndarray, "height width c"]:
+    """One image of all cells, with `gap` pixels of white between neighbours."""
     rows, columns, height, width, channels = cells.shape
     cells = np.pad(cells, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)
     canvas = cells.transpose(0, 2, 1, 3, 4).reshape(rows * (height + gap), columns * (width + gap), channels)
-    return np.insert(canvas[: len(canvas) - gap, : canvas.shape[1] - gap], [width] * first_gap, 255, axis=1)
+    return canvas[: len(canvas) - gap, : canvas.shape[1] - gap]
 
 
 def swap_grid(
-    style_images: UInt8[np.ndarray, "r h w c"],
-    swaps: Float[np.ndarray, "r k h w c"] | UInt8[np.ndarray, "r k h w c"],
-    gap: int = 2,
+    style_images: UInt8[np.ndarray, "r h w c"], swaps: Float[np.ndarray, "r k h w c"] | UInt8[np.ndarray, "r k h w c"]
 ) -> UInt8[np.ndarray, "height width c"]:
     """A sheet with the real style images in the first column, set apart, then `swaps[row, class]`."""
-    return sheet(np.concatenate([style_images[:, None], to_uint8(swaps)], axis=1), gap, first_gap=4 * gap)
+    canvas = sheet(np.concatenate([style_images[:, None], to_uint8(swaps)], axis=1), gap=2)
+    return np.insert(canvas, [style_images.shape[2]] * 8, 255, axis=1)
 
 
 def encode_png(image: UInt8[np.ndarray, "height width c"], scale: int = 2) -> bytes:
     """The image as the bytes of a PNG file, each pixel enlarged to a square with sides of `scale` pixels."""
-    enlarged = to_pil(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    enlarged.save(buffer, "PNG")
+    to_pil(image.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -6,7 +6,6 @@ from PIL import Image
 
 from infoae_jax.images.pixels import border, to_uint8
 
-_BOX_FRACTION = 20 / 28  # of the shorter side
 _PAPER_LIMITS = 0.1, 0.4  # minimum and maximum of the threshold below which ink (0 ground, 1 strongest) counts as paper
 _MIN_CONTRAST = 24  # out of 255; an empty sheet has less
 
@@ -30,26 +29,24 @@ def centre_strokes(
     Returns:
       The strokes, bright on black with their proportions kept; None if there are none.
     """
-    ink = image.astype(np.float32)
-    if is_dark_on_light(image):
-        ink = 255 - ink
+    ink = (255 - image if is_dark_on_light(image) else image).astype(np.float32)
     edge = border(ink[..., None])
     ground = float(np.median(edge))
-    strongest = float(np.quantile(ink, 0.999)) if ink.size > 10_000 else float(ink.max())
+    strongest = float(ink.max())
     if strongest - ground < _MIN_CONTRAST:
-        strongest = float(ink.max())  # a thin line on a large sheet
-        if strongest - ground < _MIN_CONTRAST:
-            return None
+        return None
+    if ink.size > 10_000 and (robust := float(np.quantile(ink, 0.999))) - ground >= _MIN_CONTRAST:
+        strongest = robust  # otherwise it is a thin line on a large sheet
     threshold = float(np.clip(4 * edge.std() / (strongest - ground), *_PAPER_LIMITS))  # higher in uneven light or noise
     ink = np.clip((ink - ground) / (strongest - ground), 0, 1)
     ink[ink < threshold] = 0
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = _BOX_FRACTION * min(size) / max(cut.shape)
-    sides = [max(round(side * scale), 1) for side in cut.shape]
+    drawing = Image.fromarray(ink)
+    drawing = drawing.crop(drawing.getbbox())
+    scale = 20 / 28 * min(size) / max(drawing.size)
+    sides = [max(round(side * scale), 1) for side in (drawing.height, drawing.width)]
     # BOX averages what falls into a pixel, which is how MNIST's greys came about.
     resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
-    fitted = np.asarray(Image.fromarray(cut).resize((sides[1], sides[0]), resampling))
+    fitted = np.asarray(drawing.resize((sides[1], sides[0]), resampling))
     # Strokes thinner than a pixel have become faint; their brighter part is made white.
     fitted = np.clip(fitted / np.quantile(fitted[fitted > 0.2 * fitted.max()], 0.75), 0, 1)
     corner = []

@@ -1,17 +1,14 @@
 """Pixels: conversion between uint8, floats and PIL images; the border of an image."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-if TYPE_CHECKING:
-    import jax  # not at run time: `infoae --help` imports this module
+from infoae_jax.types import Array
 
-    Pixels = TypeVar("Pixels", bound=np.ndarray | jax.Array)
-else:
-    Pixels = TypeVar("Pixels")
+Pixels = TypeVar("Pixels", bound=np.ndarray | Array)
 
 
 def is_float(dtype: np.dtype) -> bool:
@@ -21,9 +18,6 @@ def is_float(dtype: np.dtype) -> bool:
 
 def to_float(images: Pixels) -> Pixels:
     """Converts uint8 pixels 0..255 to float32 in [0, 1]; floats pass unchanged.
-
-    Args:
-      images: NumPy or JAX array of any shape.
 
     Raises:
       TypeError: for other integers, whose range is not known.

@@ -28,10 +28,8 @@ from infoae_jax.errors import UserError
 from infoae_jax.images.handwriting import centre_strokes
 from infoae_jax.images.pixels import is_float, to_float, to_pil, to_uint8
 
-_FOLDER_SUFFIXES = (".png", ".jpg", ".jpeg")
 _PIL_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not, for instance, EPS, which runs programs
 _MAX_SKETCH_SIDE = 512  # pixels: a photo has more noise than its strokes have detail
-_RANGE_TOLERANCE = 1e-4  # how far rounding may bring floats outside [0, 1]
 Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
 
 
@@ -39,7 +37,6 @@ def read_images(images: object, image_shape: tuple[int, int, int], what: str = "
     """Reads images in any of the forms above as `[n, *image_shape]`, uint8 in 0..255 or float32 in [0, 1]; n >= 1.
 
     Args:
-      images: one or several images.
       image_shape: height, width, and 1 (grey) or 3 (RGB) channels.
       what: what errors call the images.
 
@@ -47,8 +44,7 @@ def read_images(images: object, image_shape: tuple[int, int, int], what: str = "
       UserError: for any other form, and for files that are not images; it names the culprit.
     """
     height, width, channels = image_shape
-    parts: list[np.ndarray] = []
-    stretched: list[str] = []
+    parts, stretched = [], []
     for item, name in _open_all(images, image_shape, what):
         if isinstance(item, np.ndarray) and item.shape[1:] == image_shape:
             parts.append(item)
@@ -71,13 +67,10 @@ def read_images(images: object, image_shape: tuple[int, int, int], what: str = "
 def read_drawings(
     drawings: object, image_shape: tuple[int, int, int], ground: float = 0.0, what: str = "images"
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """Reads drawings or scans in any of the forms above, and prepares them as MNIST's digits are (`handwriting`).
+    """Reads drawings or scans as `read_images` does, but prepares them as MNIST's digits are (`handwriting`).
 
     Args:
-      drawings: one or several drawings.
-      image_shape: height, width, and number of channels of the result.
       ground: brightness of the model's background; above 0.5 the strokes become dark on white, not white on black.
-      what: what errors call the drawings.
 
     Raises:
       UserError: as `read_images` does, and if nothing stands out from the paper.
@@ -85,26 +78,19 @@ def read_drawings(
     prepared = []
     for item, name in _open_all(drawings, image_shape, what):
         for image, source in _as_pil(item, name):
-            strokes = extract_strokes(image, source, image_shape[:2])
-            if strokes is None:
+            if (strokes := extract_strokes(image, source, image_shape[:2])) is None:
                 raise UserError(f"{source} shows no strokes: nothing in it stands out from its border.")
             prepared.append(255 - strokes if ground > 0.5 else strokes)
     return np.repeat(np.stack(prepared)[..., None], image_shape[2], axis=3)
 
 
 def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -> UInt8[np.ndarray, "_h _w"] | None:
-    """The strokes in a drawing, photo or scan, bright on black; see `handwriting.centre_strokes`.
+    """The strokes in a drawing, photo or scan of any size, bright on black; None if there are none.
 
-    Args:
-      image: of any size.
-      source: what errors call it.
-      size: height and width of the result.
-
-    Returns:
-      None if there are no strokes.
+    See `handwriting.centre_strokes`. Errors name the `source`; `size` is the height and width of the result.
     """
     if max(image.size) > _MAX_SKETCH_SIDE and not image.mode.startswith(("I", "F")):  # saves memory for each pixel
-        with _naming(source):
+        with reading(f"The image {source}"):
             if image.mode in ("1", "P", "PA") or "transparency" in image.info:  # values that cannot be averaged
                 image = image.convert("RGBA")
             width, height = (max(round(side * _MAX_SKETCH_SIDE / max(image.size)), 1) for side in image.size)
@@ -112,20 +98,31 @@ def extract_strokes(image: Image.Image, source: object, size: tuple[int, int]) -
     return centre_strokes(to_array(image, source, 1)[..., 0], size)
 
 
+@contextlib.contextmanager
+def reading(what: str, advice: str = "Check or replace it.") -> Iterator[None]:
+    """Turns any error in the block into a `UserError`, which says why `what` cannot be read and gives `advice`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged files lead to many kinds
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0] or type(error).__name__
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else reason
+        raise UserError(f"{what} cannot be read ({reason}). {advice}") from error
+
+
 def list_images(folder: Path) -> list[Path]:
     """The PNG and JPEG files in a folder except hidden ones, sorted by name; it is an error if there are none."""
-    try:
-        files = [p for p in folder.iterdir() if p.suffix.lower() in _FOLDER_SUFFIXES and not p.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read ({error.strerror}).") from error
-    if not (files := sorted(p for p in files if not p.is_dir())):
+    with reading(f"The folder {folder}"):
+        files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
+    if not (files := [p for p in files if p.suffix.lower() in (".png", ".jpg", ".jpeg")]):
         raise UserError(f"The folder {folder} has no PNG or JPEG image. Add some, or choose another folder.")
     return files
 
 
 def open_image(file: Path | bytes, source: object) -> Image.Image:
     """Opens an image file or its bytes, of which PIL decodes only the header as yet; errors name the `source`."""
-    with _naming(source):
+    with reading(f"The image {source}"):
         encoded = file if isinstance(file, bytes) else file.read_bytes()
         if not encoded:
             raise ValueError("it is empty")
@@ -138,15 +135,14 @@ def to_array(
     """Converts a PIL image to pixels, turned upright as its camera says, and with white where it is transparent.
 
     Args:
-      image: of any mode with at most 8 bits a channel.
-      source: what errors call it.
+      source: what errors call the image.
       channels: 1 for grey, 3 for RGB, 0 for whichever is closer to the image's own mode.
       size: height and width to stretch it to; zeros keep its own.
 
     Raises:
       UserError: if it is broken, or has more than 8 bits a channel.
     """
-    with _naming(source):
+    with reading(f"The image {source}"):
         if image.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits a channel are not supported")
         if image.getexif():
@@ -154,20 +150,10 @@ def to_array(
         if "A" in image.getbands() or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        mode = "L" if channels == 1 or (not channels and image.mode in ("1", "L")) else "RGB"
-        image = image if image.mode == mode else image.convert(mode)
+        image = image.convert("L" if channels == 1 or (not channels and image.mode in ("1", "L")) else "RGB")
         if all(size):
             image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
         return np.asarray(image).reshape(image.height, image.width, -1)
-
-
-@contextlib.contextmanager
-def _naming(source: object) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # damaged files lead to many kinds
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", 0) or error
-        raise UserError(f"The image {source} cannot be read ({reason}). Check or replace the file.") from error
 
 
 def _open_all(images: object, shape: tuple[int, int, int], what: str) -> Iterator[tuple[Image.Image | np.ndarray, str]]:
@@ -202,26 +188,21 @@ def _as_pil(item: Image.Image | np.ndarray, name: str) -> Iterator[tuple[Image.I
 
 def _add_axes(array: np.ndarray, shape: tuple[int, int, int], name: str) -> np.ndarray:
     """`[n, h, w, c]`. Two axes are always one grey image, never a batch of rows of pixels."""
-    found = f"{name} has the shape {list(array.shape)}"
-    wanted = "Images must be [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and at least one pixel."
     height, width, channels = shape
+    is_grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] > 4)
     if array.ndim == 2 and array.shape[1] in (height * width, height * width * channels):
-        raise UserError(f"{found}, as flattened images have. Reshape them to [N, {height}, {width}, {channels}].")
-    if array.ndim == 3 and array.shape[2] > 4 and array.shape[0] in (3, 4) and channels == 3:
-        n = array.shape[0]
-        raise UserError(
-            f"{found}. If it is one image, use np.moveaxis(x, 0, -1); if it is {n} grey ones, x[..., None]."
-        )
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] > 4):
-        array = array[..., None]
-    if array.ndim == 3:
-        array = array[None]
-    if array.ndim != 4 or not array.size:
-        raise UserError(f"{found}. {wanted}")
-    if array.shape[3] > 4:
-        advice = "Move the channels last: np.moveaxis(x, 1, -1)." if array.shape[1] <= 4 else wanted
-        raise UserError(f"{found}, with {array.shape[3]} channels. {advice}")
-    return array
+        advice = f"Reshape flattened images to [N, {height}, {width}, {channels}]."
+    elif array.ndim == 3 and is_grey and len(array) in (3, 4) and channels == 3:
+        advice = f"If it is one image, use np.moveaxis(x, 0, -1); if it is {len(array)} grey ones, x[..., None]."
+    elif array.ndim == 4 and array.shape[3] > 4 and array.shape[1] <= 4:
+        advice = "Move the channels last: np.moveaxis(x, 1, -1)."
+    else:
+        batch = array[..., None] if is_grey else array
+        batch = batch[None] if batch.ndim == 3 else batch
+        if batch.ndim == 4 and batch.shape[3] <= 4 and batch.size:
+            return batch
+        advice = "Images are [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and at least one pixel."
+    raise UserError(f"{name} has the shape {list(array.shape)}. {advice}")
 
 
 def _check_range(images: np.ndarray, name: str) -> np.ndarray:
@@ -234,7 +215,7 @@ def _check_range(images: np.ndarray, name: str) -> np.ndarray:
     if count := int((~np.isfinite(images)).sum()):
         raise UserError(f"{name} holds {count} value(s) that are infinite or not a number.")
     low, high = float(images.min()), float(images.max())
-    if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
+    if low < -1e-4 or high > 1 + 1e-4:  # rounding errors are smaller
         advice = "They seem to be 0..255: divide by 255." if low >= 0 and 2 < high <= 255 else "Scale them."
         raise UserError(f"{name} holds floats from {low:.4g} to {high:.4g}, but they must lie in [0, 1]. {advice}")
     return np.clip(images, 0, 1)

@@ -29,16 +29,15 @@ class Bundle(NamedTuple):
 def describe(bundle: Bundle, contents: str) -> Json:
     """The description of an export, without the folders of whoever trained; `contents` is about its other files."""
     module, record = bundle.model.module, bundle.record
-    height, width, channels = module.image_shape
     data = record["config"]["data"]
     data = {**data, "cache_dir": "", "dir": "images" if data["name"] == "folder" else ""}  # a folder must have a name
     return {
         "format": FORMAT,
         "what": f"infoae_jax: {contents}",
         "images": {
-            "shape": [height, width, channels],
+            "shape": list(module.image_shape),
             "range": "0 to 1; decoded images are not clipped to it",
-            "channels": "grey" if channels == 1 else "RGB",
+            "channels": "grey" if module.image_shape[2] == 1 else "RGB",
         },
         "classes": bundle.model.classes,
         "latent": {"size": module.bottleneck, "kind": module.latent},
@@ -61,7 +60,7 @@ def from_json(description: bytes) -> Json:
 
 
 @contextlib.contextmanager
-def naming_damage(path: Path, kind: str) -> Iterator[None]:
+def naming_damage(path: str | Path, kind: str) -> Iterator[None]:
     """Turns errors in the block into a UserError that names the export, which should be a `kind`."""
     try:
         yield

@@ -43,11 +43,7 @@ def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> In
 def labels_for(
     count: int, classes: ClassesLike, class_names: Sequence[str], what: str, items: str
 ) -> Int[np.ndarray, " {count}"]:
-    """Labels of `count` items from a class for each or one for all; `what` and `items` are the names in errors.
-
-    Raises:
-      UserError: for what is no class, and for another number of classes.
-    """
+    """As `as_labels`, of a class for each of `count` items or one for all; anything else is an error."""
     labels = as_labels(classes, class_names, what)
     if labels is None or len(labels) not in (1, count):
         raise UserError(f"{what} must be one class for each of the {count} {items}, or one for all.")

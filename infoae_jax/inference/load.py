@@ -20,9 +20,6 @@ from infoae_jax.types import Variables
 def load(run: str | Path, step: int | None = None, data_dir: str | None = None) -> Model:
     """A trained model.
 
-        model = infoae_jax.load("runs/mnist")
-        swaps = model.transfer("a.png", content=7)
-
     Args:
       run: a run folder, finished or still running; an .npz file of `infoae export`; or the name of a pretrained model.
       step: the checkpoint of the run; by default, the newest.
@@ -59,10 +56,8 @@ def restore_variables(run: str | Path, step: int | None = None) -> tuple[int, In
     # The parameters alone: the optimiser's state is twice their size, and other versions of the code may differ in it.
     shapes = jax.eval_shape(lambda: init_params(module, 0))
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
-    restored = None
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
-            restored = checkpoints.restore(abstract, step, "params")
-    if restored is None:
-        raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")
-    return restored[0], module, {"params": restored[1]}
+            if restored := checkpoints.restore(abstract, step, "params"):
+                return restored[0], module, {"params": restored[1]}
+    raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")

@@ -50,13 +50,15 @@ class Model:
         model.transfer(["a.png", "b.png"], "c.png")  # ... with the content of c.png, as the classifier reads it
 
     Classes are given by name or number. Results are NumPy arrays, always with an axis for several images; images are
-    float32 in [0, 1]. All local devices share the work, and each function is compiled once for each power of two of
-    images. Inside your own `jit`, `vmap` or `grad`, use `module.apply(variables, ...)`.
+    float32 in [0, 1]. What cannot work raises a UserError that names it. All local devices share the work, and each
+    function is compiled once for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use
+    `module.apply(variables, ...)`.
 
     Attributes:
       module: the flax module, with the methods `encode`, `decode`, `classify` and `transfer`.
       variables: its parameters.
-      info: configuration, image shape and class names.
+      info: configuration, image shape and data set.
+      classes: names of the classes, in the order of their labels.
       step: the training step of the checkpoint, or None if it is not known.
     """
 
@@ -70,7 +72,7 @@ class Model:
     ):
         """Puts the parameters on all local devices. `style_bank` may be a function, called on first use."""
         self.module, self.variables, self.info, self.step = module, variables, info, step
-        self._style_bank = style_bank
+        self.classes, self._style_bank = info.class_names, style_bank
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
         on_devices = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         pixels = module.image_shape[0] * module.image_shape[1]
@@ -79,18 +81,9 @@ class Model:
             for name in ("encode", "decode", "classify")
         )
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their labels."""
-        return self.info.class_names
-
     @functools.cached_property
     def style_bank(self) -> StyleBank:
-        """Latents of up to 4096 training images.
-
-        Raises:
-          UserError: if they are needed for the first time and the run's data set cannot be found.
-        """
+        """Latents of up to 4096 training images; of a run, its data set is needed to compute them once."""
         if self._style_bank is None:
             raise UserError("This model was exported without style latents of training images.")
         return self._style_bank if isinstance(self._style_bank, StyleBank) else self._style_bank(self._encode)
@@ -101,28 +94,23 @@ class Model:
         """Images with the style of each of `style_images` and the given content.
 
         Args:
-          style_images: images that give the style.
           content: classes, or images whose class the content classifier reads: as many as style images, or one for
             all; or several for a single style image.
           style_labels: classes of the style images; by default, the classifier reads them.
-
-        Raises:
-          UserError: for what is neither an image nor a class, and for numbers of them that do not fit.
         """
         labels, confidence = self._content(content)
         z = self.encode(style_images, style_labels)
         count = max(len(z), len(labels))
         if min(len(z), len(labels)) not in (1, count):
             raise UserError(f"{len(z)} style images do not go with {len(labels)} contents. Give as many, or just one.")
-        if confidence is not None:
-            confidence = np.resize(confidence, count)
-        z, labels = np.resize(z, (count, z.shape[1])), np.resize(labels, count)
-        return Transfer(self.decode(z, labels), labels, confidence)
+        confidence = None if confidence is None else np.resize(confidence, count)
+        labels = np.resize(labels, count)
+        return Transfer(self.decode(np.resize(z, (count, z.shape[1])), labels), labels, confidence)
 
     def grid(
         self, style_images: ImagesLike, content: ClassesLike | ImagesLike = None, style_labels: ClassesLike = None
     ) -> Float[np.ndarray, "n k h w c"]:
-        """Images of every style with every content (by default, every class): `[n, k, h, w, c]`. See `transfer`."""
+        """Images of every style with every content (by default, every class). See `transfer`."""
         labels = np.arange(len(self.classes), dtype=np.int32) if content is None else self._content(content)[0]
         z = self.encode(style_images, style_labels)
         images = self.decode(np.repeat(z, len(labels), axis=0), np.tile(labels, len(z)))
@@ -156,12 +144,9 @@ class Model:
             raise UserError(f"z has the shape {list(latents.shape)}, but must be [N, {size}], with N at least 1.")
         return self._decode(latents, labels_for(len(latents), labels, self.classes, "labels", "latents")).clip(0, 1)
 
-    def predict(self, images: ImagesLike) -> Prediction:
-        """The classes that the content classifier reads from images."""
-        return self._predict(self._read_images(images, "images"))
-
-    def _predict(self, images: Images) -> Prediction:
-        logits = self._classify(images)
+    def predict(self, images: ImagesLike, what: str = "images") -> Prediction:
+        """The classes that the content classifier reads from images, which errors and warnings call `what`."""
+        logits = self._classify(self._read_images(images, what))
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return Prediction(logits.argmax(axis=1).astype(np.int32), 1 / odds.sum(axis=1))
 
@@ -184,7 +169,7 @@ class Model:
     def _content(self, content: ClassesLike | ImagesLike) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels; and the confidence with which they were read, if `content` is images."""
         labels = as_labels(content, self.classes, "content")
-        return (labels, None) if labels is not None else self._predict(self._read_images(content, "content"))
+        return (labels, None) if labels is not None else self.predict(content, "content")
 
     def _read_images(self, images: ImagesLike, what: str) -> Images:
         found = read_images(images, self.module.image_shape, what)
@@ -193,9 +178,9 @@ class Model:
         if is_odd.any():
             warnings.warn(
                 f"{is_odd.sum()} of {len(found)} {what} have a border of brightness {brightness[is_odd].mean():.2f} "
-                f"(black 0, white 1), but decoded images one of {self.background:.2f}. If they are negatives of what "
-                f"the model knows, such as ink on paper where it knows white on black, invert them (255 - x, or "
-                f"--invert), or prepare them as drawings (images.read.read_drawings, or --drawing).",
+                f"(black 0, white 1), but decoded images one of {self.background:.2f}. If they are negatives, such as "
+                f"ink on paper where the model knows white on black, invert them (255 - x, or --invert), or prepare "
+                f"them as drawings (images.read.read_drawings, or --drawing).",
                 stacklevel=3,
             )
         return found

@@ -31,7 +31,6 @@ from infoae_jax.types import Json
 
 Dtype: TypeAlias = Literal["float32", "float16", "int8"]
 Arrays: TypeAlias = Mapping[str, np.ndarray]
-
 _PARAMS = "params/"
 _TRAINING_ONLY = "adversary"  # the network that is not exported
 _MIN_INT8_SIZE = 4096  # entries; in smaller kernels int8 saves little for its error
@@ -42,11 +41,11 @@ def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
 
     Args:
       out: the file; folders on the way to it are made.
-      bundle: the model, and what goes along with it.
+      bundle: whose `extras` are written too.
       dtype: of the parameters; floats among `bundle.extras` follow it, down to float16.
 
     Raises:
-      UserError: if a value does not fit into float16, or the file cannot be written.
+      UserError: if a value does not fit into float16.
     """
     params = {k: v for k, v in bundle.model.variables["params"].items() if k != _TRAINING_ONLY}
     named = {_PARAMS + name: np.asarray(v, np.float32) for name, v in flatten_dict(params, sep="/").items()}
@@ -56,16 +55,11 @@ def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
     description["sha256"] = _checksum(description, stored)
     files = {DESCRIPTION_FILE: to_json(description)} | {f"{name}.npy": _npy(values) for name, values in stored.items()}
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in files.items():
-            member = zipfile.ZipInfo(name)  # dated 1980, so that the bytes depend on nothing but the content
-            member.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(member, data)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{str(out)!r} cannot be written ({error}). Choose another --out.") from error
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():  # dated 1980, so that the bytes depend on nothing but the content
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, buffer.getvalue())
 
 
 def read_npz(path: str | Path) -> Bundle:
@@ -74,21 +68,15 @@ def read_npz(path: str | Path) -> Bundle:
     Raises:
       UserError: if it is no such file, is damaged, or has another format.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"There is no file {str(path)!r}.")
     with naming_damage(path, "a file of `infoae export --to npz`"):
-        stored = {}
-        with zipfile.ZipFile(path) as archive:
-            description = from_json(archive.read(DESCRIPTION_FILE))
-            for name in description["arrays"]:
-                with archive.open(f"{name}.npy") as file:
-                    stored[name] = np.lib.format.read_array(file, allow_pickle=False)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            description = from_json(archive[DESCRIPTION_FILE])
+            stored = {name: archive[name] for name in description["arrays"]}
         if _checksum({k: v for k, v in description.items() if k != "sha256"}, stored) != description["sha256"]:
             raise ValueError("its checksum does not match its content")
         arrays = {name: _decoded(name, stored) for name in stored if not name.endswith("/kernel/scale")}
+        params = {k.removeprefix(_PARAMS): jnp.asarray(v) for k, v in arrays.items() if k.startswith(_PARAMS)}
         extras = {name: values for name, values in arrays.items() if not name.startswith(_PARAMS)}
-        params = {k.removeprefix(_PARAMS): jnp.asarray(v) for k, v in arrays.items() if k not in extras}
         info = parse_record(description["run"], path)
         module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
         _check_parameters(module, params)
@@ -138,9 +126,9 @@ def _check_parameters(module: InfoAutoencoder, params: Mapping[str, jax.Array]) 
     wanted = flatten_dict(jax.eval_shape(lambda: init_params(module, 0)), sep="/")
     shapes = {name: s.shape for name, s in wanted.items() if not name.startswith(f"{_TRAINING_ONLY}/")}
     found = {name: values.shape for name, values in params.items()}
-    odd = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
-    if odd:
-        raise ValueError(f"{odd[0]} is {found.get(odd[0])}, but must be {shapes.get(odd[0])}")
+    if shapes != found:
+        name = min(shapes.items() ^ found.items())[0]
+        raise ValueError(f"{name} is {found.get(name)}, but must be {shapes.get(name)}")
 
 
 def _style_bank(extras: Arrays, module: InfoAutoencoder) -> StyleBank | None:

@@ -24,12 +24,7 @@ class Examples(NamedTuple):
 
 
 def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = False) -> Splits:
-    """The data set that a run was trained on.
-
-    Args:
-      info: config.json of the run.
-      data_dir: where the data set is; by default, where the run found it.
-      prepare: whether TFDS may download and prepare it.
+    """The data set that a run was trained on, in `data_dir` or where the run found it; `prepare` lets TFDS download it.
 
     Raises:
       UserError: if it is not there, or its images have changed.

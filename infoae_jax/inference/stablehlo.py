@@ -29,25 +29,21 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
     """Writes a folder with `encode.stablehlo` and the others of `FUNCTIONS`, and a description.
 
     Raises:
-      UserError: if the folder holds anything but an earlier export, which is replaced, or cannot be written.
+      UserError: if the folder holds anything but an earlier export, which is replaced.
     """
-    module, variables = bundle.model.module, bundle.model.variables
-    shapes = {
-        "images": module.image_shape,
-        "style_images": module.image_shape,
-        "labels": (),
-        "latents": (module.bottleneck,),
-        "logits": (module.num_classes,),
-    }
-    dtypes = {name: "int32" if name == "labels" else "float32" for name in shapes}
-    signatures = {name: {"dtype": dtypes[name], "shape": ["batch", *shape]} for name, shape in shapes.items()}
+    module = bundle.model.module
     (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *module.image_shape), "float32")
+    latents = jax.ShapeDtypeStruct((batch, module.bottleneck), "float32")
+    labels = jax.ShapeDtypeStruct((batch,), "int32")
+    logits = jax.ShapeDtypeStruct((batch, module.num_classes), "float32")
+    specs = {"images": images, "style_images": images, "latents": latents, "labels": labels, "logits": logits}
+    signatures = {name: {"dtype": str(s.dtype), "shape": ["batch", *s.shape[1:]]} for name, s in specs.items()}
     files, functions = {}, {}
     for name, (takes, gives) in FUNCTIONS.items():
-        arguments = [jax.ShapeDtypeStruct((batch, *shapes[argument]), dtypes[argument]) for argument in takes]
-        call = jax.jit(functools.partial(module.apply, variables, method=name))
-        program = bytes(jax_export.export(call, platforms=PLATFORMS)(*arguments).serialize())
-        files[f"{name}.stablehlo"] = program
+        call = jax.jit(functools.partial(module.apply, bundle.model.variables, method=name))
+        exported = jax_export.export(call, platforms=PLATFORMS)(*(specs[argument] for argument in takes))
+        files[f"{name}.stablehlo"] = program = bytes(exported.serialize())
         functions[name] = {
             "file": f"{name}.stablehlo",
             "sha256": hashlib.sha256(program).hexdigest(),
@@ -61,12 +57,9 @@ def write_stablehlo(out: Path, bundle: Bundle) -> None:
     files[DESCRIPTION_FILE] = to_json(description)
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= files.keys()):
         raise UserError(f"{str(out)!r} holds more than an earlier export. Choose another --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomically(out / name, data)
-    except OSError as error:
-        raise UserError(f"{str(out)!r} cannot be written ({error}). Choose another --out.") from error
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_atomically(out / name, data)
 
 
 def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
@@ -86,7 +79,5 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
             programs[name] = jax_export.deserialize(bytearray(data))
             text = programs[name].mlir_module()
             if text.count("custom_call") != text.count(_HARMLESS_CALL):
-                raise UserError(
-                    f"{name}.stablehlo in {str(folder)!r} calls functions outside its program. It was not run."
-                )
+                raise UserError(f"'{folder / name}.stablehlo' calls functions outside its program. It was not run.")
     return {name: jax.jit(program.call) for name, program in programs.items()}

@@ -20,11 +20,8 @@ from infoae_jax.inference.run_data import load_run_data
 from infoae_jax.runs.folder import read_info
 
 Encode: TypeAlias = Callable[..., np.ndarray]  # (images, labels) -> latents
-
 STYLE_BANK_FILE = "styles.npz"
 NUM_EXPORTED_LATENTS = 512  # latents that go along with an exported model
-_BANK_SIZE = 4096  # latents, at most, in the bank of a run
-_NUM_NEIGHBOURS = 5  # towards which `resample` moves a latent
 
 
 class StyleBank(NamedTuple):
@@ -56,7 +53,7 @@ def load_style_bank(run: Path, step: int, encode: Encode, data_dir: str | None =
         train = load_run_data(read_info(run), data_dir).train
     except UserError as error:
         raise UserError(f"{str(run)!r} has no style latents yet, and no data set to compute them: {error}") from error
-    rows = np.random.default_rng(0).permutation(len(train))[:_BANK_SIZE]
+    rows = np.random.default_rng(0).permutation(len(train))[:4096]
     labels = train.labels[rows].astype(np.int32)
     bank = StyleBank(encode(train.images[rows], labels), labels)
     buffer = io.BytesIO()
@@ -69,11 +66,7 @@ def load_style_bank(run: Path, step: int, encode: Encode, data_dir: str | None =
 
 
 def nearest(z: Float[np.ndarray, "n z"], among: Float[np.ndarray, "m z"], k: int = 5) -> Neighbours:
-    """The `k` rows of `among` nearest to each latent of `z`; of equally distant rows the first.
-
-    Raises:
-      UserError: if `k` is less than 1 or more than there are rows.
-    """
+    """The `k` rows of `among`, at least 1, nearest to each latent of `z`; of equally distant rows the first."""
     if not 1 <= k <= len(among):
         raise UserError(f"k is {k}, but must be from 1 to {len(among)}, the number of latents to search.")
     # scikit-learn takes a second to import. Its NearestNeighbors returns equally distant rows in any order.
@@ -89,20 +82,17 @@ def nearest(z: Float[np.ndarray, "n z"], among: Float[np.ndarray, "m z"], k: int
 
 
 def resample(z: Float[np.ndarray, "m z"], count: int, seed: int = 0) -> Float[np.ndarray, "count z"]:
-    """New latents like those of `z`, each between a random one and one of its 5 nearest neighbours.
+    """New latents, at least 1, each between a random one of `z` and one of its 5 nearest neighbours.
 
     SMOTE makes examples in this way (Chawla et al. 2002). Unlike latents with noise on each dimension, they stay where
     latents are.
-
-    Raises:
-      UserError: if `count` is less than 1.
     """
     if count < 1:
         raise UserError(f"count is {count}, but must be at least 1.")
     rng = np.random.default_rng(seed)
     start = rng.integers(0, len(z), count)
-    k = min(_NUM_NEIGHBOURS + 1, len(z))
-    column = rng.integers(min(1, k - 1), k, count)  # the nearest one, in column 0, is the latent itself
+    k = min(6, len(z))  # the latent itself and 5 neighbours
+    column = rng.integers(min(1, k - 1), k, count)  # column 0 is the latent itself
     towards = nearest(z[start], z, k).rows[np.arange(count), column]
     share = rng.random((count, 1), np.float32)
     return z[start] + share * (z[towards] - z[start])

@@ -3,8 +3,7 @@
 An adversary alone leaves much of the class in the latent z, since the decoder needs z near where it was trained.
 Alignment has no such conflict: each class y has an invertible map u = f_y(z) that sends its latents to a distribution
 shared by all classes. Then u says nothing about the class, and a swap, D(f_b^-1(f_a(z))), lands where class b's own
-latents lie. In use, the class of a style image is the one that the content classifier predicts, so no label is needed.
-Where it is right, reconstruction is untouched, as f_y is undone before the decoder.
+latents lie. Without a label, y is what the content classifier predicts for the style image.
 
     f_y = couplings_y . affine_y
     affine_y    whitens the latents of class y, and rotates them so that a direction changes the appearance of an image
@@ -18,12 +17,10 @@ With a density model p that does not see the class (couplings again, of no use a
 
     E[-log p(f_y(z)) - log |det f_y'(z)|]  >=  I(u; y) + constant,
 
-with equality for the best p: it remains to minimise the mutual information of code and class. (The weights below are
-relative to this loss divided by the latent's size.) A p of few couplings demands more, as every class must then have a
-distribution that is as simple. Two terms are added. A small adversary on u behind a gradient reversal finds what p is
-too coarse for. The other selects, among the many such maps, one that keeps styles together: style_weight * |appearance
-of the swap - appearance of the source|^2, where a small network predicts the appearance features from latent and class,
-so that no image need be decoded.
+with equality for the best p: it remains to minimise the mutual information of code and class. A p of few couplings
+demands more, as every class must then have a distribution that is as simple. Two terms are added. A small adversary on
+u behind a gradient reversal finds what p is too coarse for. The other selects, among the many such maps, one that keeps
+styles together: a small network predicts the appearance features of swap and source from latent and class.
 """
 
 import functools
@@ -81,17 +78,13 @@ class Couplings(nn.Module):
         return y
 
     def _split(self, layer: Callable[[Array], Array], x: Codes, condition: OneHot) -> tuple[Array, ...]:
-        """The dimensions that stay fixed and those that move, and the logarithm of their scale and their shift."""
         fixed, moved = jnp.split(x, [self.size // 2], axis=1)
         log_scale, shift = jnp.split(layer(jnp.concatenate([fixed, condition], axis=1)), 2, axis=1)
         return fixed, moved, MAX_LOG_SCALE * jnp.tanh(log_scale), shift
 
 
 def _rotations(key: PRNGKeyArray, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
-    """Independent random orthogonal matrices, as products of reflections.
-
-    A QR decomposition would be shorter, but on several CPU devices XLA can deadlock in LAPACK's calls.
-    """
+    """Random orthogonal matrices as products of reflections: on several CPU devices XLA can deadlock in LAPACK's QR."""
     normals = jax.random.normal(key, (shape[1], shape[0], shape[2]))
     normals /= jnp.linalg.norm(normals, axis=2, keepdims=True)
 
@@ -173,5 +166,4 @@ class AlignmentHelpers(nn.Module):
 
 
 def _perceptron(hidden: int, last: nn.Dense, dense: Callable[[int], nn.Dense] = nn.Dense) -> nn.Sequential:
-    """Two hidden layers and `last`."""
     return nn.Sequential([dense(hidden), nn.relu, dense(hidden), nn.relu, last])

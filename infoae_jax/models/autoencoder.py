@@ -54,13 +54,11 @@ class StyleEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b z"]:
-        # 1. Three strided convolutions, 28 -> 14 -> 7 -> 3 or 32 -> 16 -> 8 -> 4.
         f1, f2, f3 = self.filters
         inner = tuple((0, 0) if side % 8 else (0, 1) for side in x.shape[1:3])
         h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
         h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
         h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
-        # 2. Two fully connected layers.
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
 
@@ -79,12 +77,10 @@ class Decoder(nn.Module):
         height, width, channels = self.image_shape
         f1, f2, f3 = self.filters
         inner = tuple((2, 2) if side % 8 else (2, 1) for side in (height, width))
-        # 1. The content joins in, then two fully connected layers.
         h = jnp.concatenate([z, content], axis=1)
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = h.reshape(h.shape[0], height // 8, width // 8, f3)
-        # 2. Three strided transposed convolutions, mirroring the encoder.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
         h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
         h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
@@ -112,25 +108,20 @@ class ContentClassifier(nn.Module):
 
     num_classes: int
     dtype: Dtype
-    filters: tuple[int, int] = (16, 32)
-    hidden: int = 128
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        h = nn.relu(Conv(self.filters[0], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
-        h = nn.relu(Conv(self.filters[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
+        h = nn.relu(Conv(16, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
+        h = nn.relu(Conv(32, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
+        h = nn.relu(nn.Dense(128, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
 
 
 class InfoAutoencoder(nn.Module):
     """All networks together, for use through `apply`: `model.apply(variables, images, labels, method='transfer')`.
 
-    Images are `[b, h, w, c]`, uint8 (0..255) or float (in [0, 1]); labels are int `[b]`. Labels are not checked, as
-    they may be traced: one outside 0 .. num_classes - 1 stands for no class at all.
-
-    Attributes:
-      dtype: in which the layers compute. Parameters, latents, logits and images are float32.
+    Images are uint8 (0..255) or float (in [0, 1]). Labels are not checked, as they may be traced: one outside
+    0 .. num_classes - 1 stands for no class at all. The layers compute in `dtype`; all else is float32.
     """
 
     image_shape: tuple[int, int, int]
@@ -165,12 +156,7 @@ class InfoAutoencoder(nn.Module):
         }
 
     def encode(self, images: Images, labels: Labels | None = None) -> Float[Array, "b z"]:
-        """The style latent of each image, aligned if the model has an alignment.
-
-        Args:
-          images: any number of images.
-          labels: the class of each image, for the alignment; by default the most likely one by `classify`.
-        """
+        """The style latent of each image, aligned (by its label or else its most likely class) if the model is."""
         if not self.couplings:
             return self.encode_raw(images)
         z = self.encode_unbounded(images)
@@ -222,11 +208,7 @@ def alignment_of(model: InfoAutoencoder) -> Alignment:
 def build(
     config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int, dtype: Dtype = "float32"
 ) -> InfoAutoencoder:
-    """The model for images of `image_shape` (height, width, channels), whose layers compute in `dtype`.
-
-    Raises:
-      UserError: if the network cannot have this image size.
-    """
+    """The model for images of `image_shape` (height, width, channels); `UserError` if it cannot have this size."""
     check_image_shape(image_shape)
     return InfoAutoencoder(image_shape=image_shape, num_classes=num_classes, dtype=dtype, **dataclasses.asdict(config))
 

@@ -13,9 +13,8 @@ The adjoints (the gradients with respect to x, for an incoming g):
     of (1)       dx[j] = sum_i g[i] w[j + a - s i]      is (2) on g with the flipped taps and a' = k - 1 - a
     of (2)       dx[i] = sum_t g[s i - t + a] w[t]      is (1) on g with the flipped taps and a' = k - 1 - a
 
-(with u = k - 1 - t the index in the last line is s i + u - (k - 1 - a)). XLA computes the filter gradient of (1) well.
-That of (2) is, by the last line, the filter gradient of the strided convolution that maps g to x. So every gradient
-needs only (1), (2), and the filter gradient of (1).
+XLA computes the filter gradient of (1) well. That of (2) is, by the last line, the filter gradient of the strided
+convolution that maps g to x. So every gradient needs only (1), (2), and the filter gradient of (1).
 
 There are three ways to compute (2):
 
@@ -26,12 +25,10 @@ There are three ways to compute (2):
 * merged: compute all phases as output channels of one convolution, their taps laid out on a common grid and filled up
   with zeros. More products (36 instead of 25 where k = 5, s = 2), but one convolution with s * s times the channels.
 
-On the CPU each is the fastest for some layers of this network (one core, 64 images, jax 0.10.2): dilated for 3x3 taps
-(0.9 ms against 2.6 in phases), phases for 5x5 taps (3.6 against 4.5 dilated), merged for 1 or 3 output channels (0.5
-against 0.9 dilated and 1.5 in phases). GPUs get merged (few launches, nothing dilated), the fastest for 5x5 taps and
-within 4 % of dilated for 3x3: relative to flax's layer on an H100 (1024 images, jax 0.11.2, ours without its bias)
-merged took 0.22 to 0.37 for 5x5 taps, phases 0.33 to 0.82, dilated 0.57 to 0.96; for 3x3 taps merged 0.81 and 0.98,
-dilated 0.97 and 0.95 (`speed.py ways` in the benchmarks). TPUs get dilated, by reasoning rather than measurement.
+`benchmarks/speed.py ways` measures them. On the CPU each is the fastest for some layers of this network (one core, 64
+images): dilated for 3x3 taps (0.9 ms against 2.6 in phases), phases for 5x5 taps (3.6 against 4.5 dilated), merged for
+1 or 3 output channels (0.5 against 0.9 dilated and 1.5 in phases). GPUs get merged: on an H100 it takes 0.22 to 0.37 of
+the time of flax's layer for 5x5 taps, and at most 4 % more than dilated for 3x3. TPUs get dilated, untested.
 """
 
 from collections.abc import Callable
@@ -48,25 +45,18 @@ from jaxtyping import Array, Float
 
 Pair: TypeAlias = tuple[int, ...]  # one number for each of the two dimensions
 Padding: TypeAlias = tuple[tuple[int, int], ...]  # ((top, bottom), (left, right))
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_plain = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 _MAX_DILATED_TAPS, _MAX_MERGED_CHANNELS = 9, 4  # up to which the CPU prefers these ways of transposing
-# For a filter gradient XLA moves the batch to the innermost dimension and reads from as many places at once as there
-# are images. With more than these the CPU's caches lose track where the bytes of an image are a power of two (32x32:
-# 55 % of the speed with 64 images, 82 % with 32). More blocks would compile slowly.
+# For a filter gradient XLA reads from all images of a batch at once. With more than these the CPU's caches lose track
+# where the bytes of an image are a power of two (32x32: 55 % of the speed with 64 images). More blocks compile slowly.
 _BLOCK_IMAGES, _MAX_BLOCKS = 32, 16
 
 
-def _plain(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
-
-
 def _flipped(kernel: Array) -> Array:
-    """The taps in reverse order, input and output channels exchanged."""
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
 def _saving_inputs(function: Callable[..., Array]) -> Callable[..., tuple[Array, tuple[Array, Array]]]:
-    """The forward half of its gradient."""
     return lambda x, kernel, *geometry: (function(x, kernel, *geometry), (x, kernel))
 
 
@@ -115,7 +105,7 @@ def transposed_conv(
 def _dilated(strides: Pair, before: Pair, out: Pair, x: Array, kernel: Array) -> Array:
     sizes = zip(x.shape[1:3], kernel.shape[:2], strides, before, out, strict=True)
     pads = [(a, m + k - 1 - (s * (n - 1) + 1) - a) for n, k, s, a, m in sizes]
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=_LAYOUT)
+    return _plain(x, kernel, (1, 1), pads, lhs_dilation=strides)
 
 
 def _phase_taps(k: int, s: int, a: int) -> list[list[tuple[int, int]]]:
@@ -124,7 +114,6 @@ def _phase_taps(k: int, s: int, a: int) -> list[list[tuple[int, int]]]:
 
 
 def _interleaved(y: Float[Array, "n h s w r d"], out: Pair) -> Float[Array, "n h2 w2 d"]:
-    """Depth to space (s and r are the phases), cut to size."""
     n, height, s, width, r, d = y.shape
     return y.reshape(n, height * s, width * r, d)[:, : out[0], : out[1]]
 
@@ -134,7 +123,6 @@ def _phases(strides: Pair, before: Pair, out: Pair, x: Array, kernel: Array) -> 
     taps = [_phase_taps(k, s, a) for k, s, a in zip(kernel.shape[:2], strides, before, strict=True)]
 
     def window(dim: int, met: list[tuple[int, int]]) -> tuple[slice, tuple[int, int]]:
-        """The taps of a phase, and the padding that puts the first of them in place."""
         first, low = met[0][1], -met[0][0]
         return slice(first, None, strides[dim]), (low, quotient[dim] - 1 + len(met) - x.shape[1 + dim] - low)
 
@@ -191,8 +179,6 @@ def _filter_gradient(x: Array, g: Array, kernel: Array, strides: Pair, padding: 
 
 
 def _transposed_geometry(padding: str | Padding, sides: Pair, kernel: Pair, strides: Pair) -> tuple[Pair, Pair]:
-    """`before` and `out` of `transposed_conv` for a padding as `ConvTranspose` takes it."""
-
     def pads(k: int, s: int) -> tuple[int, int]:
         if padding == "VALID":
             return k - 1, s - 1 + max(k - s, 0)
@@ -205,19 +191,14 @@ def _transposed_geometry(padding: str | Padding, sides: Pair, kernel: Pair, stri
 
 
 class Conv(nn.Module):
-    """`flax.linen.Conv` in two dimensions: same parameters, same results, faster gradients.
-
-    Attributes:
-      padding: 'SAME', 'VALID', or ((top, bottom), (left, right)).
-      dtype: of the computation; by default that of the inputs.
-    """
+    """`flax.linen.Conv` in two dimensions: same parameters, same results, faster gradients."""
 
     features: int
     kernel_size: Pair
     strides: Pair = (1, 1)
     padding: Literal["SAME", "VALID"] | Padding = "SAME"
     kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
-    dtype: str | None = None
+    dtype: str | None = None  # of the computation; None: that of the inputs
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
@@ -235,12 +216,7 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(Conv):
-    """`flax.linen.ConvTranspose` in two dimensions: same parameters, same results, faster.
-
-    Attributes:
-      padding: 'SAME' (out = in * stride), 'VALID' (out = (in - 1) * stride + max(kernel, stride)), or the pairs that
-        flax takes: the zeros added around the dilated input.
-    """
+    """`flax.linen.ConvTranspose` in two dimensions: same parameters, same results, faster."""
 
     def _convolve(self, x: Array, kernel: Array) -> Array:
         before, out = _transposed_geometry(self.padding, x.shape[1:3], self.kernel_size, self.strides)

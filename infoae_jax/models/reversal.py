@@ -1,11 +1,7 @@
 """Gradient reversal (Ganin & Lempitsky 2015, the paper's `FlipGradientBuilder`)."""
 
-from typing import TypeVar
-
 import jax
 from jaxtyping import Array, Float
-
-T = TypeVar("T")
 
 
 @jax.custom_vjp
@@ -18,12 +14,4 @@ def reverse_gradient(x: Float[Array, "*shape"], lam: Float[Array, ""] | float) -
     return x
 
 
-def _forward(x: T, lam: object) -> tuple[T, object]:
-    return x, lam
-
-
-def _backward(lam: Array | float, gradient: Array) -> tuple[Array, None]:
-    return (-lam * gradient).astype(gradient.dtype), None
-
-
-reverse_gradient.defvjp(_forward, _backward)
+reverse_gradient.defvjp(lambda x, lam: (x, lam), lambda lam, gradient: ((-lam * gradient).astype(gradient.dtype), None))

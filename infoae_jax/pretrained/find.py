@@ -12,11 +12,6 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.npz")))
 
 
-def model_help() -> str:
-    """The forms that `find_model` takes, for --help."""
-    return f"run folder, exported .npz file, or the name of a pretrained model: {', '.join(pretrained_names())}"
-
-
 def find_model(run: str | os.PathLike[str]) -> Path:
     """The path of a run folder or an exported .npz file, or of a pretrained model by its name.
 

@@ -1,7 +1,7 @@
 """HTML pages: one self-contained file each, laid out by the templates beside this module."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from infoae_jax.reports.charts import COLOURS
 GENERATOR = 'name="generator" content="infoae_jax report"'  # stands in every page
 
 
-def render_page(template: str, page: object, *filters: Callable[..., str]) -> bytes:
+def render_page(template: str, filters: Iterable[Callable[..., object]] = (), **page: object) -> bytes:
     """A page, laid out by a file in the folder `templates`, where `filters` write values; all texts are escaped."""
     environment = Environment(
         loader=PackageLoader("infoae_jax.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from infoae_jax.config import differences, to_dict
 from infoae_jax.evaluation.record import read_evaluation
-from infoae_jax.evaluation.table import HEADLINE, Metric, Row, table_rows
+from infoae_jax.evaluation.table import HEADLINE, Row, table_rows
 from infoae_jax.reports.charts import SERIES, Scale, as_markup, line_chart
 from infoae_jax.reports.page import GENERATOR, data_uri, render_page, replace_own
 from infoae_jax.runs.folder import RunInfo, read_info
@@ -45,10 +45,6 @@ class Run(NamedTuple):
         """Its lines of this kind."""
         return [line for line in self.lines if line["kind"] == kind]
 
-    def differences(self, other: "Run") -> list[str]:
-        """Settings that differ from those of `other`."""
-        return differences(other.info.config, self.info.config)
-
     def details(self) -> str:
         """Configuration, versions and costs, as JSON."""
         starts = [{key: line[key] for key in ("device", "time", "environment")} for line in self.of_kind("start")]
@@ -58,39 +54,34 @@ class Run(NamedTuple):
         return json.dumps(result, indent=2)
 
 
-class RunPage(NamedTuple):
-    """What the template lays out."""
-
-    title: str
-    runs: list[Run]
-    evaluated: list[Run]
-    table: dict[str, dict[str, list[Row | None]]]  # by group and name, for each evaluated run
-    has_references: bool
-    headline: Sequence[Metric]
-    curves: dict[str, Markup]  # by title
-
-
 def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     """Writes the page about the runs in these folders to `out`.
 
     Raises:
       UserError: if a folder holds no run, or `out` is a file that is not such a page, or cannot be written.
     """
-    folders = [Path(run) for run in runs]
-    resolved = [folder.resolve() for folder in folders]
+    resolved = [Path(run).resolve() for run in runs]
     names = [folder.name for folder in resolved]
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in resolved]
-    loaded = [_load(name, f"s{i % len(SERIES)}", folders[i]) for i, name in enumerate(names)]
-    title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
+    loaded = [_load(name, f"s{i % len(SERIES)}", Path(runs[i])) for i, name in enumerate(names)]
     evaluated = [run for run in loaded if run.record]
     columns = [{(row.group, row.name): row for row in table_rows(run.record or {})} for run in evaluated]
-    table: dict[str, dict[str, list[Row | None]]] = {}
+    table: dict[str, dict[str, list[Row | None]]] = {}  # by group and name, for each evaluated run
     for group, name in dict.fromkeys(key for rows in columns for key in rows):
         table.setdefault(group, {})[name] = [rows.get((group, name)) for rows in columns]
-    has_references = any(row.reference for rows in columns for row in rows.values())
-    page = RunPage(title, loaded, evaluated, table, has_references, HEADLINE[:4], _curves(loaded))
-    replace_own(Path(out), render_page("run.html", page), GENERATOR, "Choose another --out.")
+    text = render_page(
+        "run.html",
+        [differences],
+        title=" and ".join(names) if len(names) < 3 else f"{len(names)} runs",
+        runs=loaded,
+        evaluated=evaluated,
+        table=table,
+        has_references=any(row.reference for rows in columns for row in rows.values()),
+        headline=HEADLINE[:4],
+        curves=_curves(loaded),
+    )
+    replace_own(Path(out), text, GENERATOR, "Choose another --out.")
 
 
 def _load(name: str, colour: str, folder: Path) -> Run:

@@ -5,40 +5,16 @@ Without its script the page shows the same, but does not react to the pointer.
 
 import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from markupsafe import Markup
 from PIL import Image
 
-from infoae_jax.evaluation.table import HEADLINE, Metric, references
+from infoae_jax.evaluation.table import HEADLINE, references
 from infoae_jax.reports.charts import MAKER, as_file, as_markup
 from infoae_jax.reports.page import GENERATOR, data_uri, render_page, replace_own
-from infoae_jax.reports.tradeoff import NARROW, PAPER, WIDE, Arrangement, arrange, field_title, heat_map, tradeoff_chart
+from infoae_jax.reports.tradeoff import NARROW, PAPER, WIDE, arrange, field_title, heat_map, tradeoff_chart
 from infoae_jax.sweeps import results
-from infoae_jax.sweeps.results import Setting, TrialResult
 from infoae_jax.sweeps.trials import format_value, short_name
-
-
-class SweepPage(NamedTuple):
-    """What the template lays out. Without a finished and evaluated trial, what concerns settings is empty."""
-
-    title: str
-    folder: Path
-    within: float
-    trials: Sequence[TrialResult]
-    fields: list[str]  # that are swept
-    metrics: list[Metric]  # that a trial has
-    in_full: list[Metric]  # that a trial also has by the full protocol
-    swaps: dict[str, str]  # sheets as data URIs, by trial
-    setting_of: dict[str, str]  # names, by trial
-    best: Setting | None
-    arrangement: Arrangement
-    best_of_curves: dict[str, Setting]
-    badges: dict[str, list[str]]  # of settings whose swaps are shown at first
-    tradeoff: dict[str, Markup]  # by size
-    maps: dict[Metric, Markup]
 
 
 def write_sweep_report(run: str | Path, out: str | Path | None = None, within: float = results.MSE_TOLERANCE) -> Path:
@@ -56,7 +32,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     results.write_results(folder, trials)
     settings, failed = results.group_by_setting(trials), [trial for trial in trials if trial.reason]
     arrangement, best = arrange(settings), next(iter(results.rank_settings(settings, within)), None)
-    badges: dict[str, list[str]] = {}
+    badges: dict[str, list[str]] = {}  # of settings whose swaps are shown at first
     for badge, tolerance in {"recommended": within, "lowest error": 0.0, "lowest leakage": math.inf}.items():
         for setting in results.rank_settings(settings, tolerance)[:1]:
             badges.setdefault(setting.name, []).append(badge)
@@ -74,7 +50,9 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     samples = {trial.name: [*(folder / trial.name / "samples").glob("epoch_*.png")] for trial in trials}
     resolved = folder.resolve()
     name = resolved.parent.name if resolved.name == "sweep" else resolved.name
-    page = SweepPage(
+    text = render_page(
+        "sweep.html",
+        (format_value, short_name, field_title, results.format_duration),
         title=f"{name}, sweep",
         folder=folder,
         within=within,
@@ -92,7 +70,6 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         maps={metric: as_markup(heat, f"map-{metric.name}") for metric, heat in maps.items()},
     )
     path = Path(out) if out else folder / "report.html"
-    text = render_page("sweep.html", page, format_value, short_name, field_title, results.format_duration)
     replace_own(path, text, GENERATOR, "Choose another --out.")
     return path
 

@@ -22,16 +22,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The folder `checkpoints/` of a run, to be used in a `with`, which ends when all that was saved is on the disk."""
 
     def __init__(self, run: Path, keep: int | None = None, wait: bool = False):
-        """Opens the folder.
+        """Opens the folder of `run`.
 
         Args:
-          run: the run folder.
-          keep: how many of the newest checkpoints to keep; None opens the folder for reading, which leaves a running
-            training alone.
+          keep: number of the newest checkpoints to keep; None only reads, which leaves a running training alone.
           wait: whether `save` returns only when the checkpoint is on the disk, so that a process that is killed loses
             one interval at most. On a CPU that costs little: writing takes the time of cores that compute.
         """
-        self._run, self._folder = Path(run).absolute(), Path(run).absolute() / "checkpoints"
+        self._run, self._folder = run.absolute(), run.absolute() / "checkpoints"
         self._wait, self._writes = wait, keep is not None
         if self._writes:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -68,15 +66,11 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             time.sleep(0.005)
 
     def restore(self, abstract: Tree, step: int | None = None, part: str = "") -> tuple[int, Tree] | None:
-        """Restores the newest sound checkpoint, or that of `step`.
+        """Restores the newest sound checkpoint, or that of `step`: returns its step and state, None if there is none.
 
         Args:
           abstract: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct`).
-          step: which checkpoint; the newest by default.
           part: a field of the state. Only this is read, compared and returned, and `abstract` describes it alone.
-
-        Returns:
-          The checkpoint's step and its state; None if there is no checkpoint at all.
 
         Raises:
           UserError: if `step` is not there, was written for another kind of state, or every checkpoint is damaged.
@@ -150,13 +144,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 def _quiet() -> Iterator[None]:
     """Silences Orbax's remarks, and the tracebacks of reads that it drops when one of them has failed."""
     verbosity, hook = logging.get_verbosity(), sys.unraisablehook
-
-    def drop(unraisable: "sys.UnraisableHookArgs") -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
     logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = drop
+    sys.unraisablehook = lambda drop: None if "Event loop is closed" in str(drop.exc_value) else hook(drop)
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from infoae_jax.config import Config, differences, parse, to_dict
+from infoae_jax.config import Config, differences, parse
 from infoae_jax.errors import BusyError, UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.runs.provenance import environment, now
@@ -78,12 +78,7 @@ def _lock_file(folder: Path) -> FileLock:
 
 
 def open_run(folder: Path, info: RunInfo, device: str) -> None:
-    """Writes config.json into a fresh folder, or checks that the folder holds the same experiment.
-
-    Args:
-      folder: the run folder, under `lock`.
-      info: the experiment.
-      device: on which it is trained, in words.
+    """Writes config.json into a fresh folder, or checks that it holds the same experiment. It must be locked.
 
     Raises:
       UserError: if the folder holds another experiment (naming the fields that differ) or is not a run folder.
@@ -99,27 +94,17 @@ def open_run(folder: Path, info: RunInfo, device: str) -> None:
                 f"{info.num_train} + {info.num_test} now. Choose another --workdir, or use the same images."
             )
         return
-    others = [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]
-    if others:
+    if others := [p.name for p in folder.iterdir() if p.name not in (".lock", "sweep")]:
         raise UserError(
             f"The folder {str(folder)!r} is not empty and not a run (it holds {others[0]!r}). Choose another --workdir."
         )
-    record = {
-        "format": FORMAT,
-        "config": to_dict(info.config),
-        "data": {k: v for k, v in dataclasses.asdict(info).items() if k != "config"},
-        "environment": {**environment(), "device": device},
-        "created": now(),
-    }
+    data, where = dataclasses.asdict(info), {**environment(), "device": device}
+    record = {"format": FORMAT, "config": data.pop("config"), "data": data, "environment": where, "created": now()}
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def check_config(folder: Path, config: Config) -> RunInfo:
-    """Reads config.json of a run that is to be resumed with `config`.
-
-    Raises:
-      UserError: if it cannot be read, or is another experiment (naming the settings that differ).
-    """
+    """Reads config.json; raises `UserError`, naming the settings that differ, unless `config` can resume the run."""
     there = read_info(folder)
     if changes := differences(there.config, config):
         raise UserError(
@@ -130,20 +115,12 @@ def check_config(folder: Path, config: Config) -> RunInfo:
 
 
 def read_info(folder: str | Path) -> RunInfo:
-    """Reads config.json.
-
-    Raises:
-      UserError: if it is missing, damaged, or in another format.
-    """
+    """Reads config.json; raises `UserError` if it is missing, damaged, or in another format."""
     return parse_record(read_record(folder), Path(folder) / "config.json")
 
 
 def read_record(folder: str | Path) -> Json:
-    """Reads config.json as it is; `parse_record` makes sense of it.
-
-    Raises:
-      UserError: if it is missing or not a JSON object.
-    """
+    """Reads config.json as it is; raises `UserError` if it is missing or not a JSON object."""
     path = Path(folder) / "config.json"
     try:
         return dict(json.loads(path.read_text()))
@@ -154,15 +131,7 @@ def read_record(folder: str | Path) -> Json:
 
 
 def parse_record(record: Json, path: str | Path) -> RunInfo:
-    """Checks a record of config.json.
-
-    Args:
-      record: the JSON object.
-      path: the file that it was read from, for error messages.
-
-    Raises:
-      UserError: if it has another format, or a value that cannot be.
-    """
+    """Parses what `read_record` returns; raises `UserError`, naming `path`, if its format or a value is wrong."""
     if record.get("format") != FORMAT:
         raise UserError(
             f"{str(path)!r} describes a run in format {record.get('format')!r}, but this version of infoae_jax reads "

@@ -5,6 +5,7 @@ over an epoch), 'test' (figures on the test split), 'align' or 'refine' (losses 
 phase), 'stop', 'diverged' or 'end'.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -36,9 +37,7 @@ def read_metrics(folder: str | Path, kind: str | None = None) -> list[Json]:
     path = Path(folder) / "metrics.jsonl"
     lines: dict[object, Json] = {}
     for number, text in enumerate(path.read_text().splitlines() if path.exists() else []):
-        try:
+        with contextlib.suppress(ValueError):
             line = json.loads(text)
-        except ValueError:
-            continue
-        lines[(line["kind"], line["step"]) if line["kind"] in _REPEATED_KINDS else number] = line
+            lines[(line["kind"], line["step"]) if line["kind"] in _REPEATED_KINDS else number] = line
     return [line for line in lines.values() if kind in (None, line["kind"])]

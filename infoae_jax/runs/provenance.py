@@ -22,10 +22,8 @@ def environment() -> Json:
 def code_version() -> Json:
     """The package's version, a hash of its source files and, in a checkout, its git commit."""
     package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    result: Json = {"source": digest.hexdigest()[:16]}
+    sources = (path.name.encode() + path.read_bytes() for path in sorted(package.rglob("*.py")))
+    result: Json = {"source": hashlib.sha256(b"".join(sources)).hexdigest()[:16]}
     if version := _version("infoae_jax"):
         result["version"] = version
 

@@ -38,16 +38,11 @@ def parse_options(text: str, cluster: str) -> dict[str, int | str]:
 
 
 def submit(commands: Sequence[Sequence[str]], logs: Path, cluster: str, options: str = "") -> list[Any]:
-    """Hands each of `commands` to the cluster, as a task.
+    """Hands each of `commands` (as words) to one of `CLUSTERS`, as a task, and returns submitit's jobs.
 
     Args:
-      commands: the words of each command line.
       logs: folder for what they print, and for submitit's own files.
-      cluster: one of `CLUSTERS`.
       options: see `parse_options`.
-
-    Returns:
-      submitit's jobs.
 
     Raises:
       UserError: if submitit is not installed, does not know an option, or the cluster does not take the jobs.

@@ -120,26 +120,17 @@ def _sort_key(value: object) -> tuple[float, str]:
 
 def write_results(folder: Path, results: Sequence[TrialResult]) -> None:
     """Writes `sweep.jsonl`."""
-    lines = [json.dumps(dataclasses.asdict(trial)) + "\n" for trial in results]
-    write_atomically(folder / "sweep.jsonl", "".join(lines).encode())
+    text = "".join(json.dumps(dataclasses.asdict(trial)) + "\n" for trial in results)
+    write_atomically(folder / "sweep.jsonl", text.encode())
 
 
 def find_sweep(run: str | Path) -> tuple[Path, list[TrialResult]]:
-    """The folder that holds the trials, and their results.
-
-    Args:
-      run: that folder, or the one it lies in.
-
-    Raises:
-      UserError: if it holds no trials.
-    """
+    """The folder of a sweep, which is `run` or lies in it, and its trials; raises `UserError` if there are none."""
     folder = Path(run) / "sweep" if (Path(run) / "sweep").is_dir() else Path(run)
-    results = read_trials(folder)
-    if not results:
-        raise UserError(
-            f"{str(run)!r} holds no trials of a sweep. Start one: python launch.py --config=configs/mnist.py --sweep"
-        )
-    return folder, results
+    if results := read_trials(folder):
+        return folder, results
+    advice = "Start one: python launch.py --config=configs/mnist.py --sweep"
+    raise UserError(f"{str(run)!r} holds no trials of a sweep. {advice}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,10 +174,7 @@ def group_by_setting(results: Sequence[TrialResult]) -> list[Setting]:
 
 
 def rank_settings(settings: Sequence[Setting], within: float = MSE_TOLERANCE) -> list[Setting]:
-    """The best first: those whose MSE is at most `within` above the lowest, by leakage; then the others by MSE.
-
-    Leakage and MSE are means over seeds.
-    """
+    """By means over seeds: those with an MSE at most `within` above the lowest, by leakage; then the others by MSE."""
     bound = min((setting.mean("mse") or 0.0 for setting in settings), default=0.0) * (1 + within)
 
     def rank(setting: Setting) -> tuple[bool, float]:
@@ -234,16 +222,13 @@ def estimate_remaining(left: Sequence[Trial]) -> str:
     if not left:
         return "Nothing is left to do."
     measured = _measured_seconds(left[0].folder.parent)
-    total, is_rough = 0.0, False
-    for trial in left:
-        same = measured.get(program_key(trial.config))
-        seconds = same or measured.get(_workload(trial.config))
-        if seconds is None:
-            return f"{_count(len(left), 'trial')} left; no such run was measured here yet, so the time is unknown."
-        is_rough = is_rough or same is None
-        total += statistics.median(seconds)  # the first of a program has compiled it
-    by = "judging by similar runs here" if is_rough else "judging by the same runs here"
-    return f"{_count(len(left), 'trial')} left: about {format_duration(total)} one after the other, {by}."
+    seconds = [measured.get(program_key(t.config)) or measured.get(_workload(t.config)) for t in left]
+    known = [statistics.median(s) for s in seconds if s]  # the median, as the first of a program has compiled it
+    if len(known) < len(left):
+        return f"{_count(len(left), 'trial')} left; no such run was measured here yet, so the time is unknown."
+    kind = "the same" if all(program_key(trial.config) in measured for trial in left) else "similar"
+    time = format_duration(sum(known))
+    return f"{_count(len(left), 'trial')} left: about {time} one after the other, judging by {kind} runs here."
 
 
 def format_duration(seconds: float) -> str:

@@ -1,13 +1,10 @@
 """Runs the trials of a sweep, each in its own run folder: skips those that are done and resumes those that are not."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from infoae_jax.config import program_key
 from infoae_jax.data.load import load_splits
 from infoae_jax.devices.mesh import is_cpu
 from infoae_jax.errors import BusyError, DivergedError, UserError, as_sentence
@@ -19,7 +16,7 @@ from infoae_jax.runs.folder import lock
 from infoae_jax.runs.provenance import now
 from infoae_jax.sweeps import results
 from infoae_jax.sweeps.results import TRAINED, read_trial
-from infoae_jax.sweeps.trials import Trial
+from infoae_jax.sweeps.trials import Trial, group_trials
 from infoae_jax.training.fit import Result, fit
 from infoae_jax.training.group import fit_group, max_group_size
 
@@ -40,22 +37,24 @@ def run_sweep(trials: Sequence[Trial], protocol: Protocol = QUICK, say: Callable
 
     A trial that diverged is left as it is (it would again); one that failed otherwise is tried again. Whatever goes
     wrong in one trial is recorded in its folder, and the others continue. A signal stops the trial as it would stop a
-    single run, and the sweep with it.
-
-    Args:
-      trials: of one sweep.
-      protocol: how they are evaluated.
-      say: is called with sentences about the progress.
+    single run, and the sweep with it. `say` is called with sentences about the progress.
 
     Raises:
       UserError: whatever would fail for all trials: the data cannot be loaded, a folder holds another experiment, or
         nothing can be written.
     """
-    folder, sweep = trials[0].folder.parent, SweepOutcome()
-    outcomes: dict[str, Outcome] = {}
     results.check_folders(trials)
     for data in dict.fromkeys(trial.config.data for trial in trials):
         load_splits(data)
+    try:
+        return _run(trials, protocol, say)
+    except OSError as error:
+        advice = "Make room and run the same again."
+        raise UserError(f"{str(trials[0].folder.parent)!r} cannot be written ({error}). {advice}") from error
+
+
+def _run(trials: Sequence[Trial], protocol: Protocol, say: Callable[[str], None]) -> SweepOutcome:
+    folder, sweep, outcomes = trials[0].folder.parent, SweepOutcome(), dict[str, Outcome]()
     for number, trial in enumerate(trials, 1):
         if trial.name in sweep.failed:  # in a group with an earlier one
             continue
@@ -64,27 +63,26 @@ def run_sweep(trials: Sequence[Trial], protocol: Protocol = QUICK, say: Callable
             sweep.failed.append(trial.name)
         if _is_done(trial, protocol):
             continue
-        left = [t for t in trials[number - 1 :] if not _is_done(t, protocol)]
+        left = [trial, *(t for t in trials[number:] if not _is_done(t, protocol))]
         say(f"\n[{number}/{len(trials)}] {trial.name}. {results.estimate_remaining(left)}")
         if trial.name not in outcomes:
             group = [trial]
             if state not in TRAINED and not is_cpu():  # on a CPU, one after the other is faster
-                alike = [t for t in left if program_key(t.config) == program_key(trial.config)]
-                group = [t for t in alike if read_trial(t.folder).state not in TRAINED]
+                group += [t for t in group_trials(left)[0][1:] if read_trial(t.folder).state not in TRAINED]
             outcomes |= _train(group)
             for t in group:  # at once: a signal may end the sweep before it is their turn
                 _record_failure(t, outcomes.get(t.name), sweep, say)
-        outcome = outcomes.pop(trial.name)
-        if isinstance(outcome, Result) and outcome.finished and not outcome.stopped:
-            outcome = _evaluate(trial, protocol, say) or outcome
-            _record_failure(trial, outcome, sweep, say)
+        outcome: Outcome | None = outcomes.pop(trial.name)
+        if isinstance(outcome, Result):
+            sweep.stopped = outcome.stopped or not outcome.finished
+            if not sweep.stopped and not _is_done(trial, protocol):  # another process may run the same sweep
+                outcome = _evaluate(trial, protocol, say)
+                _record_failure(trial, outcome, sweep, say)
         if isinstance(outcome, BusyError):
             say(f"{trial.name} is left out: another process is training it.")
             sweep.busy.append(trial.name)
-        with _explain_write_errors(folder):
-            results.write_results(folder, results.read_trials(folder))
-        if isinstance(outcome, Result) and (outcome.stopped or not outcome.finished):
-            sweep.stopped = True
+        results.write_results(folder, results.read_trials(folder))
+        if sweep.stopped:
             break
     return sweep
 
@@ -112,16 +110,13 @@ def _train(group: Sequence[Trial]) -> dict[str, Outcome]:
 
 
 def _evaluate(trial: Trial, protocol: Protocol, say: Callable[[str], None]) -> Exception | None:
-    if _is_done(trial, protocol):
-        return None
     try:
-        with lock(trial.folder):  # another process may run the same sweep
+        with lock(trial.folder):
             evaluate_run(trial.folder, protocol, say=say)
     except Exception as error:
         return error
     figures = read_trial(trial.folder, protocol).figures
-    found = [(metric, figures.get(metric.name)) for metric in HEADLINE]
-    say(", ".join(f"{metric.title} {metric.write(value)}" for metric, value in found if value is not None))
+    say(", ".join(f"{m.title} {m.write(figures[m.name])}" for m in HEADLINE if figures.get(m.name) is not None))
     return None
 
 
@@ -135,14 +130,5 @@ def _record_failure(trial: Trial, outcome: Outcome | None, sweep: SweepOutcome, 
     reason = as_sentence(outcome) if is_known else f"{type(outcome).__name__}: {outcome}".strip()
     say(f"{trial.name} {state}: {reason}\nThe other trials continue.")
     record = {"state": state, "reason": reason, "values": trial.values, "time": now()}
-    with _explain_write_errors(trial.folder):
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(trial.folder / results.FAILURE_FILE, (json.dumps(record, indent=1) + "\n").encode())
-
-
-@contextlib.contextmanager
-def _explain_write_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{str(folder)!r} cannot be written ({error}). Make room and run the same again.") from error
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(trial.folder / results.FAILURE_FILE, (json.dumps(record, indent=1) + "\n").encode())

@@ -1,10 +1,6 @@
 """The trials of a sweep: their names, and which of them share compiled programs. Touches no files and no devices.
 
-A configuration file lists its trials in `sweep(add)`:
-
-    def sweep(add):
-        for lam in (0.0, 0.005, 0.02):
-            add(**{"train.lambda_adv": lam, "model.bottleneck": 16})
+A configuration file lists them in `sweep(add)`, which calls `add(**{"train.lambda_adv": 0.01, ...})` for each.
 """
 
 import contextlib
@@ -22,9 +18,6 @@ from infoae_jax.errors import UserError
 from infoae_jax.types import Json
 
 SEED = "train.seed"  # repeats of one setting differ in it
-# A field is called by its last part ('seed') in the first of these sections that has it, and in full ('data.seed') in
-# the others.
-_SECTIONS = ("train", "model", "data", "alignment", "refine", "log", "checkpoint", "evaluate")
 _ORDERINGS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
@@ -39,12 +32,10 @@ class Trial:
 
 
 def list_trials(config: Config, sweep: Callable[[Callable[..., None]], object], folder: Path) -> list[Trial]:
-    """The trials that `sweep` adds to `config`, in its order.
+    """The trials that `sweep` adds to `config`, in its order, with run folders in `folder`.
 
     Args:
-      config: what all trials have in common.
       sweep: calls the function that it is given once for each trial, with the fields to change as keywords.
-      folder: the folder of the sweep, which is to hold their run folders.
 
     Raises:
       UserError: if it adds none, or two of the same name, or a field or value that cannot be.
@@ -96,10 +87,13 @@ def parse_trial_name(name: str, config: Config) -> Json:
 
 @functools.cache
 def short_name(field: str) -> str:
-    """The name of `field` in trials' names, filters and pages: 'seed' for train.seed, 'data.seed' for the other."""
+    """The name of `field` in trials' names, filters and pages: 'seed' for train.seed, 'data.seed' for the other.
+
+    Where several sections have the field, its last part alone means that of `train`, or else of the first one.
+    """
     section, _, last = field.partition(".")
     sections = get_type_hints(Config)
-    first = next((name for name in _SECTIONS if last in get_type_hints(sections[name])), None)
+    first = next((name for name in ("train", *sections) if last in get_type_hints(sections[name])), None)
     return last if section == first else field
 
 
@@ -119,30 +113,23 @@ def group_trials(trials: Sequence[Trial]) -> list[list[Trial]]:
 
 
 def select_trials(trials: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
-    """The trials of these names, in the order of `trials`.
-
-    Raises:
-      UserError: if one is not among them.
-    """
+    """The trials of these names, in the order of `trials`; raises `UserError` if one is not among them."""
     if unknown := sorted(set(names) - {trial.name for trial in trials}):
         raise UserError(f"The sweep has no trial {unknown[0]!r}. There are:\n  " + "\n  ".join(t.name for t in trials))
     return [trial for trial in trials if trial.name in names]
 
 
 def filter_trials(trials: Sequence[Trial], conditions: str) -> list[Trial]:
-    """The trials that meet all of `conditions`.
+    """The trials that meet all of `conditions`, joined by commas: 'bottleneck=16|32,lambda_adv<=0.01,seed=0'.
 
-    Args:
-      trials: those to choose from.
-      conditions: joined by commas: 'bottleneck=16|32,lambda_adv<=0.01,seed=0'. Each has a field (as in the trials'
-        names, or in full), one of = != < <= > >=, and a value; after = and != several values joined by '|'. A trial
-        that does not change the field has the configuration's value.
+    Each has a field (as in the trials' names, or in full), one of = != < <= > >=, and a value; after = and != several
+    values joined by '|'. A trial that does not change the field has the configuration's value.
 
     Raises:
       UserError: if a condition cannot be read, names a field that is not swept, or leaves no trial.
     """
     left = list(trials)
-    swept = {field: short_name(field) for trial in trials for field in trial.values}
+    fields = {name: field for trial in trials for field in trial.values for name in (field, short_name(field))}
     for text in filter(None, (part.strip() for part in conditions.split(","))):
         parts = re.fullmatch(r"([\w.]+)\s*(<=|>=|!=|<|>|=)\s*(.+)", text)
         if not parts:
@@ -151,14 +138,13 @@ def filter_trials(trials: Sequence[Trial], conditions: str) -> list[Trial]:
                 f"lambda_adv<=0.01, and join several by commas."
             )
         name, sign, wanted = parts.groups()
-        field = next((field for field, short in swept.items() if name in (field, short)), None)
-        if field is None:
-            known = ", ".join(swept.values())
+        if name not in fields:
+            known = ", ".join(dict.fromkeys(map(short_name, fields.values())))
             raise UserError(f"--sweep_filter: {name!r} is not swept. The trials differ in: {known}.")
-        values = {trial.name: flatten(to_dict(trial.config))[field] for trial in trials}
-        left = [trial for trial in left if _is_met(values[trial.name], sign, wanted)]
+        value_of = operator.attrgetter(fields[name])
+        left = [trial for trial in left if _is_met(value_of(trial.config), sign, wanted)]
         if not left:
-            there = ", ".join(dict.fromkeys(map(format_value, values.values())))
+            there = ", ".join(dict.fromkeys(format_value(value_of(trial.config)) for trial in trials))
             raise UserError(f"--sweep_filter: {text!r} leaves no trial. {name} is one of: {there}.")
     return left
 
@@ -169,8 +155,8 @@ def _is_met(value: object, sign: str, wanted: str) -> bool:
     try:
         return _ORDERINGS[sign](float(str(value)), float(wanted))
     except ValueError as error:
-        found = format_value(value)
-        raise UserError(f"--sweep_filter: {sign!r} needs numbers, not {found!r} and {wanted!r}.") from error
+        message = f"--sweep_filter: {sign!r} needs numbers, not {format_value(value)!r} and {wanted!r}."
+        raise UserError(message) from error
 
 
 def _is_equal(value: object, text: str) -> bool:

@@ -31,19 +31,18 @@ def class_maps(
     num_classes: int,
     appearance: Float[np.ndarray, "n f"],
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The affine map of each class, after which its latents have mean 0 and covariance 1, as parameters of `Alignment`.
+    """The affine map of each class, after which its latents have mean 0 and covariance 1.
 
     A class with few images (for the latent's size) has its covariance shrunk towards that of all (Friedman 1989). The
     rotation that whitening leaves open is chosen by generalised Procrustes analysis (Gower 1975), so that a direction
     changes the appearance in the same way in every class. Directions of which the features say nothing are not rotated.
 
     Args:
-      z: latents of the training images, which are frozen.
       labels: 0 .. num_classes - 1; a class may have no image.
       appearance: `appearance.appearance_features` of the images.
 
     Returns:
-      'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
+      Parameters of `Alignment`: 'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
     """
     z = z.astype(np.float64)
     size, grand_mean = z.shape[1], z.mean(0)
@@ -70,7 +69,6 @@ def class_maps(
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """A power of a symmetric positive matrix."""
     value, vector = np.linalg.eigh(matrix)
     return (vector * np.maximum(value, MIN_EIGENVALUE) ** exponent) @ vector.T
 
@@ -113,7 +111,6 @@ def align_step(
 
     Args:
       state: parameters of the alignment, and what `init_alignment` returns.
-      z: latents to align, of images with these `labels` and `appearance` features.
       targets: classes to swap to, 0 .. classes - 1; every second one is used.
       progress: share of the phase that is done, in [0, 1).
       weights: 'learning_rate', 'style_weight', 'lambda_adv', at least 0.

@@ -7,6 +7,8 @@ from the class's mean: a bold 1 is like a bold 8, although an 8 has more ink.
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from infoae_jax.images.pixels import to_float
+
 GRIDS = (1, 2, 4)  # cells along each side
 MAX_PIXELS_AT_ONCE = 4096 * 32 * 32  # bounds the memory
 
@@ -37,8 +39,7 @@ def appearance_features(
 
 
 def _cell_means(images: UInt8[np.ndarray, "n h w c"]) -> list[Float[np.ndarray, "n f"]]:
-    """An array for each grid of the pixels and of the gradient's magnitude."""
-    pixels = images.astype(np.float32) / 255
+    pixels = to_float(images)
     across = np.diff(pixels, axis=2, append=pixels[:, :, -1:])
     down = np.diff(pixels, axis=1, append=pixels[:, -1:])
     number, height, width, channels = images.shape

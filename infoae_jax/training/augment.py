@@ -14,7 +14,6 @@ def augment_swaps(
     """Images with normal noise (not clipped), all shifted alike (cyclically) by up to `MAX_SWAP_SHIFT` pixels.
 
     Args:
-      images: pixels in [0, 1]; a device's share of them where there is an `axis`.
       noise: standard deviation; 0 leaves the images as they are, without a shift.
       step: number of the training step, from which noise and shift are derived.
       axis: as for `autoencoder.train_step`.

@@ -21,13 +21,10 @@ Scalar = Float[Array, ""] | float
 
 
 def scheduled_lambda(schedule: str, lam: Scalar, ramp: Scalar, progress: Scalar) -> Float[Array, ""]:
-    """Lambda at a point of the training; it acts in `models.reversal.reverse_gradient`.
+    """Lambda at a point of the training, `progress` in [0, 1]; it acts in `models.reversal.reverse_gradient`.
 
     Args:
-      schedule: 'constant', or 'linear' (0 to `lam` over the ramp).
-      lam: the final value.
-      ramp: share of the training, in (0, 1], over which lambda rises.
-      progress: share of the training that is done, in [0, 1].
+      schedule: 'constant' (always `lam`), or 'linear' (0 to `lam` over the first `ramp`, in (0, 1], of the training).
     """
     share = jnp.minimum(jnp.asarray(progress, jnp.float32) / ramp, 1.0)
     return lam * (jnp.ones_like(share) if schedule == "constant" else share)
@@ -54,13 +51,10 @@ def losses(
     states, mse + lambda * adversary.
 
     The cycle error is that of the reconstruction, encoded and decoded again. Without it, images drift when they are
-    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023). Where its weight is 0, nothing is
-    encoded again, and it is 0.
+    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023). Where its weight is 0, so is it.
 
     Args:
       images: pixels in [0, 1].
-      labels: 0 .. classes - 1.
-      lam: lambda, at least 0.
       classifier_images: what the content classifier learns from; None: `images`.
     """
     z = apply_method(model, params, "encode_raw", images)
@@ -118,8 +112,6 @@ def train_step(
 
     Args:
       config: what is compiled into the step; what `Hyper` holds is not read.
-      images: 0 .. 255.
-      labels: 0 .. classes - 1.
       axis: the axis of a `shard_map` whose devices share the batch equally; each then has its share in `images` and
         `labels`, and returns the same. None: the whole batch is here.
     """

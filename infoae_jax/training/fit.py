@@ -48,7 +48,6 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
     the next multiple of `log.every_steps`), save, and return. A second SIGINT interrupts at once.
 
     Args:
-      config: settings of all phases.
       workdir: a new or empty folder, or the run folder of the same configuration.
       devices: they share each batch. None: all, also those of other processes that `hosts.connect` joined; these have
         to call `fit` too, and the first of them alone reads and writes `workdir`.
@@ -85,22 +84,16 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
 
 
 def build_model(config: Config, splits: Splits) -> InfoAutoencoder:
-    """The model for these images.
-
-    Raises:
-      UserError: if the configuration does not suit them.
-    """
+    """The model for these images; `UserError` if the configuration does not suit them."""
     count, train = len(splits.train), config.train
     if train.batch_size > count:
         raise UserError(
-            f"config.train.batch_size is {train.batch_size}, but the training split has only {count} images. Make it "
-            f"smaller."
+            f"config.train.batch_size is {train.batch_size}, but the training split has only {count} images. Lower it."
         )
-    total_steps = count // train.batch_size * train.epochs
-    if total_steps >= 2**31:
+    if (total_steps := count // train.batch_size * train.epochs) >= 2**31:
         raise UserError(
-            f"config.train.epochs is {train.epochs}, which is {total_steps} steps, but {2**31 - 1} is the maximum. "
-            f"Make it smaller."
+            f"config.train.epochs is {train.epochs}, which makes {total_steps} steps, but at most {2**31 - 1} are "
+            f"possible. Lower it."
         )
     height, width, channels = splits.train.images.shape[1:]
     return build(config.model, (height, width, channels), len(splits.train.class_names), train.dtype)
@@ -109,9 +102,7 @@ def build_model(config: Config, splits: Splits) -> InfoAutoencoder:
 def train(run: Run) -> Phase[Result]:
     """Opens the folder of a run, which must be locked, and goes through all phases from its newest checkpoint on.
 
-    Raises:
-      UserError: if the folder holds another experiment, or cannot be written.
-      DivergedError: as for `fit`.
+    Raises `UserError` if the folder holds another experiment or cannot be written; `DivergedError` as `fit` does.
     """
     try:
         with contextlib.ExitStack() as files:
@@ -168,7 +159,6 @@ def restore_state(run: Run) -> TrainState:
 
 
 def _log_start(run: Run, state: TrainState) -> None:
-    """Logs and prints that the run starts or is resumed; warns if it was on another device before."""
     if not hosts.is_first():
         return
     step, splits, before = int(state.step), run.splits, [line["device"] for line in read_metrics(run.folder, "start")]
@@ -188,7 +178,6 @@ def _log_start(run: Run, state: TrainState) -> None:
 
 
 def _take_all_steps(run: Run) -> Result:
-    """Trains a run by itself, each batch shared by its devices."""
     model, config, data, mesh = run.model, run.config, run.splits.train, run.mesh
     current, answer = "", None
     take: Callable[..., tuple[Any, ...]]

@@ -46,7 +46,6 @@ def fit_group(
 
     Args:
       configs: equal in `config.program_key`.
-      folders: one for each configuration.
       devices: the runs are divided among them; None: all local ones.
 
     Returns:
@@ -130,7 +129,6 @@ class _Group:
         return {run: (Slice(self._carry, slot), Slice(metrics, slot), *taken) for run, slot in slots.items()}
 
     def _load(self, members: list[int]) -> None:
-        """Puts these runs on the devices."""
         self._slots = (members + members[:1] * self._num_slots)[: self._num_slots]
         requests, configs = [self.requests[run] for run in self._slots], [self._configs[run] for run in self._slots]
         self._carry = self._stack([own_slice(request.carry) for request in requests])
@@ -181,9 +179,8 @@ def _for_each_run(one: Callable[..., Any], mesh: Mesh, axes: tuple[Any, ...]) ->
 @functools.lru_cache(JIT_CACHE_SIZE)
 def train_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, steps: int) -> Program:
     """`gathered_train_step` of (states, all images, all labels, orders, hypers)."""
-    return _for_each_run(
-        functools.partial(gathered_train_step, model, config, steps=steps), mesh, (0, None, None, 0, 0)
-    )
+    function = functools.partial(gathered_train_step, model, config, steps=steps)
+    return _for_each_run(function, mesh, (0, None, None, 0, 0))
 
 
 @functools.lru_cache(JIT_CACHE_SIZE)
@@ -207,10 +204,8 @@ def later_program(model: InfoAutoencoder, kind: LaterKind, mesh: Mesh, has_cycle
 def max_group_size(configs: Sequence[Config]) -> int:
     """How many runs of these configurations, which share their programs, the local devices can hold at once."""
     devices, size = jax.local_devices(), len(configs)
-    stats = devices[0].memory_stats() or {}
-    while "bytes_limit" in stats and size > len(devices):
-        if 2 * memory_estimate(configs[:size], len(devices)) <= stats["bytes_limit"]:
-            break
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")  # the CPU has none
+    while limit is not None and size > len(devices) and 2 * memory_estimate(configs[:size], len(devices)) > limit:
         size -= len(devices)
     return size
 
@@ -227,8 +222,8 @@ def memory_estimate(configs: Sequence[Config], num_devices: int = 1) -> int:
     batch = jax.ShapeDtypeStruct((config.train.batch_size, *model.image_shape), np.float32)
     classes = jax.ShapeDtypeStruct((config.train.batch_size,), np.int32)
 
+    # The function that this returns holds, as leaves, all that it needs.
     def backward(params: Params, pixels: jax.Array, labels: jax.Array) -> Any:
-        """A function that holds, as leaves, all that it needs."""
         return jax.vjp(lambda p: losses(model, p, pixels, labels, jnp.float32(0), cycle_weight)[0], params)[1]
 
     activations = _bytes(jax.eval_shape(backward, state.params, batch, classes)) - _bytes(state.params)

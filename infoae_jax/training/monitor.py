@@ -31,9 +31,8 @@ MIN_SECONDS_BETWEEN_LINES = 30  # within an epoch, without a terminal
 # Cross-entropy of a coin-flip among 1e6 classes is 14 nats. Beyond this loss the encoder runs away from its adversary.
 MAX_ADVERSARY_LOSS = 1e3
 ADVICE: dict[PhaseKind, str] = {
-    "train": "with a smaller --config.train.lambda_adv, or, where they are not set so, with --config.model.latent=ball "
-    "or --config.train.lambda_schedule=linear. A smaller --config.train.learning_rate helps when it is not the "
-    "adversary.",
+    "train": "with a smaller --config.train.lambda_adv or, where not yet set, --config.model.latent=ball or "
+    "--config.train.lambda_schedule=linear. Where it is not the adversary, lower --config.train.learning_rate.",
     "align": "with a smaller --config.alignment.lambda_adv or --config.alignment.learning_rate, or without alignment: "
     "--config.model.couplings=0.",
     "refine": "with a smaller --config.refine.learning_rate or smaller weights in that section, or without refinement: "
@@ -42,11 +41,7 @@ ADVICE: dict[PhaseKind, str] = {
 
 
 def check_sound(run: Run, kind: PhaseKind, epoch: int, step: int, metrics: Tree) -> dict[str, float]:
-    """The metrics of a step, on the host.
-
-    Raises:
-      DivergedError: if one is not finite, or the loss of the autoencoder's adversary has run away; logged before.
-    """
+    """A step's metrics, on the host; `DivergedError` if one is not finite or the adversary's loss has run away."""
     values = {name: float(value) for name, value in jax.device_get(own_slice(metrics)).items()}
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
@@ -115,8 +110,7 @@ def measure_test_split(run: Run, params: Params) -> dict[str, float]:
     total: collections.Counter[str] = collections.Counter()
     for start in range(0, len(test), size):
         images, labels = test.images[start : start + size], test.labels[start : start + size]
-        missing = size - len(labels)
-        mask = (np.arange(size) < len(labels)).astype(np.float32)
+        missing, mask = size - len(labels), (np.arange(size) < len(labels)).astype(np.float32)
         batch = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(labels, (0, missing)), mask
         sums = jax.device_get(evaluation_sums(run.model, params, *jax.device_put(batch, split)))
         total.update({name: float(value) for name, value in sums.items()})
@@ -143,32 +137,22 @@ class Reporter:
             yield
 
     def step(self, step: int, taken: int, metrics: Tree) -> None:
-        """Moves the bar by the steps taken; where there is a log line, notes the metrics for it and logs those before.
-
-        So late, because the device never has to wait for the host then.
-        """
+        """Moves the bar; where there is a line to log, notes it and logs the one before, so that no device waits."""
         self._bar.update(taken * self._batch_size)
         if step % self._run.config.log.every_steps == 0:
             self._log_noted()
             self._noted = step, metrics
 
-    def check(self, step: int, metrics: Tree) -> None:
-        """Logs what is noted, and checks the metrics of a step.
-
-        Raises:
-          DivergedError: if they are unsound.
-        """
+    def check(self, step: int, metrics: Tree) -> dict[str, float]:
+        """Logs what is noted; the metrics of a step, on the host, or `DivergedError`."""
         self._log_noted()
-        self._check(step, metrics)
-
-    def _check(self, step: int, metrics: Tree) -> dict[str, float]:
         return check_sound(self._run, "train", (step - 1) // self._steps_per_epoch + 1, step, metrics)
 
     def _log_noted(self) -> None:
         if self._noted is None:
             return
         (step, metrics), self._noted = self._noted, None
-        values = self._check(step, metrics)
+        values = self.check(step, metrics)  # nothing is noted now
         self._run.log("step", step, **values)
         losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
         self._bar.set_postfix_str(losses, refresh=False)

@@ -27,10 +27,7 @@ def later_order(
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """A permutation of the images for an epoch of a later phase, and the random class that each place is swapped to.
 
-    Args:
-      seed: `train.seed`.
-      epochs_before: epochs of all phases before this one.
-      epoch: number of the epoch in this phase, from 0.
+    `epochs_before` counts the epochs of all phases before this one, `epoch` those of this one before now.
     """
     rng = np.random.default_rng([seed, epochs_before, epoch])
     return rng.permutation(num_images), rng.integers(0, num_classes, num_images, np.int32)

@@ -60,8 +60,7 @@ def train_autoencoder(run: Run, state: TrainState) -> Phase[tuple[TrainState, bo
             report.check(step, metrics)  # nothing unsound is ever saved
             state = own_slice(carry)
             if epoch_ends:
-                sums = jax.device_get(state.sums)
-                seconds = time.perf_counter() - begin
+                sums, seconds = jax.device_get(state.sums), time.perf_counter() - begin
                 report.epoch(step, sums, max(step - first_step, 1) * config.train.batch_size / seconds)
                 epoch = step // steps_per_epoch
                 if epoch in config.log.sample_epochs or step == total:
@@ -116,8 +115,6 @@ def train_decoder(run: Run, state: TrainState) -> Phase[tuple[TrainState, bool]]
 
 
 class _LaterPhase(NamedTuple):
-    """The alignment or the refinement."""
-
     kind: LaterKind
     first: int  # number of steps, over all phases, at its beginning
     total: int  # the same at its end
@@ -134,13 +131,9 @@ def _train_later(
     tables: tuple[np.ndarray, ...],
     as_state: Callable[[Tree, int], TrainState],
 ) -> Phase[tuple[TrainState, bool]]:
-    """The loop of a later phase, with a line for each epoch, and checkpoints.
+    """The loop of a later phase, after `step` steps over all phases; `tables` are what the steps get rows of.
 
-    Args:
-      step: number of steps done, over all phases.
-      carry: what a step takes and returns; it is donated, so a state is made of it only where one is saved.
-      tables: what the steps get rows of.
-      as_state: the state to save, from the carry and the number of steps done.
+    A step takes `carry`, which is donated, and returns the next; `as_state` makes a state of it where one is saved.
     """
     steps_per_epoch, every = (phase.total - phase.first) // phase.epochs, run.config.checkpoint.every_steps
     order_of = functools.lru_cache(1)(functools.partial(later_order, run.config.train.seed, phase.epochs_before))

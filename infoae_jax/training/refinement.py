@@ -40,9 +40,7 @@ def refine_step(
     and shifted a little (`augment.augment_swaps`), where `content_noise` is above 0.
 
     Args:
-      images: 0 .. 255.
       z: what `encode` returns for `images`.
-      labels: 0 .. classes - 1.
       targets: classes to swap to, 0 .. classes - 1.
       progress: share of the phase that is done, in [0, 1).
       weights: 'learning_rate', 'style_weight', 'cycle_weight', 'content_weight', 'content_noise', at least 0.

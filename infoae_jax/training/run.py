@@ -87,7 +87,7 @@ class Run:
         return apply({"params": hosts.local(state.params)}, images)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves a checkpoint."""
+        """Saves a checkpoint, on the first host."""
         if self.checkpoints is not None:
             self.checkpoints.save(step, state)
 

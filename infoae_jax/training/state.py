@@ -24,16 +24,8 @@ NETWORKS = {
     "classifier": ("content_classifier",),
 }
 METRICS = (
-    "total",
-    "reconstruction",
-    "cycle",
-    "adversary",
-    "adversary_accuracy",
-    "content",
-    "content_accuracy",
-    "lambda",
-    "learning_rate",
-    "gradient_norm",
+    *("total", "reconstruction", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
+    *("lambda", "learning_rate", "gradient_norm"),
 )
 
 

@@ -40,29 +40,25 @@ def on_all(function: Callable[..., Any], mesh: Mesh, specs: tuple[P, ...]) -> Pr
 @functools.lru_cache(JIT_CACHE_SIZE)
 def train_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Program:
     """`train_step` of (state, images, labels, hyper)."""
-    specs = (P(), P(AXIS), P(AXIS), P())
-    return on_all(functools.partial(train_step, model, config, axis=AXIS), mesh, specs)
+    return on_all(functools.partial(train_step, model, config, axis=AXIS), mesh, (P(), P(AXIS), P(AXIS), P()))
 
 
 @functools.lru_cache(JIT_CACHE_SIZE)
 def gathered_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, steps: int) -> Program:
     """`steps` times `gathered_train_step` of (state, all images, all labels, order, hyper)."""
-    function = functools.partial(gathered_train_step, model, config, axis=AXIS, steps=steps)
-    return on_all(function, mesh, (P(),) * 5)
+    return on_all(functools.partial(gathered_train_step, model, config, axis=AXIS, steps=steps), mesh, (P(),) * 5)
 
 
 @functools.lru_cache(JIT_CACHE_SIZE)
 def order_program(num_images: int, mesh: Mesh) -> Callable[..., Array]:
     """`autoencoder_order` of (step, hyper), on every device."""
-    order = functools.partial(autoencoder_order, num_images=num_images)
-    return jax.jit(order, out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(functools.partial(autoencoder_order, num_images=num_images), out_shardings=NamedSharding(mesh, P()))
 
 
 @functools.lru_cache(JIT_CACHE_SIZE)
 def later_program(model: InfoAutoencoder, kind: LaterKind, mesh: Mesh, has_cycle: bool = False) -> Program:
     """`later_step`, the batch shared by the devices."""
-    specs = (P(), P(AXIS), P(AXIS), P(AXIS), P(AXIS), P(), P())
-    return on_all(later_step(model, kind, AXIS, has_cycle), mesh, specs)
+    return on_all(later_step(model, kind, AXIS, has_cycle), mesh, (P(), *(P(AXIS),) * 4, P(), P()))
 
 
 def later_step(model: InfoAutoencoder, kind: LaterKind, axis: str | None, has_cycle: bool = False) -> Program:

@@ -17,9 +17,8 @@ def test_help_has_examples_that_are_understood(name, capsys, monkeypatch):
         main([name, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    examples = [
-        line.strip().split("  ")[0].split() for line in text.splitlines() if line.startswith(f"  infoae {name} ")
-    ]
+    lines = [line.strip() for line in text.splitlines()]
+    examples = [line.split("  ")[0].split() for line in lines if line.startswith(f"infoae {name} ")]
     assert examples
     called = []
     monkeypatch.setattr(COMMANDS[name], "run", called.append)

@@ -114,7 +114,7 @@ def test_a_run_that_is_missing_is_named(images_here, capsys):
 def test_too_many_images_for_one_file(command, monkeypatch, capsys):
     monkeypatch.setattr(swaps, "MAX_CELLS", 9)
     assert command("transfer", "RUN", "--style", "a.png", "--content", "all", "--out=x.png") == 2
-    assert "1 x 10 images are too many for one file, which holds at most 9" in capsys.readouterr().err
+    assert "1 x 10 images are too many for one file (at most 9)" in capsys.readouterr().err
 
 
 def test_a_file_is_replaced_only_when_asked_to(command):

@@ -84,7 +84,7 @@ def test_unknown_split_and_unknown_name(fake_mnist, tmp_path):
 def test_a_damaged_description_of_tfds_is_named(fake_mnist, tmp_path, content):
     path, _ = fake_mnist
     (path / "dataset_info.json").write_text(content)
-    with pytest.raises(UserError, match="'mnist' in .* cannot be opened"):
+    with pytest.raises(UserError, match="'mnist' in .* cannot be read .*damaged"):
         load_splits(config_of(mnist, tmp_path, dir=str(path.parents[1])))
 
 

@@ -39,7 +39,7 @@ def test_another_class_can_be_set(demo):
     other = (read["label"] + 1) % 10
     state = demo.encode(file, label=other)
     assert (state["label"], state["confidence"]) == (other, None)
-    with pytest.raises(UserError, match="no class 10"):
+    with pytest.raises(UserError, match="10, but classes are numbered"):
         demo.encode(file, label=10)
 
 

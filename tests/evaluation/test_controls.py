@@ -14,8 +14,8 @@ from infoae_jax.data.load import load_splits
 from infoae_jax.devices.batching import make_batched
 from infoae_jax.evaluation.figures import System
 from infoae_jax.evaluation.judges import load_judges
-from infoae_jax.evaluation.leakage import Codes, measure_leakage
 from infoae_jax.evaluation.measure import measure
+from infoae_jax.evaluation.probes import Codes, measure_leakage
 from infoae_jax.evaluation.record import FULL
 from infoae_jax.inference.load import load
 from infoae_jax.training import fit as fit_module
@@ -66,8 +66,8 @@ def autoencoder(config, splits, mesh, tmp_path_factory):
     return System(lambda images: encode(variables, images), lambda z, labels: decode(variables, z))
 
 
-def test_judges_of_mnist_reach_their_bar(real_judges):
-    assert real_judges.trusted, real_judges.accuracies
+def test_judges_of_mnist_reach_their_threshold(real_judges):
+    assert real_judges.are_trusted, real_judges.accuracies
 
 
 def test_ordinary_autoencoder_leaks_and_transfers_nothing(autoencoder, splits, real_judges):
@@ -102,8 +102,8 @@ def test_copying_the_source_transfers_nothing_and_keeps_the_style(splits, real_j
     assert found["style"]["correlation"]["thickness"] > 0.92
 
 
-def without_latent(pictures):
-    return System(lambda images: np.zeros((len(images), 16), np.float32), lambda _, labels: pictures[labels])
+def without_latent(images_of_classes):
+    return System(lambda images: np.zeros((len(images), 16), np.float32), lambda _, labels: images_of_classes[labels])
 
 
 def class_means(split):
@@ -119,7 +119,7 @@ def test_decoder_without_latent_leaks_nothing_and_has_the_error_of_class_means(s
     assert found["reconstruction"]["mse_increase_with_other_latent"] == pytest.approx(0, abs=1e-9)
 
 
-def test_typical_picture_of_the_class_transfers_all_and_keeps_no_style(splits, real_judges):
+def test_typical_image_of_the_class_transfers_all_and_keeps_no_style(splits, real_judges):
     """The training image nearest to the class mean; the mean itself is too blurred for the judges."""
     means, typical = class_means(splits.train), []
     for c in range(10):

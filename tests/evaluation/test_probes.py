@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from infoae_jax.evaluation.leakage import Codes, measure_leakage
+from infoae_jax.evaluation.probes import Codes, measure_leakage
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -22,38 +22,40 @@ def data(kind, count, seed=0, classes=4):
 
 
 def test_class_that_is_there_is_read_by_all_probes():
-    found = measure_leakage(data("separate", 800), data("separate", 400, 1), 4, epochs=8)
-    for kind in ("train_fitted", "cross_validated", "training_codes"):
+    found = measure_leakage(data("separate", 600), data("separate", 300, 1), 4, epochs=8)
+    for kind in ("fitted_on_training_codes", "cross_validated_on_unseen_codes", "split_of_training_codes"):
         assert min(found[kind].values()) > 0.98, kind
     assert found["information_bits"] > 0.9 * found["entropy_bits"] > 1.7
-    assert found["probe_accuracy"] == max(*found["train_fitted"].values(), *found["cross_validated"].values())
+    assert found["probe_accuracy"] == max(
+        *found["fitted_on_training_codes"].values(), *found["cross_validated_on_unseen_codes"].values()
+    )
 
 
 def test_class_that_only_a_network_can_read_is_found_by_one():
-    found = measure_leakage(data("xor", 3000), data("xor", 600, 1), 4, epochs=15)
-    assert found["train_fitted"]["linear"] < 0.4
-    assert found["train_fitted"]["mlp_512"] > 0.85
-    assert found["probe"].startswith("mlp")
-    assert found["fitted_on"] == "train_fitted"  # more codes to learn from
+    found = measure_leakage(data("xor", 1500), data("xor", 200, 1), 4, epochs=12)
+    assert found["fitted_on_training_codes"]["linear"] < 0.4
+    assert found["fitted_on_training_codes"]["mlp_512"] > 0.85
+    assert found["best_probe"].startswith("mlp")
+    assert found["setting"] == "fitted_on_training_codes"  # more codes to learn from
 
 
 @pytest.mark.parametrize("kind", ["noise", "constant"])
 def test_class_that_is_not_there_is_not_read(kind):
-    found = measure_leakage(data(kind, 1000), data(kind, 600, 1), 4, epochs=5)
-    limit = found["chance"] + 4 * np.sqrt(0.25 * 0.75 / 600)
+    found = measure_leakage(data(kind, 400), data(kind, 300, 1), 4, epochs=3)
+    limit = found["chance"] + 4 * np.sqrt(0.25 * 0.75 / 300)
     assert found["probe_accuracy"] < limit
     assert found["information_bits"] < 0.05
 
 
 def test_codes_that_overfit_give_away_the_training_images_only():
-    train, test = data("separate", 800), data("noise", 400, 1)
-    found = measure_leakage(train, test, 4, epochs=5)
+    train, test = data("separate", 400), data("noise", 300, 1)
+    found = measure_leakage(train, test, 4, epochs=3)
     assert found["training_codes_accuracy"] > 0.98
     assert found["probe_accuracy"] < 0.45
 
 
 def test_same_codes_give_the_same_figures():
-    runs = [measure_leakage(data("xor", 300), data("xor", 100, 1), 4, epochs=2) for _ in range(2)]
+    runs = [measure_leakage(data("xor", 120), data("xor", 60, 1), 4, epochs=2) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
@@ -61,6 +63,6 @@ def test_few_codes_and_absent_classes_are_borne():
     codes, labels = data("separate", 40)
     labels = np.minimum(labels, 1)  # two of the four classes never occur
     found = measure_leakage(Codes(codes, labels), Codes(codes[:10], labels[:10]), 4, epochs=2)
-    assert "cross_validated" not in found  # ten codes are too few for folds
-    assert found["fitted_on"] == "train_fitted"
+    assert "cross_validated_on_unseen_codes" not in found  # ten codes are too few for folds
+    assert found["setting"] == "fitted_on_training_codes"
     assert found["chance"] == np.bincount(labels[:10]).max() / 10

@@ -1,32 +1,30 @@
 import collections
-
-import pytest
+import json
 
 from infoae_jax.evaluation.table import HEADLINE, as_text, references, table_rows
 from tests.records import RECORD, STROKES
 
 
-def test_headline_metrics_are_read_from_a_record():
-    found = {metric.name: metric.of(RECORD) for metric in HEADLINE}
-    assert found["probe_accuracy"] == 0.8123
-    assert found["style_correlation"] == pytest.approx(0.91)  # the mean of those that are defined
-    assert found["frechet_distance"] is None
+def values(record):
+    return {(row.group, row.name): row.value for row in table_rows(record)}
 
 
-def test_references_are_those_of_the_data_and_the_latents_size():
-    assert [each.name for each in references("mnist", {8, 32})] == ["class means"]
-    assert "Cycle-VAE" in [each.name for each in references("mnist", {16})]
-    assert references("rendered", {16}) == []
+def test_figures_are_written_out():
+    found = values(RECORD)
+    assert found["leakage", "probe accuracy"] == "81.23%"
+    assert found["leakage", "best probe"] == "mlp_512, cross validated on unseen codes"
+    assert (
+        found["leakage", "fitted on training codes"] == "linear 50.00%, knn_10 50.00%, mlp_256 50.00%, mlp_512 50.00%"
+    )
+    assert found["style", "slant, correlation"] == "0.910 (reconstruction 0.990)"
+    assert found["style", "width, correlation"] == "undefined (reconstruction 0.900)"
+    assert found["cost", "encode, decode"] == "1,000, 900 images/s on 2 x cpu"
+    (transfer,) = {group for group, _ in found if group.startswith("transfer")}
+    assert "untrusted" in transfer
+    assert found[transfer, "judges on real images"] == "99.00%, 99.00%, 99.00% (threshold 99.3%)"
 
 
-def test_table_names_references_for_mnist_only_and_what_was_left_out():
-    assert any(row.reference for row in table_rows(RECORD))
-    other = {**RECORD, "data": {**RECORD["data"], "name": "rendered"}}
-    assert not any(row.reference for row in table_rows(other))
-    assert "left out" in as_text(RECORD)
-
-
-def test_table_has_a_row_for_everything_in_a_record():
+def test_each_figure_of_a_record_has_its_rows():
     rows = collections.Counter(row.group.split(" ")[0] for row in table_rows(RECORD))
     assert rows == {
         "leakage": 8,
@@ -37,7 +35,41 @@ def test_table_has_a_row_for_everything_in_a_record():
         "counterfactual": 1,  # why it was left out
         "composition": 3,
         "reversibility": 2,
-        "realism": 1,
         "cost": 2,
     }
-    assert "undefined" in next(row.value for row in table_rows(RECORD) if row.name == "width, correlation")
+
+
+def test_worst_class_is_printed_by_its_name():
+    assert "90.00% (class nought)" in as_text(RECORD)
+
+
+def test_what_was_left_out_has_a_reason_or_no_row():
+    found = values(RECORD)
+    assert found["counterfactual", "left out"] == "only for <rendered>"
+    assert not any(group == "realism" or "colour" in name for group, name in found)  # neither measured nor left out
+    figures = json.loads(json.dumps(RECORD["figures"]))
+    del figures["leakage"]["cross_validated_on_unseen_codes"]
+    found = values({**RECORD, "figures": figures})
+    assert ("leakage", "fitted on training codes") in found
+    assert ("leakage", "cross-validated on unseen codes") not in found
+
+
+def test_references_are_for_mnist_only():
+    assert {row.name: row.reference for row in table_rows(RECORD)}["slant, correlation"] == "Cycle-VAE .82"
+    other = {**RECORD, "data": {**RECORD["data"], "name": "rendered"}}
+    assert not any(row.reference for row in table_rows(other))
+
+
+def test_references_are_those_of_the_data_and_the_latents_size():
+    assert [e.name for e in references("mnist", {8, 32})] == ["class means"]
+    assert "Cycle-VAE" in [e.name for e in references("mnist", {16})]
+    assert references("rendered", {16}) == []
+
+
+def test_headline_metrics_are_read_from_a_record():
+    found = {metric.name: metric.of(RECORD) for metric in HEADLINE}
+    assert found["probe_accuracy"] == 0.8123
+    assert found["style_correlation"] == 0.91  # the mean of those that are defined
+    assert found["frechet_distance"] is None
+    assert HEADLINE[0].write(0.8123) == "81.2%"
+    assert HEADLINE[0].write(None) == ""

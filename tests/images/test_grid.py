@@ -12,14 +12,14 @@ def test_a_grid_of_swaps_sets_the_first_column_apart():
     for row in range(2):
         for column in range(3):
             swaps[row, column] = (row * 3 + column) / 10
-    canvas = swap_grid(sources, swaps, gap=1)
-    assert canvas.shape == (2 * 5 - 1, 4 * 7 - 1 + 4, 1)
+    canvas = swap_grid(sources, swaps)
+    assert canvas.shape == (2 * 6 - 2, 4 * 8 - 2 + 8, 1)
     np.testing.assert_array_equal(canvas[:4, :6], 10)  # real image, first column
     for row in range(2):
         for column in range(3):
-            top, left = row * 5, (column + 1) * 7 + 4
+            top, left = row * 6, (column + 1) * 8 + 8
             np.testing.assert_array_equal(canvas[top : top + 4, left : left + 6], round((row * 3 + column) * 25.5))
-    np.testing.assert_array_equal(canvas[4], 255)
+    np.testing.assert_array_equal(canvas[4:6], 255)
 
 
 def test_images_fill_the_rows_of_a_sheet_in_order():

@@ -124,7 +124,7 @@ BAD = {
     "one axis": (lambda: np.zeros(784, np.uint8), r"\[784\]"),
     "rows of pixels": (lambda: np.zeros((5, 784), np.uint8), r"\[5, 784\].*[Rr]eshape.*\[N, 28, 28, 1\]"),
     "five axes": (lambda: np.zeros((1, 1, *GREY), np.uint8), r"\[1, 1, 28, 28, 1\]"),
-    "channels first": (lambda: np.zeros((5, 1, 28, 28), np.uint8), "28 channels.*last"),
+    "channels first": (lambda: np.zeros((5, 1, 28, 28), np.uint8), r"\[5, 1, 28, 28\].*channels last"),
     "no image": (lambda: np.zeros((0, *GREY), np.uint8), "at least one pixel"),
     "no image in a list": (list, "empty list"),
     "a list of numbers": (lambda: [[0.0, 1.0]], r"images\[0\]\[0\] is 0\.0 .*(float).*Pass an array"),

@@ -193,13 +193,13 @@ def test_a_flipped_bit_anywhere_is_noticed(bundle, tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "own.npz"
-    with pytest.raises(UserError, match="There is no file"):
+    with pytest.raises(UserError, match="No such file"):
         read_npz(path)
     np.savez(path, a=np.zeros(3))
     with pytest.raises(UserError, match="not a file of `infoae export"):
         read_npz(path)
     path.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(UserError, match="not a zip file"):
+    with pytest.raises(UserError, match="contain.* pickled"):
         read_npz(path)
     with pytest.raises(UserError, match="damaged, or not"):
         read_npz(tmp_path)

@@ -41,7 +41,7 @@ def test_unsupported_sizes_get_a_sentence(shape):
 
 def test_initial_parameters_are_those_of_init_and_a_pure_function_of_the_seed():
     model, variables, _, _ = make()
-    params = jax.jit(lambda seed: init_params(model, seed))
+    params = jax.jit(lambda seed: init_params(model, jnp.uint32(seed)))
     jax.tree.map(np.testing.assert_array_equal, params(0), variables["params"])
     assert not np.array_equal(*(jax.tree.leaves(params(seed))[-1] for seed in (0, 1)))
 

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 from jinja2 import UndefinedError
 
@@ -10,7 +8,7 @@ from tests.html_page import Page
 
 
 def test_frame_escapes_and_fetches_nothing():
-    text = render_page("base.html", SimpleNamespace(title="<script>alert('&')</script>")).decode()
+    text = render_page("base.html", title="<script>alert('&')</script>").decode()
     page = Page(text)
     assert "script" not in page.tags
     assert "<script>alert('&')</script> · infoae_jax" in page.text
@@ -21,7 +19,7 @@ def test_frame_escapes_and_fetches_nothing():
 
 
 def test_every_colour_of_charts_becomes_one_of_the_page():
-    text = render_page("base.html", SimpleNamespace(title="")).decode()
+    text = render_page("base.html", title="").decode()
     dark = text[text.index("prefers-color-scheme: dark") :]
     for name, colour in COLOURS.items():
         assert f"--{name}: {colour};" in text
@@ -32,7 +30,7 @@ def test_every_colour_of_charts_becomes_one_of_the_page():
 
 def test_template_that_asks_for_what_is_not_there_fails():
     with pytest.raises(UndefinedError, match="title"):
-        render_page("base.html", object())
+        render_page("base.html")
 
 
 def test_only_files_with_the_mark_are_replaced(tmp_path):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, folder, mnist, rendered, svhn
-from infoae_jax.config import TRACED, flatten, parse, to_dict
+from infoae_jax.config import flatten, parse, to_dict
 from infoae_jax.errors import UserError
 from infoae_jax.sweeps.trials import filter_trials, group_trials, list_trials, parse_trial_name, trial_name
 
@@ -91,10 +91,6 @@ def test_groups_differ_in_traced_fields_only(grid, make):
 def test_trials_with_images_of_their_own_are_not_trained_together(make):
     assert len(group_trials(make({"data.dir": "a"}, {"data.dir": "b"}))) == 2
     assert len(group_trials(make({"data.cache_dir": "a"}, {"data.cache_dir": "b"}))) == 1
-
-
-def test_traced_fields_exist(tiny_config):
-    assert set(TRACED) <= set(flatten(to_dict(tiny_config)))
 
 
 @pytest.mark.parametrize(
