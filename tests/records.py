@@ -2,6 +2,7 @@
 
 from infoae_jax.evaluation.record import FORMAT
 
+STROKES = ("slant", "thickness", "area", "length", "width", "height", "intensity")
 RECORD = {
     "format": FORMAT,
     "protocol": {"name": "quick"},
@@ -24,6 +25,7 @@ RECORD = {
             },
         },
         "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "mse_increase_with_other_latent": 0.02},
+        "content": {"content_accuracy": 0.98},
         "transfer": {
             "transfer_accuracy": 0.97,
             "by_class": [0.9, 0.99],
@@ -31,10 +33,12 @@ RECORD = {
             "judge_threshold": 0.993,
         },
         "style": {
-            "correlation": {"slant": 0.91, "width": None},
-            "ceiling": {"slant": 0.99, "width": 0.9},
+            "correlation": {**dict.fromkeys(STROKES, 0.91), "width": None},
+            "ceiling": {**dict.fromkeys(STROKES, 0.99), "width": 0.9},
             "swaps_without_stroke": 3,
         },
+        "composition": {"l1_after_1": 8.7, "l1_after_10": 15.0, "accuracy_after_10": 0.97},
+        "reversibility": {"mse": 0.02, "r2": 0.9, "blurred_mse": 0.03, "blurred_r2": None},
     },
     "left_out": {"counterfactual": "only for <rendered>"},
     "untrusted": ["transfer"],

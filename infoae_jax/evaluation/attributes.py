@@ -14,7 +14,6 @@ from infoae_jax.images.pixels import border, to_float
 
 SCALE = 4  # as in Morpho-MNIST
 TAIL = 0.02  # share of the mass that width and height leave out at each end, as in Morpho-MNIST
-MAX_DARKNESS = 0.1  # brightness (share of white) up to which a border is taken as a dark background
 CHUNK_PIXELS = 250 * 32 * 32  # measured at a time, which bounds the memory
 MAX_COLOUR_PIXELS = 4096  # of an image, in which the two colours are looked for
 Attributes = dict[str, Float[np.ndarray, " n"]]
@@ -22,7 +21,7 @@ Attributes = dict[str, Float[np.ndarray, " n"]]
 
 def has_strokes(images: UInt8[np.ndarray, "n h w c"]) -> bool:
     """Whether `strokes` makes sense: grey images, bright on a dark border."""
-    return images.shape[-1] == 1 and bool(np.median(border(images).mean((1, 2))) <= MAX_DARKNESS * 255)
+    return images.shape[-1] == 1 and bool(np.median(border(images).mean((1, 2))) <= 25.5)  # a tenth of white
 
 
 def _in_chunks(measure: Callable[[np.ndarray], Attributes]) -> Callable[[np.ndarray], Attributes]:

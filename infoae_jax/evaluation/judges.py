@@ -33,6 +33,8 @@ NUM_STEPS = 2600  # of training, in at least two passes
 MAX_EPOCHS = 60
 MAX_SHIFT = 2  # pixels by which training images are moved
 THRESHOLDS = {"mnist": 0.993, "rendered": 0.93, "svhn_cropped": 0.93}
+CONVOLUTIONS = ((24, 5, 2), (48, 5, 2)), ((32, 3, 2), (32, 3, 1), (64, 3, 2)), ((24, 4, 2), (48, 3, 2), (96, 3, 2))
+HIDDEN, DROPOUT = 256, 0.4
 Images = UInt8[np.ndarray, "n h w c"]
 
 
@@ -56,10 +58,6 @@ class Judge(nn.Module):
 
     def features(self, images: UInt8[Array, "b h w c"]) -> Float[Array, "b f"]:
         return self(images, top=False)
-
-
-HIDDEN, DROPOUT = 256, 0.4
-CONVOLUTIONS = ((24, 5, 2), (48, 5, 2)), ((32, 3, 2), (32, 3, 1), (64, 3, 2)), ((24, 4, 2), (48, 3, 2), (96, 3, 2))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
+import collections
 import json
 
 from infoae_jax.evaluation.table import HEADLINE, as_text, references, table_rows
-from tests.records import RECORD
+from tests.records import RECORD, STROKES
 
 
 def values(record):
@@ -21,6 +22,21 @@ def test_figures_are_written_out():
     (transfer,) = {group for group, _ in found if group.startswith("transfer")}
     assert "untrusted" in transfer
     assert found[transfer, "judges on real images"] == "99.00%, 99.00%, 99.00% (threshold 99.3%)"
+
+
+def test_each_figure_of_a_record_has_its_rows():
+    rows = collections.Counter(row.group.split(" ")[0] for row in table_rows(RECORD))
+    assert rows == {
+        "leakage": 8,
+        "reconstruction": 3,
+        "content": 1,
+        "transfer": 3,
+        "style": len(STROKES) + 1,
+        "counterfactual": 1,  # why it was left out
+        "composition": 3,
+        "reversibility": 2,
+        "cost": 2,
+    }
 
 
 def test_worst_class_is_printed_by_its_name():
