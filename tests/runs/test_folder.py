@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -164,7 +165,18 @@ def test_file_systems_without_locks_are_not_called_busy(tmp_path, monkeypatch, a
 
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be written"), lock(tmp_path / "file" / "run"):
+    (tmp_path / "link").symlink_to("nowhere")
+    for folder in (tmp_path / "file" / "run", tmp_path / "file", tmp_path / "link"):
+        with pytest.raises(UserError, match="cannot be written") as caught, lock(folder):
+            pass
+        assert not isinstance(caught.value, BusyError)
+
+
+def test_a_folder_that_vanishes_while_it_is_made_is_busy(tmp_path, monkeypatch):
+    """As when a process that was refused this moment removes it: mkdir finds it, and then does not."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Path, "is_dir", lambda *_: False)
+    with pytest.raises(BusyError), lock(tmp_path / "run"):
         pass
 
 
