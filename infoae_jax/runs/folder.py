@@ -44,10 +44,11 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file.acquire(timeout=_LOCK_SECONDS, poll_interval=_LOCK_SECONDS / 5)
-    except (Timeout, FileNotFoundError) as error:  # or it has just removed the folder that it was refused
-        advice = "Wait for it, or choose another --workdir."
-        raise BusyError(f"Another process is training in {str(folder)!r}. {advice}") from error
     except OSError as error:
+        is_blocked = folder.is_file() or folder.is_symlink()  # otherwise the other process has just removed the folder
+        if isinstance(error, Timeout) or (isinstance(error, FileNotFoundError | FileExistsError) and not is_blocked):
+            advice = "Wait for it, or choose another --workdir."
+            raise BusyError(f"Another process is training in {str(folder)!r}. {advice}") from error
         advice = "Choose another --workdir, on a file system that can lock files."
         raise UserError(f"The run folder {str(folder)!r} cannot be written or locked ({error}). {advice}") from error
     try:
