@@ -179,7 +179,7 @@ def test_three_by_three_takes_less_than_six_minutes(tmp_path, cache):
 
 @pytest.mark.slow
 def test_killed_and_started_again_repeats_one_checkpoint_interval_of_one_trial_at_most(tmp_path, cache):
-    """And what a signal stops is resumed as well. No step that was saved is taken again, no finished trial begun again."""
+    """A signal as well. No step that was saved is taken again, and no finished trial is begun again."""
     args = ("--sweep", "--sweep_filter=seed=0,bottleneck=16,lambda_adv<0.004", "--config.log.every_steps=1")
     args += ("--config.checkpoint.every_steps=5", "--config.train.epochs=30")  # two trials, 120 steps each
     folder = tmp_path / "run" / "sweep"
