@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from infoae_jax.evaluation.leakage import Codes, measure_leakage
 from jax.sharding import Mesh
 
 from configs import mnist
