@@ -18,7 +18,7 @@ from infoae_jax.evaluation.record import QUICK
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-SMALL = dataclasses.replace(QUICK, train_codes=200, probe_epochs=2)
+SMALL = dataclasses.replace(QUICK, train_codes=100, probe_epochs=1)
 
 
 @pytest.fixture(scope="module")
