@@ -133,7 +133,7 @@ def gathered_stepper(
     by_steps = {steps: programs(steps) for steps in {1, per_call}}
     order = once_an_epoch(make_order, steps_per_epoch)
 
-    def take_steps(state: TrainState, step: int, limit: int) -> tuple[TrainState, Metrics, int]:
+    def take_steps(state: Tree, step: int, limit: int) -> tuple[Tree, Tree, int]:  # stacked, in a group
         steps = per_call if per_call <= limit else 1
         return *by_steps[steps](state, *data_set, order(step, state.step, hyper), hyper), steps
 
