@@ -98,7 +98,7 @@ def test_a_mistake_of_ours_is_an_answer_too(server, demo, monkeypatch, capsys):
 def test_an_upload_that_is_too_large_is_refused(server):
     status, answer = ask(server, "/api/encode", bytes(MAX_BYTES + 1), Content_Type="image/png")
     assert status == 413
-    assert "at most 12" in json.loads(answer)["error"]
+    assert "maximum is 12" in json.loads(answer)["error"]
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "", "9" * 30, "1e3"])
