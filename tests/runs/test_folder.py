@@ -68,7 +68,7 @@ def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
     other = dataclasses.replace(info, config=dataclasses.replace(info.config, train=train))
     with pytest.raises(UserError, match=r"(?s)train\.epochs: 2 -> 9.*train\.lambda_adv: 0\.001 -> 0\.7"):
         open_run(tmp_path, other, "1 x cpu")
-    with pytest.raises(UserError, match="begun with other images"):
+    with pytest.raises(UserError, match="started with other images"):
         open_run(tmp_path, dataclasses.replace(info, fingerprint="def"), "1 x cpu")
     assert (tmp_path / "config.json").read_bytes() == before
 
