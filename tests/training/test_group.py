@@ -101,7 +101,7 @@ def test_its_folder_is_a_run_like_any_other(group, configs):
     assert (folders[1] / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_stopped_group_goes_on(group, configs, tmp_path, monkeypatch):
+def test_a_stopped_group_is_resumed(group, configs, tmp_path, monkeypatch):
     folders = [tmp_path / str(i) for i in range(3)]
     take_steps, taken = group_module._Group.take_steps, []
 
@@ -109,7 +109,7 @@ def test_a_stopped_group_goes_on(group, configs, tmp_path, monkeypatch):
         taken.append(None)
         if len(taken) == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        take_steps(self)
+        return take_steps(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(group_module._Group, "take_steps", counting)
