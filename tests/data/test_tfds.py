@@ -103,6 +103,7 @@ def test_failed_preparation_gives_the_reason(tmp_path, monkeypatch):
         load_splits(config_of(mnist, tmp_path, dir=str(tmp_path / "nothing")))
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_mnist(tmp_path):
     config = config_of(mnist, tmp_path, dir=str(SHARED / "tensorflow_datasets"))

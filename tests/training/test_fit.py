@@ -177,6 +177,7 @@ def test_no_transfer_within_a_step_but_the_batch_on_the_host_path(whole, tiny, t
     assert share_far(result.state.params, whole.state.params, 1e-5) == 0
 
 
+@pytest.mark.slow
 def test_trains_in_half_precision(whole, tiny, tmp_path):
     tiny.train.dtype = "bfloat16"
     result = fit(parse(tiny), tmp_path / "half")

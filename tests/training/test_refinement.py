@@ -32,6 +32,7 @@ def refine(devices=1, steps=1, **changes):
     return begin, state, history
 
 
+@pytest.mark.slow
 def test_without_its_cycle_term_it_is_what_it_is_in_a_group_whose_other_runs_have_the_term(monkeypatch):
     _, ours, (metrics,) = refine(cycle_weight=0.0)
     assert metrics["cycle"] == 0

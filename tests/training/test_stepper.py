@@ -32,6 +32,7 @@ def assert_close(mine, theirs, rtol):
         np.testing.assert_allclose(mine[name], theirs[name], rtol=rtol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_every_device_holds_the_same_state():
     """`shard_map` is told so, not asked to prove it."""
     _, _, state = run(3)
