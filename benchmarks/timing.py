@@ -1,0 +1,34 @@
+"""What the parts of `speed.py` share: clocks, devices and random images."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from infoae_jax.devices.mesh import AXIS
+from infoae_jax.types import Tree
+
+SHAPES = {"MNIST": (28, 1), "SVHN": (32, 3)}  # side and channels
+
+
+def median_ms(function: Callable[[], Tree], repeats: int, skip: int = 3) -> float:
+    """Median milliseconds of `repeats` calls, each awaited, after `skip` calls that are not counted."""
+    times = []
+    for i in range(repeats + skip):
+        begin = time.perf_counter()
+        jax.block_until_ready(function())
+        if i >= skip:
+            times.append(1e3 * (time.perf_counter() - begin))
+    return statistics.median(times)
+
+
+def data_mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def example(side: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, side, side, channels), np.uint8), rng.integers(0, 10, count).astype(np.int32)
