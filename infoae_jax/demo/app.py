@@ -104,8 +104,8 @@ class Demo:
         height, width, channels = self.model.module.image_shape
         image = open_image(file, "you sent")
         if image.width * image.height > MAX_PIXELS:
-            limit = f"at most {MAX_PIXELS // 10**6} million"
-            raise RequestError(f"The image has {image.width}x{image.height} pixels, but may have {limit}.", 413)
+            limit = f"the maximum is {MAX_PIXELS // 10**6} million"
+            raise RequestError(f"The image has {image.width}x{image.height} pixels; {limit}.", 413)
         image.draft(None, (_JPEG_SIDE, _JPEG_SIDE))
         if not self.is_handwriting:
             pixels = to_array(image, "you sent", channels, (height, width))

@@ -54,11 +54,13 @@ class StyleEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b z"]:
+        # 1. Three strided convolutions.
         f1, f2, f3 = self.filters
         inner = tuple((0, 0) if side % 8 else (0, 1) for side in x.shape[1:3])
         h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
         h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
         h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
+        # 2. Two fully connected layers.
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
 
@@ -77,10 +79,12 @@ class Decoder(nn.Module):
         height, width, channels = self.image_shape
         f1, f2, f3 = self.filters
         inner = tuple((2, 2) if side % 8 else (2, 1) for side in (height, width))
+        # 1. The content joins the latent; two fully connected layers.
         h = jnp.concatenate([z, content], axis=1)
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype, kernel_init=_RELU_INIT)(h))
         h = h.reshape(h.shape[0], height // 8, width // 8, f3)
+        # 2. Three strided transposed convolutions, the mirror of the encoder.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
         h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
         h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))

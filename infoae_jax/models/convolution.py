@@ -25,10 +25,11 @@ There are three ways to compute (2):
 * merged: compute all phases as output channels of one convolution, their taps laid out on a common grid and filled up
   with zeros. More products (36 instead of 25 where k = 5, s = 2), but one convolution with s * s times the channels.
 
-`benchmarks/speed.py ways` measures them. On the CPU each is the fastest for some layers of this network (one core, 64
-images): dilated for 3x3 taps (0.9 ms against 2.6 in phases), phases for 5x5 taps (3.6 against 4.5 dilated), merged for
-1 or 3 output channels (0.5 against 0.9 dilated and 1.5 in phases). GPUs get merged: on an H100 it takes 0.22 to 0.37 of
-the time of flax's layer for 5x5 taps, and at most 4 % more than dilated for 3x3. TPUs get dilated, untested.
+`benchmarks/speed.py ways` measures them. On the CPU each is the fastest for some layers of this network (jax 0.10.2,
+one core, 64 images): dilated for 3x3 taps (0.9 ms against 2.6 in phases), phases for 5x5 taps (3.6 against 4.5
+dilated), merged for 1 or 3 output channels (0.5 against 0.9 dilated and 1.5 in phases). GPUs get merged: on an H100
+(jax 0.11.2) it takes 0.22 to 0.37 of the time of flax's layer for 5x5 taps, and at most 4 % more than dilated for 3x3.
+TPUs get dilated, untested.
 """
 
 from collections.abc import Callable

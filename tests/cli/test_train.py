@@ -73,6 +73,7 @@ def test_evaluates_at_the_end_if_asked_to_and_the_report_shows_it(launch, tmp_pa
     assert "probe accuracy" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(launch, tmp_path, child_environment):
     environment = {k: v for k, v in child_environment.items() if not k.startswith("JAX_")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")

@@ -110,6 +110,7 @@ def test_the_classifier_sees_swaps_with_noise():
     assert {k: plain[k] for k in ("reconstruction", "cycle")} == {k: noisy[k] for k in ("reconstruction", "cycle")}
 
 
+@pytest.mark.slow
 def test_it_is_the_same_on_four_devices():
     _, one, mine = refine(1, 2, content_noise=0.2)
     _, four, theirs = refine(4, 2, content_noise=0.2)

@@ -43,6 +43,7 @@ def test_every_device_holds_the_same_state():
             np.testing.assert_array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_do_what_single_ones_do(monkeypatch):
     single, _, state_single = run(8, devices=2, data_on="host")
     monkeypatch.setattr(stepper_module, "is_cpu", lambda: False)  # the loop is slow on the CPU, but right
