@@ -32,7 +32,9 @@ from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import RunInfo, open_run, read_info, read_record
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.runs.provenance import environment
-from infoae_jax.training.state import TrainState, init_state
+from infoae_jax.training.autoencoder import AUTOENCODER
+from infoae_jax.training.schedule import init_state
+from infoae_jax.training.state import TrainState
 from infoae_jax.types import Json
 
 HERE = Path(__file__).parent
@@ -175,23 +177,14 @@ def adopt(other: Path, source: RunInfo, step: int, folder: Path, target: RunInfo
 
     def fresh(info: RunInfo) -> TrainState:
         config = info.config
-        model = build(config.model, info.image_shape, len(info.class_names), config.train.dtype)
-        return init_state(model, config.train.seed)
+        return init_state(build(config.model, info.image_shape, len(info.class_names), config.train.dtype), config)
 
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(lambda: fresh(source))
-    )
     with Checkpoints(other) as checkpoints:
-        restored = checkpoints.restore(abstract, step)
+        restored = checkpoints.restore(fresh(source), step)
     assert restored, f"no checkpoint of step {step} in {other}"
-    state, mine = restored[1], jax.jit(lambda: fresh(target))()  # compiled, as `fit` does it
-    params, opt_state = (
-        {name: value if name == "alignment" else trained[name] for name, value in own.items()}
-        for trained, own in ((state.params, mine.params), (state.opt_state, mine.opt_state))
-    )
+    mine = AUTOENCODER.merge(fresh(target), AUTOENCODER.carry(restored[1]))
     with Checkpoints(folder, keep=1, wait=True) as checkpoints:
-        checkpoints.save(step, dataclasses.replace(state, params=params, opt_state=opt_state))
+        checkpoints.save(step, mine)
 
 
 def shared_steps(run: Path, wanted: Config) -> int:
@@ -209,8 +202,8 @@ def shared_steps(run: Path, wanted: Config) -> int:
         reference_couplings=wanted.model.reference_couplings,
     )
     for section, kind, compared, sections in (
-        ("train", "epoch", dataclasses.replace(config, model=same_couplings), ("data", "model", "train")),
-        ("alignment", "align", config, ("model", "alignment")),
+        ("train", "autoencoder", dataclasses.replace(config, model=same_couplings), ("data", "model", "train")),
+        ("alignment", "alignment", config, ("model", "alignment")),
     ):
         if any(getattr(compared, name) != getattr(wanted, name) for name in sections):
             break

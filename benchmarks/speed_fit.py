@@ -12,17 +12,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.timing import data_mesh, example
+from benchmarks.timing import example, make_stepper
 from configs import mnist, rendered
 from infoae_jax.config import Config, parse
 from infoae_jax.devices.setup import set_up
 from infoae_jax.models.autoencoder import build
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.training.fit import fit
-from infoae_jax.training.state import init_state
-from infoae_jax.training.stepper import make_stepper
 from infoae_jax.types import Json
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +37,7 @@ def loop(args: argparse.Namespace) -> Iterator[Json]:
         with tempfile.TemporaryDirectory() as folder:
             if not fit(config, folder).finished:
                 raise SystemExit("stopped before the end: nothing was measured")
-            epochs = read_metrics(folder, "epoch")[1:]  # the first one compiles
+            epochs = read_metrics(folder, "autoencoder")[1:]  # the first one compiles
             whole += [1e3 * config.train.batch_size / line["images_per_s"] for line in epochs]
         steps = config.data.num_train // config.train.batch_size
         take = _bare_steps(config, 32, 3, config.data.num_train)
@@ -51,22 +48,17 @@ def loop(args: argparse.Namespace) -> Iterator[Json]:
 
 def _bare_steps(config: Config, side: int, channels: int, num_images: int) -> Callable[[int], float]:
     """Makes a function that takes a number of steps and nothing else, and returns their mean milliseconds."""
-    mesh = data_mesh()
     model = build(config.model, (side, side, channels), 10)
-    images, labels = example(side, channels, num_images)
-    take_steps = make_stepper(model, config.train, images, labels, mesh)
-    state = jax.device_put(init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
-    at = 0
+    stepper, at = make_stepper(config, model, *example(side, channels, num_images)), 0
 
     def run(steps: int) -> float:
-        nonlocal state, at
+        nonlocal at
         begin, before = time.perf_counter(), None
         for _ in range(steps):
-            state, metrics, taken = take_steps(state, at, 1)
-            at += taken
+            taken = stepper.take(at, 1)
             jax.block_until_ready(before)  # as `fit` does: on several CPU devices XLA deadlocks on a long queue
-            before = metrics
-        jax.block_until_ready(state)
+            before, at = taken, at + 1
+        jax.block_until_ready(before)
         return 1e3 * (time.perf_counter() - begin) / steps
 
     return run
@@ -95,7 +87,7 @@ def _seconds_to_first_step(config: str, options: list[str], folder: Path, number
         env={**environment, "XDG_CACHE_HOME": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
     ) as child:
-        while not read_metrics(run, "step"):
+        while not read_metrics(run, "autoencoder_step"):
             if child.poll() is not None:
                 raise SystemExit(f"{' '.join(command)} ended with code {child.returncode}")
             time.sleep(0.05)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,16 +11,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.timing import SHAPES, data_mesh, example, median_ms
+from benchmarks.timing import SHAPES, data_mesh, example, make_stepper, median_ms
 from configs import mnist, svhn
 from infoae_jax.config import parse
 from infoae_jax.devices.batching import make_batched
 from infoae_jax.devices.setup import set_up
-from infoae_jax.models.autoencoder import build
-from infoae_jax.training.state import init_state
-from infoae_jax.training.stepper import make_stepper
+from infoae_jax.models.autoencoder import build, fresh_variables
 from infoae_jax.types import Json, Tree
 
 HERE = Path(__file__).parent
@@ -93,23 +91,18 @@ def ours(args: argparse.Namespace) -> None:
     values.model.couplings, values.train.cycle_weight = 0, 0.0
     config = parse(values)
     model = build(config.model, (args.side, args.side, args.channels), 10)
-    mesh = data_mesh()
-    state = jax.device_put(init_state(model, 0), NamedSharding(mesh, PartitionSpec()))
     images, labels = example(args.side, args.channels, max(4 * args.batch, 2048))
     function: Callable[[], Tree]
     if args.task.startswith("train"):
-        take_steps = make_stepper(model, config.train, images, labels, mesh)
-        at = 0
+        stepper = make_stepper(config, model, images, labels)
+        steps = itertools.count()
 
         def function():
-            nonlocal state, at
-            state, metrics, taken = take_steps(state, at, 1)
-            at += taken
-            return state, metrics
+            return stepper.take(next(steps), 1)
 
     else:
-        apply = make_batched(functools.partial(model.apply, method=args.task), mesh, args.side**2)
-        variables = {"params": state.params}
+        apply = make_batched(functools.partial(model.apply, method=args.task), data_mesh(), args.side**2)
+        variables = fresh_variables(model, 0)
         z = np.asarray(jax.random.normal(jax.random.key(0), (args.batch, 16)))
         rows = (images[: args.batch],) if args.task == "encode" else (z, labels[: args.batch])
 

@@ -23,9 +23,8 @@ from infoae_jax.devices.mesh import AXIS
 from infoae_jax.devices.setup import set_up
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import StyleBank
-from infoae_jax.models.autoencoder import build
+from infoae_jax.models.autoencoder import build, fresh_variables
 from infoae_jax.runs.folder import RunInfo
-from infoae_jax.training.state import init_state
 from infoae_jax.types import Json, Tree
 
 
@@ -41,7 +40,7 @@ def use(args: argparse.Namespace) -> Iterator[Json]:
     for shape, (side, channels) in SHAPES.items():
         config = parse((mnist if side == 28 else svhn).get_config())
         module = build(config.model, (side, side, channels), 10)
-        variables = jax.device_put({"params": init_state(module, 0).params}, whole)
+        variables = jax.device_put(fresh_variables(module, 0), whole)
         images, labels = example(side, channels, count)
         info = RunInfo(config, module.image_shape, tuple("0123456789"), count, count, "random")
         model = Model(module, variables, info, StyleBank(np.zeros((1, module.bottleneck)), labels[:1]))

@@ -51,8 +51,6 @@ def get_config() -> ConfigDict:
     train.lambda_ramp = 0.5  # share of this phase over which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
     train.seed = 0
-    train.data_on = "auto"  # where the images are kept: 'device' or 'host'; 'auto' = on accelerators the device
-    train.steps_per_call = 1  # accelerators: steps in one dispatch, unless a log line or checkpoint comes first
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
@@ -71,13 +69,15 @@ def get_config() -> ConfigDict:
     refine.content_noise = 0.0  # standard deviation of noise on these swaps, which are then also shifted; 0 = neither
 
     config.log = log = ConfigDict()
-    log.every_steps = 50  # how often losses are read from the device and written to metrics.jsonl
+    # How often losses are written to metrics.jsonl; accelerators take all the steps until then in one call.
+    log.every_steps = 50
     # Generate swaps and measure the test images after these epochs, and always after the last one.
     log.sample_epochs = (0, 1, 2, 5, 10, 20, 50, 100, 200, 300)
     log.tensorboard = False  # also write TensorBoard events (needs the extra 'tensorboard')
 
     config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every_steps = 500  # also save after each epoch of the first phase; 0 = after each epoch of any phase
+    # Save at the first log line or end of an epoch after this time, and at the end of each phase.
+    checkpoint.every_seconds = 30.0
     checkpoint.keep = 2  # number of newest checkpoints to keep, 2 or more, in case one is damaged
 
     config.evaluate = evaluate = ConfigDict()

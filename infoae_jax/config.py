@@ -65,8 +65,6 @@ class TrainConfig:
     lambda_ramp: float = _range(0, 1, above=True, traced=True)
     adversary_steps: int = _range(1, 100)
     seed: int = _range(0, 2**32 - 1, traced=True)
-    data_on: Literal["auto", "device", "host"]
-    steps_per_call: int = _range(1, 10_000)
     dtype: Dtype
 
 
@@ -84,7 +82,7 @@ class RefineConfig:
     epochs: int = _range(0, 1_000_000)
     learning_rate: float = _range(0, 1, above=True, traced=True)
     style_weight: float = _range(0, 1e6, traced=True)
-    cycle_weight: float = _range(0, 1e6, traced=True)
+    cycle_weight: float = _range(0, 1e6)
     content_weight: float = _range(0, 1e6, traced=True)
     content_noise: float = _range(0, 1, traced=True)
 
@@ -98,7 +96,7 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every_steps: int = _range(0)
+    every_seconds: float = _range(0)
     keep: int = _range(2, 1000)
 
 
@@ -119,9 +117,28 @@ class Config:
     evaluate: EvaluateConfig
 
 
-# Fields that a resumed run may change, as they do not change its result (`data_on` and `steps_per_call` only its
-# rounding, since they change the compiled program).
-FREE_ON_RESUME = "data.dir", "data.cache_dir", "train.data_on", "train.steps_per_call", "log", "checkpoint", "evaluate"
+# Fields that a resumed run may change, as they do not change its result.
+FREE_ON_RESUME = "data.dir", "data.cache_dir", "log", "checkpoint", "evaluate"
+Section: TypeAlias = TrainConfig | AlignmentConfig | RefineConfig  # the settings of a phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """The settings of a phase that its program is compiled for, as attributes: all that are not traced."""
+
+    items: tuple[tuple[str, object], ...]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in (found := dict(object.__getattribute__(self, "items"))):
+            return found[name]
+        raise AttributeError(f"{name!r} is no setting that a program is compiled for: traced ones are in `Hyper`.")
+
+
+def split_settings(section: Section) -> tuple[Static, dict[str, float]]:
+    """Those of a phase that its program is compiled for, and those that it takes as arguments."""
+    values = {field: getattr(section, field.name) for field in dataclasses.fields(section)}
+    static = tuple((f.name, value) for f, value in values.items() if not f.metadata.get("traced"))
+    return Static(static), {f.name: value for f, value in values.items() if f.metadata.get("traced")}
 
 
 def parse(values: Mapping[str, object] | ConfigDict) -> Config:
@@ -221,7 +238,7 @@ def _describe(kind: type, options: tuple[object, ...], limits: Mapping[str, Any]
 
 
 def _check_combinations(config: Config) -> None:
-    data, model, calls = config.data, config.model, config.train.steps_per_call
+    data, model = config.data, config.model
     if not data.name:
         raise UserError("config.data.name is empty, but must be 'rendered', 'folder', or the name of a TFDS data set.")
     if len(model.filters) != 3:
@@ -231,12 +248,6 @@ def _check_combinations(config: Config) -> None:
             "config.model.bottleneck is 1, but a latent on the sphere or with an alignment needs at least 2. Raise it, "
             "or use --config.model.latent=ball and --config.model.couplings=0."
         )
-    for name, period in (("log", config.log.every_steps), ("checkpoint", config.checkpoint.every_steps)):
-        if period and calls > period:
-            raise UserError(
-                f"config.train.steps_per_call is {calls}, but must be at most config.{name}.every_steps, which is "
-                f"{period}. Lower the former or raise the latter."
-            )
     if data.image_size:
         check_image_shape((data.image_size, data.image_size, data.channels))
     if data.name == "rendered":

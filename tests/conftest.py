@@ -1,7 +1,7 @@
 """Strict JAX, four fake devices, and shapes checked at run time."""
 
 import atexit
-import functools
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -42,10 +42,11 @@ from infoae_jax.data.load import load_splits
 from infoae_jax.models.autoencoder import build
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import RunInfo, open_run
-from infoae_jax.training.state import init_state
-from infoae_jax.training.stepper import gathered_program, train_program
+from infoae_jax.training.schedule import init_state
+from infoae_jax.training.stepper import step_program
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
 settings.register_profile(
     "ci", derandomize=True
 )  # the same examples each time; elsewhere hypothesis looks for new ones
@@ -74,12 +75,9 @@ def one_device(monkeypatch):
 @pytest.fixture
 def new_programs():
     """For tests that change what is compiled: they share no compiled step with other tests."""
-    makers = train_program, gathered_program
-    for make in makers:
-        make.cache_clear()
+    step_program.cache_clear()
     yield
-    for make in makers:
-        make.cache_clear()
+    step_program.cache_clear()
 
 
 @pytest.fixture
@@ -107,18 +105,15 @@ def untrained(cache, tmp_path_factory):
     folder.mkdir()
     open_run(folder, info, "1 x cpu")
     model = build(config.model, info.image_shape, 10)
-    shapes = jax.eval_shape(lambda: init_state(model, 0))  # nothing is compiled
-
-    def fill(path, leaf, rng):
-        if any(name in jax.tree_util.keystr(path) for name in ("matrix", "rotations")):  # to be inverted
-            return np.broadcast_to(np.eye(leaf.shape[-1], dtype=leaf.dtype), leaf.shape)
-        scale = np.prod(leaf.shape[:-1]) ** -0.5 if len(leaf.shape) > 1 else 0.05
-        return np.asarray(rng.normal(0, scale, leaf.shape), leaf.dtype)
-
     with Checkpoints(folder, keep=2) as checkpoints:
         for step in (3, 8):
+            state = init_state(model, dataclasses.replace(config, train=dataclasses.replace(config.train, seed=step)))
             rng = np.random.default_rng(step)
-            checkpoints.save(step, jax.tree_util.tree_map_with_path(functools.partial(fill, rng=rng), shapes))
+            variables = jax.tree.map(  # not the identity, as a fresh alignment is
+                lambda x, rng=rng: x if x.any() else x + 0.05 * rng.standard_normal(x.shape, np.float32),
+                state.variables,
+            )
+            checkpoints.save(step, dataclasses.replace(state, step=np.asarray(step, np.int32), variables=variables))
     return folder
 
 

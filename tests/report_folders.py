@@ -22,7 +22,7 @@ def make_run(folder, config, evaluated=True, record=RECORD, class_names=None):
     append_metrics(folder, "start", step=0, device="2 x cpu", environment={"jax": "1"}, time="now")
     for epoch, mse in ((1, 0.08), (2, 0.02), (3, 0.012)):
         means = {"reconstruction": mse, "adversary_accuracy": 0.2, "lambda": 0.001 * epoch}
-        append_metrics(folder, "epoch", step=4 * epoch, epoch=epoch, **means)
+        append_metrics(folder, "autoencoder", step=4 * epoch, epoch=epoch, **means)
         append_metrics(folder, "test", step=4 * epoch, epoch=epoch, reconstruction=mse, content_accuracy=0.5)
     (folder / "samples").mkdir()
     for epoch in (0, 3):

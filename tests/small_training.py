@@ -1,11 +1,11 @@
 """A small model on random images, for tests of training steps that only compare, and ways to disturb `fit`."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -14,9 +14,9 @@ from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.models.autoencoder import build
-from infoae_jax.training import fit as fit_module
-from infoae_jax.training.autoencoder import train_step
-from infoae_jax.training.state import init_state, make_hyper, static_config
+from infoae_jax.training.autoencoder import AUTOENCODER
+from infoae_jax.training.schedule import init_state, schedule
+from infoae_jax.training.stepper import Layout, Stepper
 
 SHAPE, BATCH = (8, 8, 1), 16
 
@@ -26,48 +26,44 @@ def make(shape=SHAPE, batch=BATCH, couplings=1, **train):
     values = mnist.get_config("tiny")
     values.train.update(train, batch_size=batch)
     values.model.couplings, values.model.latent, values.log.every_steps = couplings, "sphere", 100
+    values.alignment.batch_size, values.refine.epochs = batch, 2
     config = parse(values)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * batch, *shape), np.uint8)
     return build(config.model, shape, 10), config, images, (np.arange(4 * batch) % 10).astype(np.int32)
 
 
-def init(model):
-    """A state with random parameters, as one that `init_state` makes, but nothing is compiled for it."""
-    rng = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        name = jax.tree_util.keystr(path)
-        if "params" not in name or len(leaf.shape) < 2:
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        if "matrix" in name or "rotations" in name:  # to be inverted
-            return jnp.broadcast_to(jnp.eye(leaf.shape[-1]), leaf.shape)
-        return jnp.asarray(rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape), leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(fill, _state_shapes(model))
+def span_of(config, count, phase=AUTOENCODER, devices=1):
+    """When this phase takes its steps on `count` images."""
+    return next(span for other, span in schedule(config, count, devices) if other is phase)
 
 
-@functools.lru_cache
-def _state_shapes(model):
-    return jax.eval_shape(functools.partial(init_state, model), np.uint32(0))
+def begin(model, config, count, phase=AUTOENCODER, devices=1):
+    """A state from which this phase can start, with initial parameters."""
+    first = span_of(config, count, phase, devices).first
+    return dataclasses.replace(init_state(model, config), step=np.asarray(first, np.int32))
 
 
-@functools.lru_cache
-def step_program(model, config):
-    """`train_step`, for a configuration from `static_config`."""
-    return jax.jit(functools.partial(train_step, model, config))
+def make_stepper(model, config, tables, phase=AUTOENCODER, devices=1, state=None):
+    """It takes the steps of a run; its epochs are those of `span_of`."""
+    count, layout = len(tables["labels"]), Layout(devices_mesh(devices))
+    state = state or begin(model, config, count, phase, devices)
+    return Stepper(model, phase, span_of(config, count, phase, devices), [config], [state], [tables], layout)
 
 
-def run(steps=3, begin=init, **changes):
-    """The state and the metrics of each of `steps` steps, from the state that `begin` makes for the model."""
+def take_steps(model, config, tables, steps, phase=AUTOENCODER, devices=1, state=None):
+    """The state after that many steps, one by one, and the metrics of each."""
+    state = state or begin(model, config, len(tables["labels"]), phase, devices)
+    stepper, first = make_stepper(model, config, tables, phase, devices, state), int(state.step)
+    taken = [jax.device_get(stepper.take(step, 1)) for step in range(first, first + steps)]
+    history = [{name: float(value) for name, value in metrics.items()} for metrics, _ in taken]
+    return jax.device_get(stepper.state(state, 0)), history
+
+
+def run(steps=3, **changes):
+    """The state after that many steps of the autoencoder, and the metrics of each."""
     model, config, images, labels = make(**changes)
-    take_step, hyper = step_program(model, static_config(config.train)), make_hyper(config.train, len(images))
-    state, history, batch = begin(model), [], config.train.batch_size
-    for i in range(steps):
-        rows = slice(i % 4 * batch, (i % 4 + 1) * batch)
-        state, metrics = take_step(state, images[rows], labels[rows], hyper)
-        history.append({name: float(value) for name, value in metrics.items()})
-    return state, history
+    return take_steps(model, config, {"images": images, "labels": labels}, steps)
 
 
 @functools.lru_cache
@@ -75,9 +71,9 @@ def _method_program(model, method):
     return jax.jit(functools.partial(model.apply, method=method))
 
 
-def call(model, params, method, *args):
+def call(model, variables, method, *args):
     """What a method of the model returns."""
-    return _method_program(model, method)({"params": params}, *args)
+    return _method_program(model, method)(variables, *args)
 
 
 def devices_mesh(count):
@@ -119,27 +115,19 @@ def assert_identical(a, b):
 def after_step(number, action):
     """`fit` calls `action` after the step of this number, counted over all phases from 1.
 
-    The action gets what the step returned, and may return something else for it.
+    The action gets the stepper, and may return something else for what the step returned.
     """
-    train = fit_module.train
+    take = Stepper.take
 
-    def acting(run):
-        answer = None
-        with contextlib.closing(train(run)) as phases:
-            while True:
-                try:
-                    request = phases.send(answer)
-                except StopIteration as end:
-                    return end.value
-                answer = yield request
-                if request.step + (answer[2] if request.kind == "train" else 1) == number:
-                    answer = action(answer) or answer
+    def acting(self, step, steps):
+        taken = take(self, step, steps)
+        return action(self) or taken if step + steps == number else taken
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "train", acting)
+        patch.setattr(Stepper, "take", acting)
         yield
 
 
 def interrupt(signal_number):
     """An action: this signal comes."""
-    return lambda answer: os.kill(os.getpid(), signal_number)
+    return lambda stepper: os.kill(os.getpid(), signal_number)

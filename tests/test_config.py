@@ -59,10 +59,8 @@ IMPOSSIBLE = [
     ("train.epochs", 0, "from 1 to 1000000"),
     ("train.batch_size", -1, "from 1 to"),
     ("train.adversary_steps", 0, "from 1 to 100"),
-    ("train.steps_per_call", 51, "at most config.log.every_steps, which is 50"),
     ("train.dtype", "float16", "'float32' or 'bfloat16'"),
     ("train.seed", 2**32, "from 0 to 4294967295"),
-    ("train.data_on", "gpu", "'auto', 'device' or 'host'"),
     ("data.channels", 4, "0, 1 or 3"),
     ("data.channels", 1.0, "0, 1 or 3"),
     ("data.channels", True, "0, 1 or 3"),
@@ -76,6 +74,8 @@ IMPOSSIBLE = [
     ("log.sample_epochs", (1, -1), r"sample_epochs\[1\] is -1"),
     ("log.tensorboard", 1, "True or False"),
     ("log.every_steps", 0, "a whole number of at least 1"),
+    ("checkpoint.every_seconds", -1, "a number of at least 0"),
+    ("checkpoint.every_seconds", "30", "a number of at least 0"),
     ("checkpoint.keep", 1, "from 2 to 1000"),
 ]
 
@@ -130,9 +130,11 @@ def test_differences_name_fields_and_leave_out_those_without_effect():
     old = parse(base.get_config())
     new = dataclasses.replace(
         old,
-        train=dataclasses.replace(old.train, lambda_adv=0.5, data_on="host"),
+        train=dataclasses.replace(old.train, lambda_adv=0.5),
         data=dataclasses.replace(old.data, dir="elsewhere", seed=3),
         log=dataclasses.replace(old.log, every_steps=7),
+        checkpoint=dataclasses.replace(old.checkpoint, every_seconds=0.0),
+        evaluate=dataclasses.replace(old.evaluate, at_end="full"),
     )
     assert differences(old, new) == ["data.seed: 0 -> 3", "train.lambda_adv: 0.005 -> 0.5"]
     assert differences(old, old) == []
@@ -153,6 +155,7 @@ def test_config_is_immutable():
         ("data.cache_dir", "elsewhere", True),
         ("evaluate.at_end", "quick", True),
         ("train.cycle_weight", 0.5, False),
+        ("refine.cycle_weight", 0.5, False),
         ("train.epochs", 7, False),
         ("data.seed", 5, False),
         ("log.every_steps", 7, False),

@@ -70,7 +70,7 @@ def run_sweep_command(
         )
     check_folders(trials)
     if _LIST.value:
-        print(list_states(trials), _memory(trials), sep="\n")
+        print(list_states(trials))
         return True
     if _CLUSTER.value:
         return _submit(trials)
@@ -98,21 +98,6 @@ def _run(trials: list[Trial], protocol: Protocol) -> bool:
     if any(trial.is_comparable for trial in read_trials(folder)):
         print(write_sweep_report(folder))
     return not outcome.failed
-
-
-def _memory(trials: list[Trial]) -> str:
-    """The memory that each group needs on an accelerator, if its images are in the cache."""
-    import jax  # here, so that mistakes are answered before the slow import of JAX
-
-    from infoae_jax.data.load import is_cached
-    from infoae_jax.training.group import memory_estimate
-
-    jax.config.update("jax_platforms", "cpu")  # nothing is computed: leave the accelerators to those who train
-    groups = enumerate(group_trials(trials), 1)
-    sizes = {n: memory_estimate([t.config for t in group]) for n, group in groups if is_cached(group[0].config.data)}
-    text = "group {}: about {:.2f} GiB (half to twice that) to train it on one accelerator"
-    lines = [text.format(number, size / 2**30) for number, size in sizes.items()]
-    return "\n".join(lines) or "The memory that the groups need can be told once a training has cached the images."
 
 
 def _submit(trials: list[Trial]) -> bool:

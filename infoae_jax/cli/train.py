@@ -23,6 +23,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: number of processes", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process_id", None, "Several hosts: number of this process, from 0", lower_bound=0)
+_GPU_TUNING = flags.DEFINE_enum(
+    "gpu_tuning", "quick", ["none", "quick", "full"], "GPU only: how long XLA looks for the fastest kernels"
+)
 _CACHE = flags.DEFINE_boolean("compilation_cache", True, "Keep compiled programs in the user's cache folder")
 
 
@@ -68,7 +71,7 @@ def main(_: list[str]) -> None:
 def _set_up(batch_size: int) -> None:
     from infoae_jax.devices.setup import set_up  # here, so that mistakes are answered before JAX is imported
 
-    set_up(batch_size, _CPU_DEVICES.value, _CACHE.value)
+    set_up(batch_size, _CPU_DEVICES.value, _CACHE.value, _GPU_TUNING.value)
 
 
 def _train(config: Config, workdir: Path) -> None:

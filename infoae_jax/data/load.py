@@ -31,14 +31,6 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
     return splits
 
 
-def is_cached(config: DataConfig) -> bool:
-    """Whether `load_splits` has nothing to decode; False, too, if it would fail."""
-    try:
-        return cache_path(config, _find_source(config, prepare=False).key).exists()
-    except UserError:
-        return False
-
-
 def _find_source(config: DataConfig, prepare: bool) -> Source:
     if config.name == "rendered":
         return rendered_source(config)

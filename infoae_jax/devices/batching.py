@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from infoae_jax.devices.compiling import compiler_options
 from infoae_jax.devices.mesh import AXIS, is_cpu
 from infoae_jax.types import Tree
 
@@ -43,7 +44,8 @@ def _sharded(function: Callable[..., Any], mesh: Mesh, part: int) -> Callable[..
         parts = [tuple(array[start : start + size] for array in rows) for start in range(0, count, size)]
         return jnp.concatenate([function(variables, *arrays) for arrays in parts])
 
-    return jax.jit(jax.shard_map(in_parts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False))
+    shared = jax.shard_map(in_parts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+    return jax.jit(shared, compiler_options=compiler_options("rare"))
 
 
 @functools.lru_cache(_JIT_CACHE_SIZE)

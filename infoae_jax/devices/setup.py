@@ -12,14 +12,27 @@ import warnings
 from pathlib import Path
 
 import jax
+import jaxlib
 
+from infoae_jax.devices.compiling import choose_tuning
 from infoae_jax.files import cache_folder
 
+# An unknown name in XLA_FLAGS ends the process: hence only the versions that were tried.
+_ONEDNN_VERSIONS = (0, 11), (0, 12)
+_ONEDNN_FLAGS = (
+    "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+    "--xla_cpu_experimental_onednn_custom_call=true",
+)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
-def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_cache: bool = True) -> None:
-    """Configures JAX and, where the CPU computes on Linux, memory: the process keeps what it frees for later steps.
+def set_up(
+    batch_size: int | None,
+    cpu_devices: int | None = None,
+    compilation_cache: bool = True,
+    gpu_tuning: str = "quick",
+) -> None:
+    """Configures JAX, XLA and, where the CPU computes on Linux, memory: the process keeps what it frees for later.
 
     Call it before anything touches a device or starts threads. The CPU computes if JAX_PLATFORMS begins with 'cpu', or
     if it is not set and no plugin for an accelerator is installed.
@@ -29,10 +42,17 @@ def set_up(batch_size: int | None, cpu_devices: int | None = None, compilation_c
       cpu_devices: into how many devices to split the CPU; by default one for each core (XLA runs a CPU convolution on
         one core), or as many fewer as divide the batch.
       compilation_cache: keep compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
+      gpu_tuning: how long XLA looks for the fastest kernels of a GPU: 'none', 'quick' or, for minutes, 'full'.
+
+    Raises:
+      UserError: if there is no such tuning.
     """
+    choose_tuning(gpu_tuning)
     jax.config.update("jax_num_cpu_devices", cpu_devices or _num_devices(batch_size))
-    if sys.platform == "linux" and _will_use_cpu():
-        _keep_memory()
+    if _will_use_cpu():
+        _choose_convolutions()
+        if sys.platform == "linux":
+            _keep_memory()
     jax.config.update("jax_enable_compilation_cache", compilation_cache)
     if compilation_cache:
         _keep_programs()
@@ -51,6 +71,15 @@ def _will_use_cpu() -> bool:
     return not plugins and not any(map(importlib.util.find_spec, ("jax_plugins", "libtpu")))
 
 
+def _choose_convolutions() -> None:
+    """Lets XLA call oneDNN for convolutions, which is faster than its own library (`benchmarks/speed.py`)."""
+    version = tuple(map(int, jaxlib.__version__.split(".")[:2]))
+    if version in _ONEDNN_VERSIONS:
+        given = os.environ.get("XLA_FLAGS", "")
+        flags = [flag for flag in _ONEDNN_FLAGS if flag.partition("=")[0] not in given]  # the user's win
+        os.environ["XLA_FLAGS"] = " ".join([*flags, given])
+
+
 def _keep_memory() -> None:
     """Keeps glibc from returning XLA's scratch memory to the system: that takes a fifth of a training step.
 
@@ -66,7 +95,8 @@ def _keep_memory() -> None:
 def _keep_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
-            folder = cache_folder() / "compiled" / _processor()
+            # What XLA found out about the kernels of a GPU is kept there too, and holds for one version of it.
+            folder = cache_folder() / "compiled" / f"{_processor()}-{jaxlib.__version__}"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever can write there can run code here
         except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home folder
             warnings.warn(f"Compiled programs cannot be kept in the user's cache folder ({error}).", stacklevel=3)

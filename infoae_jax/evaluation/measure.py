@@ -95,7 +95,7 @@ def evaluate_run(
     prepared = time.perf_counter()
     measured = measure(system, splits, judges, protocol)
     seconds = measured.pop("seconds")
-    speeds = [line["images_per_s"] for line in read_metrics(run, "epoch")]
+    speeds = [line["images_per_s"] for line in read_metrics(run, "autoencoder")]
     images, labels = splits.test.images[:2000], splits.test.labels[:2000]
     z = system.encode(images)
     record = {

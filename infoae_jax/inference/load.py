@@ -10,7 +10,7 @@ from infoae_jax.inference.description import Bundle
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.npz import read_npz
 from infoae_jax.inference.styles import load_style_bank
-from infoae_jax.models.autoencoder import InfoAutoencoder, build, init_params
+from infoae_jax.models.autoencoder import InfoAutoencoder, build, fresh_variables
 from infoae_jax.pretrained.find import find_model
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import read_info, read_record
@@ -44,7 +44,7 @@ def load_bundle(run: str | Path, step: int | None = None, data_dir: str | None =
 
 
 def restore_variables(run: str | Path, step: int | None = None) -> tuple[int, InfoAutoencoder, Variables]:
-    """A checkpoint of a run folder, by default the newest: its step, the networks and their parameters.
+    """A checkpoint of a run folder, by default the newest: its step, the networks and their variables.
 
     Raises:
       UserError: if it is no run folder, or has no such checkpoint.
@@ -53,11 +53,12 @@ def restore_variables(run: str | Path, step: int | None = None) -> tuple[int, In
     info = read_info(run)
     module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    # The parameters alone: the optimiser's state is twice their size, and other versions of the code may differ in it.
-    shapes = jax.eval_shape(lambda: init_params(module, 0))
-    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
+    # The variables alone: the optimiser's state is twice their size, and other versions of the code may differ in it.
+    abstract = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), fresh_variables(module, 0)
+    )
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
-            if restored := checkpoints.restore(abstract, step, "params"):
-                return restored[0], module, {"params": restored[1]}
+            if restored := checkpoints.restore(abstract, step, "variables"):
+                return restored[0], module, restored[1]
     raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")

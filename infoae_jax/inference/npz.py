@@ -1,6 +1,6 @@
-"""A trained model as an .npz file: every parameter by name, and description.json as one more member of the archive.
+"""A trained model as an .npz file: every variable by name, and description.json as one more member of the archive.
 
-`infoae_jax.load` reads it, and so does anything that reads NumPy's files. Parameters are float32, float16, or (`int8`)
+`infoae_jax.load` reads it, and so does anything that reads NumPy's files. Variables are float32, float16, or (`int8`)
 large kernels as int8 with a scale for each output channel and the rest float16: the value is `int8 * scale`.
 
 The file holds no Python objects, and reading it makes none: no pickle, no code. Its checksum finds damage; it is not a
@@ -13,7 +13,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +25,19 @@ from infoae_jax.files import write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import StyleBank
-from infoae_jax.models.autoencoder import InfoAutoencoder, build, init_params
+from infoae_jax.models.autoencoder import InfoAutoencoder, build, fresh_variables
 from infoae_jax.runs.folder import parse_record
-from infoae_jax.types import Json
+from infoae_jax.types import Json, Variables
 
 Dtype: TypeAlias = Literal["float32", "float16", "int8"]
 Arrays: TypeAlias = Mapping[str, np.ndarray]
-_PARAMS = "params/"
-_TRAINING_ONLY = "adversary"  # the network that is not exported
+_COLLECTIONS = "params/", "constants/"
+_TRAINING_ONLY = "/adversary/", "/alignment_helpers/"  # networks that are not exported
 _MIN_INT8_SIZE = 4096  # entries; in smaller kernels int8 saves little for its error
 
 
 def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
-    """Writes the model without its adversary; the same model always gives the same bytes.
+    """Writes the model without the networks that only train it; the same model always gives the same bytes.
 
     Args:
       out: the file; folders on the way to it are made.
@@ -47,10 +47,9 @@ def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
     Raises:
       UserError: if a value does not fit into float16.
     """
-    params = {k: v for k, v in bundle.model.variables["params"].items() if k != _TRAINING_ONLY}
-    named = {_PARAMS + name: np.asarray(v, np.float32) for name, v in flatten_dict(params, sep="/").items()}
+    named = {name: np.asarray(v, np.float32) for name, v in _exported(bundle.model.variables).items()}
     stored = {k: v for name, values in (named | bundle.extras).items() for k, v in _encoded(name, values, dtype)}
-    description = describe(bundle, "parameters by name; a kernel stored as int8 is int8 * scale")
+    description = describe(bundle, "variables by name; a kernel stored as int8 is int8 * scale")
     description["arrays"] = {name: {"shape": list(v.shape), "dtype": str(v.dtype)} for name, v in stored.items()}
     description["sha256"] = _checksum(description, stored)
     files = {DESCRIPTION_FILE: to_json(description)} | {f"{name}.npy": _npy(values) for name, values in stored.items()}
@@ -75,19 +74,20 @@ def read_npz(path: str | Path) -> Bundle:
         if _checksum({k: v for k, v in description.items() if k != "sha256"}, stored) != description["sha256"]:
             raise ValueError("its checksum does not match its content")
         arrays = {name: _decoded(name, stored) for name in stored if not name.endswith("/kernel/scale")}
-        params = {k.removeprefix(_PARAMS): jnp.asarray(v) for k, v in arrays.items() if k.startswith(_PARAMS)}
-        extras = {name: values for name, values in arrays.items() if not name.startswith(_PARAMS)}
+        variables = {k: jnp.asarray(v) for k, v in arrays.items() if k.startswith(_COLLECTIONS)}
+        extras = {name: values for name, values in arrays.items() if not name.startswith(_COLLECTIONS)}
         info = parse_record(description["run"], path)
         module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
-        _check_parameters(module, params)
+        _check_variables(module, variables)
         bank = _style_bank(extras, module)
-    model = Model(module, {"params": unflatten_dict(params, sep="/")}, info, bank, description["step"])
+    variables = {"constants": {}} | unflatten_dict(variables, sep="/")
+    model = Model(module, variables, info, bank, description["step"])
     return Bundle(model, description["run"], extras, description["figures"])
 
 
 def _encoded(name: str, values: np.ndarray, dtype: Dtype) -> list[tuple[str, np.ndarray]]:
     """The arrays that stand for `values` in the file, with their names."""
-    is_large_kernel = values.size >= _MIN_INT8_SIZE and name.startswith(_PARAMS) and name.endswith("/kernel")
+    is_large_kernel = values.size >= _MIN_INT8_SIZE and name.startswith(_COLLECTIONS) and name.endswith("/kernel")
     if dtype == "int8" and is_large_kernel:
         largest = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
         scale = np.maximum(largest / 127, np.finfo(np.float32).tiny).astype(np.float32)
@@ -122,10 +122,15 @@ def _checksum(description: Json, stored: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _check_parameters(module: InfoAutoencoder, params: Mapping[str, jax.Array]) -> None:
-    wanted = flatten_dict(jax.eval_shape(lambda: init_params(module, 0)), sep="/")
-    shapes = {name: s.shape for name, s in wanted.items() if not name.startswith(f"{_TRAINING_ONLY}/")}
-    found = {name: values.shape for name, values in params.items()}
+def _exported(variables: Variables) -> dict[str, Any]:
+    """Variables by name, with slashes."""
+    flat = flatten_dict(variables, sep="/")
+    return {name: v for name, v in flat.items() if not any(part in name for part in _TRAINING_ONLY)}
+
+
+def _check_variables(module: InfoAutoencoder, variables: Mapping[str, jax.Array]) -> None:
+    shapes = {name: v.shape for name, v in _exported(fresh_variables(module, 0)).items()}
+    found = {name: values.shape for name, values in variables.items()}
     if shapes != found:
         name = min(shapes.items() ^ found.items())[0]
         raise ValueError(f"{name} is {found.get(name)}, but must be {shapes.get(name)}")

@@ -29,7 +29,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from infoae_jax.models.reversal import reverse_gradient
 
@@ -40,10 +40,25 @@ ADVERSARY_WIDTH, APPEARANCE_WIDTH = 256, 128
 _EXACT = jax.lax.Precision.HIGHEST
 _product = functools.partial(jnp.matmul, precision=_EXACT)
 _einsum = functools.partial(jnp.einsum, precision=_EXACT)
-_Dense = functools.partial(nn.Dense, precision=_EXACT)
 Codes = Float[Array, "b z"]
 OneHot = Float[Array, "b n"]
 PerImage = Float[Array, " b"]
+
+
+class Perceptron(nn.Module):
+    """Two hidden layers, and a linear one that is called `last`."""
+
+    hidden: int
+    out: int
+    precision: jax.lax.Precision | None = None
+    last: str = "out"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
+        dense = functools.partial(nn.Dense, precision=self.precision)
+        h = nn.relu(dense(self.hidden)(x))
+        h = nn.relu(dense(self.hidden)(h))
+        return dense(self.out, name=self.last)(h)
 
 
 class Couplings(nn.Module):
@@ -55,44 +70,33 @@ class Couplings(nn.Module):
 
     def setup(self) -> None:
         out = 2 * (self.size - self.size // 2)
-        last = functools.partial(_Dense, out, kernel_init=nn.initializers.zeros)
-        self.layers = [_perceptron(self.hidden, last(), _Dense) for _ in range(self.count)]
-        # Stored with the parameters, as another machine may generate others; never trained.
-        self.rotations = self.param("rotations", _rotations, (self.count, self.size, self.size))
+        self.layers = [Perceptron(self.hidden, out, _EXACT, "change") for _ in range(self.count)]
+        # Before each coupling and after the last one; stored, as another machine may draw others.
+        shape = self.count + 1, self.size, self.size
+        self.rotations = self.variable("constants", "rotations", jnp.zeros, shape)
 
     def __call__(self, x: Codes, condition: OneHot) -> tuple[Codes, PerImage]:
         """The image of x under the map, and the logarithm of the Jacobian's determinant."""
-        log_det = jnp.zeros(x.shape[0], x.dtype)
-        for layer, rotation in zip(self.layers, jax.lax.stop_gradient(self.rotations), strict=True):
-            fixed, moved, log_scale, shift = self._split(layer, _product(x, rotation), condition)
-            x = _product(jnp.concatenate([fixed, moved * jnp.exp(log_scale) + shift], axis=1), rotation.T)
+        first, *others = self.rotations.value
+        x, log_det = _product(x, first), jnp.zeros(x.shape[0], x.dtype)
+        for layer, rotation in zip(self.layers, others, strict=True):
+            fixed, moved, log_scale, shift = self._split(layer, x, condition)
+            x = _product(jnp.concatenate([fixed, moved * jnp.exp(log_scale) + shift], axis=1), rotation)
             log_det += log_scale.sum(1)
         return x, log_det
 
     def inverse(self, y: Codes, condition: OneHot) -> Codes:
         """The x that the map sends to y."""
-        rotations = jax.lax.stop_gradient(self.rotations)
-        for layer, rotation in reversed(list(zip(self.layers, rotations, strict=True))):
-            fixed, moved, log_scale, shift = self._split(layer, _product(y, rotation), condition)
-            y = _product(jnp.concatenate([fixed, (moved - shift) * jnp.exp(-log_scale)], axis=1), rotation.T)
-        return y
+        first, *others = self.rotations.value
+        for layer, rotation in reversed(list(zip(self.layers, others, strict=True))):
+            fixed, moved, log_scale, shift = self._split(layer, _product(y, rotation.T), condition)
+            y = jnp.concatenate([fixed, (moved - shift) * jnp.exp(-log_scale)], axis=1)
+        return _product(y, first.T)
 
     def _split(self, layer: Callable[[Array], Array], x: Codes, condition: OneHot) -> tuple[Array, ...]:
         fixed, moved = jnp.split(x, [self.size // 2], axis=1)
         log_scale, shift = jnp.split(layer(jnp.concatenate([fixed, condition], axis=1)), 2, axis=1)
         return fixed, moved, MAX_LOG_SCALE * jnp.tanh(log_scale), shift
-
-
-def _rotations(key: PRNGKeyArray, shape: tuple[int, int, int]) -> Float[Array, "k z z"]:
-    """Random orthogonal matrices as products of reflections: on several CPU devices XLA can deadlock in LAPACK's QR."""
-    normals = jax.random.normal(key, (shape[1], shape[0], shape[2]))
-    normals /= jnp.linalg.norm(normals, axis=2, keepdims=True)
-
-    def reflect(i: Array, matrices: Array) -> Array:
-        normal = normals[i][:, :, None]
-        return matrices - 2 * normal * (normal * matrices).sum(axis=1, keepdims=True)
-
-    return jax.lax.fori_loop(0, shape[1], reflect, jnp.broadcast_to(jnp.eye(shape[2]), shape))
 
 
 class Alignment(nn.Module):
@@ -105,14 +109,11 @@ class Alignment(nn.Module):
 
     def setup(self) -> None:
         self.couplings = Couplings(self.size, self.count, self.hidden)
-
-        def identity(_: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-            return jnp.broadcast_to(jnp.eye(self.size), shape)
-
-        # Computed once from the latents of the training images (`training.alignment.class_maps`), never trained.
-        self.mean = self.param("mean", nn.initializers.zeros, (self.num_classes, self.size))
-        self.matrix = self.param("matrix", identity, (self.num_classes, self.size, self.size))
-        self.inverse_matrix = self.param("inverse_matrix", identity, (self.num_classes, self.size, self.size))
+        # Computed once from the latents of the training images (`training.alignment.class_maps`).
+        self.mean, self.matrix, self.inverse_matrix = (
+            self.variable("constants", name, jnp.zeros, (self.num_classes, *(self.size,) * dimensions))
+            for name, dimensions in (("mean", 1), ("matrix", 2), ("inverse_matrix", 2))
+        )
 
     def __call__(self, z: Codes, content: OneHot) -> tuple[Codes, PerImage]:
         """u, and log |det f_y'(z)| of the couplings (the affine part's is constant for each class)."""
@@ -120,14 +121,12 @@ class Alignment(nn.Module):
 
     def affine(self, z: Codes, content: OneHot) -> Codes:
         """The first half of the map: the latent, whitened and rotated for its class."""
-        mean, matrix = jax.lax.stop_gradient((self.mean, self.matrix))
-        return _einsum("bn,nij,bj->bi", content, matrix, z - _product(content, mean))
+        return _einsum("bn,nij,bj->bi", content, self.matrix.value, z - _product(content, self.mean.value))
 
     def inverse(self, u: Codes, content: OneHot) -> Codes:
         """The z that the map sends to u."""
-        mean, inverse_matrix = jax.lax.stop_gradient((self.mean, self.inverse_matrix))
-        whitened = self.inverse_couplings(u, content)
-        return _einsum("bn,nij,bj->bi", content, inverse_matrix, whitened) + _product(content, mean)
+        centred = _einsum("bn,nij,bj->bi", content, self.inverse_matrix.value, self.inverse_couplings(u, content))
+        return centred + _product(content, self.mean.value)
 
     def inverse_couplings(self, u: Codes, content: OneHot) -> Codes:
         """The first half of that z's map, as `affine` gives it."""
@@ -146,8 +145,8 @@ class AlignmentHelpers(nn.Module):
     def setup(self) -> None:
         if self.reference_couplings:
             self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
-        self.adversary = _perceptron(ADVERSARY_WIDTH, nn.Dense(self.num_classes))
-        self.look = _perceptron(APPEARANCE_WIDTH, nn.Dense(self.features))  # the name seeds its initial values
+        self.adversary = Perceptron(ADVERSARY_WIDTH, self.num_classes)
+        self.appearance_reader = Perceptron(APPEARANCE_WIDTH, self.features)
 
     def __call__(self, u: Codes, lam: Float[Array, ""] | float) -> tuple[PerImage, OneHot]:
         """log p(u) up to a constant, and the adversary's logits (the gradient to u reversed and scaled by `lam`)."""
@@ -158,12 +157,8 @@ class AlignmentHelpers(nn.Module):
 
     def appearance(self, whitened: Codes, content: OneHot) -> Float[Array, "b f"]:
         """Appearance features predicted for a latent's image, from what `Alignment.affine` gives for the latent."""
-        return self.look(jnp.concatenate([whitened, content], axis=1))
+        return self.appearance_reader(jnp.concatenate([whitened, content], axis=1))
 
-    def init_all(self, u: Codes, content: OneHot) -> tuple[PerImage, OneHot, Float[Array, "b f"]]:
-        """All networks once, for `init`."""
+    def all(self, u: Codes, content: OneHot) -> tuple[PerImage, OneHot, Float[Array, "b f"]]:
+        """All networks once, for `init_variables`."""
         return *self(u, 0.0), self.appearance(u, content)
-
-
-def _perceptron(hidden: int, last: nn.Dense, dense: Callable[[int], nn.Dense] = nn.Dense) -> nn.Sequential:
-    return nn.Sequential([dense(hidden), nn.relu, dense(hidden), nn.relu, last])

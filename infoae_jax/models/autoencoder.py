@@ -17,19 +17,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Float, Int, UInt8
 
 from infoae_jax.config import DecoderKind, Dtype, Latent, ModelConfig, check_image_shape
+from infoae_jax.images.appearance import num_features
 from infoae_jax.images.pixels import to_float
-from infoae_jax.models.alignment import Alignment
+from infoae_jax.models.alignment import Alignment, AlignmentHelpers
 from infoae_jax.models.convolution import Conv, ConvTranspose
+from infoae_jax.models.initial import init_variables
 from infoae_jax.models.reversal import reverse_gradient
-from infoae_jax.types import Params
+from infoae_jax.types import Variables
 
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
-_RELU_INIT = nn.initializers.he_normal()
 
 
 def bounded(z: Float[Array, "b z"], latent: Latent) -> Float[Array, "b z"]:
@@ -57,12 +58,12 @@ class StyleEncoder(nn.Module):
         # 1. Three strided convolutions.
         f1, f2, f3 = self.filters
         inner = tuple((0, 0) if side % 8 else (0, 1) for side in x.shape[1:3])
-        h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
-        h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
-        h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
+        h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", self.dtype)(x))
+        h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", self.dtype)(h))
+        h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, self.dtype)(h))
         # 2. Two fully connected layers.
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
-        return nn.Dense(self.bottleneck, dtype=self.dtype)(h).astype(jnp.float32)
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
+        return nn.Dense(self.bottleneck, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -81,17 +82,16 @@ class Decoder(nn.Module):
         inner = tuple((2, 2) if side % 8 else (2, 1) for side in (height, width))
         # 1. The content joins the latent; two fully connected layers.
         h = jnp.concatenate([z, content], axis=1)
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(h))
-        h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype, kernel_init=_RELU_INIT)(h))
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(h))
+        h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype)(h))
         h = h.reshape(h.shape[0], height // 8, width // 8, f3)
         # 2. Three strided transposed convolutions, the mirror of the encoder.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
-        h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, _RELU_INIT, self.dtype)(h))
-        h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
-        h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME", dtype=self.dtype)(h)
-        if self.decoder == "literal":
-            h = Conv(channels, (3, 3), dtype=self.dtype)(nn.relu(h))
-        return h.astype(jnp.float32)
+        h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, self.dtype)(h))
+        h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", self.dtype)(h))
+        is_last = self.decoder == "dcec"
+        h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME", self.dtype, name="out" if is_last else None)(h)
+        return (h if is_last else Conv(channels, (3, 3), dtype=self.dtype, name="out")(nn.relu(h))).astype(jnp.float32)
 
 
 class Adversary(nn.Module):
@@ -103,8 +103,8 @@ class Adversary(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, kernel_init=_RELU_INIT)(reverse_gradient(z, lam)))
-        return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
+        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(reverse_gradient(z, lam)))
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
 class ContentClassifier(nn.Module):
@@ -115,10 +115,10 @@ class ContentClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        h = nn.relu(Conv(16, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(x))
-        h = nn.relu(Conv(32, (5, 5), (2, 2), "SAME", _RELU_INIT, self.dtype)(h))
-        h = nn.relu(nn.Dense(128, dtype=self.dtype, kernel_init=_RELU_INIT)(h.reshape(h.shape[0], -1)))
-        return nn.Dense(self.num_classes, dtype=self.dtype)(h).astype(jnp.float32)
+        h = nn.relu(Conv(16, (5, 5), (2, 2), "SAME", self.dtype)(x))
+        h = nn.relu(Conv(32, (5, 5), (2, 2), "SAME", self.dtype)(h))
+        h = nn.relu(nn.Dense(128, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
 class InfoAutoencoder(nn.Module):
@@ -147,11 +147,13 @@ class InfoAutoencoder(nn.Module):
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
         self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
         if self.couplings:
-            self.alignment = alignment_of(self)
+            self.alignment, self.alignment_helpers = alignment_of(self), alignment_helpers_of(self)
 
     def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
-        """All networks once, for `init`."""
+        """All networks once, for `init_variables`."""
         z = self.encode(images)
+        if self.couplings:
+            self.alignment_helpers.all(z, jax.nn.one_hot(labels, self.num_classes))
         return {
             "z": z,
             "reconstruction": self.decode(z, labels),
@@ -205,8 +207,14 @@ class InfoAutoencoder(nn.Module):
 
 
 def alignment_of(model: InfoAutoencoder) -> Alignment:
-    """The alignment as a module by itself, for the parameters that `model` has under that name."""
+    """The alignment as a module by itself, for the variables that `model` has under that name."""
     return Alignment(model.bottleneck, model.num_classes, model.couplings, model.coupling_hidden)
+
+
+def alignment_helpers_of(model: InfoAutoencoder) -> AlignmentHelpers:
+    """The same of the networks that train the alignment."""
+    sizes = model.bottleneck, model.num_classes, model.coupling_hidden, num_features(model.image_shape[-1])
+    return AlignmentHelpers(*sizes, model.reference_couplings)
 
 
 def build(
@@ -217,7 +225,8 @@ def build(
     return InfoAutoencoder(image_shape=image_shape, num_classes=num_classes, dtype=dtype, **dataclasses.asdict(config))
 
 
-def init_params(model: InfoAutoencoder, seed: UInt32[Array, ""] | np.uint32 | int) -> Params:
-    """Fresh parameters of `model`: a pure function of `seed`, which may be traced."""
-    images = jnp.zeros((1, *model.image_shape), jnp.uint8)
-    return model.init(jax.random.key(seed), images, jnp.zeros(1, jnp.int32))["params"]
+def fresh_variables(model: InfoAutoencoder, seed: int) -> Variables:
+    """Initial variables of `model`, on the host: a pure function of `seed`."""
+    return {"constants": {}} | init_variables(
+        model, seed, jnp.zeros((1, *model.image_shape), jnp.uint8), jnp.zeros(1, jnp.int32)
+    )

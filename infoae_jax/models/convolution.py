@@ -168,8 +168,24 @@ transposed_conv.defvjp(_saving_inputs(transposed_conv), _transposed_backward)
 
 
 def _filter_gradient(x: Array, g: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
-    def whole(x: Array, g: Array) -> Array:
+    def plain(x: Array, g: Array) -> Array:
         return jax.linear_transpose(lambda w: _plain(x, w, strides, padding), kernel)(g)[0]
+
+    batched = jax.custom_batching.custom_vmap(plain)
+
+    @batched.def_vmap
+    def of_group(runs: int, is_batched: list[bool], x: Array, g: Array) -> tuple[Array, bool]:
+        """That of a convolution with a group for each run: by itself XLA takes one with a kernel as large as g."""
+        both = zip((x, g), is_batched, strict=True)
+        stacked = [a if there else jnp.broadcast_to(a, (runs, *a.shape)) for a, there in both]
+        x, g = (jnp.moveaxis(a, 0, 3).reshape(*a.shape[1:4], -1) for a in stacked)
+        *taps, c, d = kernel.shape
+        convolve = partial(_plain, x, window_strides=strides, padding=padding, feature_group_count=runs)
+        (w,) = jax.linear_transpose(lambda w: convolve(w), jnp.zeros((*taps, c, runs * d), kernel.dtype))(g)
+        return jnp.moveaxis(w.reshape(*taps, c, runs, d), 3, 0), True
+
+    whole = jax.custom_vjp(batched)  # as JAX differentiates no function with a rule for vmap
+    whole.defvjp(lambda x, g: (batched(x, g), (x, g)), lambda saved, w: jax.vjp(plain, *saved)[1](w))
 
     def in_blocks(x: Array, g: Array) -> Array:
         size = max(_BLOCK_IMAGES, -(-len(x) // _MAX_BLOCKS))
@@ -198,12 +214,11 @@ class Conv(nn.Module):
     kernel_size: Pair
     strides: Pair = (1, 1)
     padding: Literal["SAME", "VALID"] | Padding = "SAME"
-    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
     dtype: str | None = None  # of the computation; None: that of the inputs
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 d"]:
-        kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
+        kernel = self.param("kernel", nn.initializers.he_normal(), (*self.kernel_size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return self._convolve(x, kernel) + bias[None, None, None, :]

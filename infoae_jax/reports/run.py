@@ -18,15 +18,15 @@ from infoae_jax.types import Json
 
 # Title, kind of the lines in metrics.jsonl, what to read there, scale.
 _CURVES: tuple[tuple[str, str, str, Scale], ...] = (
-    ("Reconstruction error (MSE), training images", "epoch", "reconstruction", "log"),
+    ("Reconstruction error (MSE), training images", "autoencoder", "reconstruction", "log"),
     ("Reconstruction error (MSE), test images", "test", "reconstruction", "log"),
     ("Content classifier: accuracy on test images", "test", "content_accuracy", "percent"),
-    ("Adversary: accuracy in training (not the leakage)", "epoch", "adversary_accuracy", "percent"),
-    ("Lambda: how strongly the class is hidden", "epoch", "lambda", "linear"),
-    ("Alignment: accuracy of its adversary", "align", "adversary_accuracy", "percent"),
-    ("Alignment: error of the swaps' appearance features", "align", "style", "linear"),
-    ("Refinement: error of style latents, encoded again", "refine", "style", "linear"),
-    ("Refinement: error of images after a swap and back", "refine", "cycle", "linear"),
+    ("Adversary: accuracy in training (not the leakage)", "autoencoder", "adversary_accuracy", "percent"),
+    ("Lambda: how strongly the class is hidden", "autoencoder", "lambda", "linear"),
+    ("Alignment: accuracy of its adversary", "alignment", "adversary_accuracy", "percent"),
+    ("Alignment: error of the swaps' appearance features", "alignment", "style", "linear"),
+    ("Refinement: error of style latents, encoded again", "refinement", "style", "linear"),
+    ("Refinement: error of images after a swap and back", "refinement", "cycle", "linear"),
 )
 
 

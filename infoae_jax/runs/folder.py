@@ -14,7 +14,7 @@ from infoae_jax.files import write_atomically
 from infoae_jax.runs.provenance import environment, now
 from infoae_jax.types import Json
 
-FORMAT = 14  # of config.json: the only one that this version reads
+FORMAT = 15  # of config.json: the only one that this version reads
 _LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 
 

@@ -1,8 +1,7 @@
 """metrics.jsonl, to which a run only ever appends: one JSON object a line.
 
-The 'kind' of a line is 'start' (a process began: versions, device, code), 'step' (losses of one step), 'epoch' (means
-over an epoch), 'test' (figures on the test split), 'align' or 'refine' (losses of the last step of an epoch of that
-phase), 'stop', 'diverged' or 'end'.
+The 'kind' of a line is 'start' (a process began: versions, device, code), the name of a phase (means over an epoch),
+the same with '_step' (metrics of one step), 'test' (figures on the test split), 'stop', 'diverged' or 'end'.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from infoae_jax.types import Json
 
-_REPEATED_KINDS = ("step", "epoch", "test", "align", "refine")  # a run that was killed writes these lines again
+_UNREPEATED_KINDS = "start", "stop", "diverged", "end"  # all others a run that was killed writes again
 
 
 def append_metrics(folder: Path, kind: str, **values: object) -> None:
@@ -39,5 +38,5 @@ def read_metrics(folder: str | Path, kind: str | None = None) -> list[Json]:
     for number, text in enumerate(path.read_text().splitlines() if path.exists() else []):
         with contextlib.suppress(ValueError):
             line = json.loads(text)
-            lines[(line["kind"], line["step"]) if line["kind"] in _REPEATED_KINDS else number] = line
+            lines[number if line["kind"] in _UNREPEATED_KINDS else (line["kind"], line["step"])] = line
     return [line for line in lines.values() if kind in (None, line["kind"])]

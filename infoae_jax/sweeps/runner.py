@@ -17,8 +17,7 @@ from infoae_jax.runs.provenance import now
 from infoae_jax.sweeps import results
 from infoae_jax.sweeps.results import TRAINED, read_trial
 from infoae_jax.sweeps.trials import Trial, group_trials
-from infoae_jax.training.fit import Result, fit
-from infoae_jax.training.group import fit_group, max_group_size
+from infoae_jax.training.fit import Result, fit, fit_group
 
 Outcome: TypeAlias = Result | Exception  # of training a trial
 
@@ -55,6 +54,7 @@ def run_sweep(trials: Sequence[Trial], protocol: Protocol = QUICK, say: Callable
 
 def _run(trials: Sequence[Trial], protocol: Protocol, say: Callable[[str], None]) -> SweepOutcome:
     folder, sweep, outcomes = trials[0].folder.parent, SweepOutcome(), dict[str, Outcome]()
+    most = len(trials)  # in a group
     for number, trial in enumerate(trials, 1):
         if trial.name in sweep.failed:  # in a group with an earlier one
             continue
@@ -69,7 +69,11 @@ def _run(trials: Sequence[Trial], protocol: Protocol, say: Callable[[str], None]
             group = [trial]
             if state not in TRAINED and not is_cpu():  # on a CPU, one after the other is faster
                 group += [t for t in group_trials(left)[0][1:] if read_trial(t.folder).state not in TRAINED]
-            outcomes |= _train(group)
+            group = group[:most]
+            found = _train(group)
+            outcomes |= found
+            if len(found) < len(group):  # so many fit into the memory
+                most = len(found)
             for t in group:  # at once: a signal may end the sweep before it is their turn
                 _record_failure(t, outcomes.get(t.name), sweep, say)
         outcome: Outcome | None = outcomes.pop(trial.name)
@@ -96,17 +100,18 @@ def _is_done(trial: Trial, protocol: Protocol) -> bool:
 
 def _train(group: Sequence[Trial]) -> dict[str, Outcome]:
     """Trains these trials, which share their programs, at once: as many as the devices have memory for."""
-    some = group[: max_group_size([trial.config for trial in group])] if len(group) > 1 else group
-    for trial in some:
+    for trial in group:
         (trial.folder / results.FAILURE_FILE).unlink(missing_ok=True)
     try:
         if len(group) > 1:
-            outcomes = fit_group([trial.config for trial in some], [trial.folder for trial in some])
+            outcomes = fit_group([trial.config for trial in group], [trial.folder for trial in group])
         else:
-            outcomes = [fit(some[0].config, some[0].folder)]
+            outcomes = [fit(group[0].config, group[0].folder)]
     except Exception as error:  # whatever it is, the other trials continue
-        outcomes = [error] * len(some)
-    return {trial.name: outcome for trial, outcome in zip(some, outcomes, strict=True)}
+        if len(group) > 1 and "RESOURCE_EXHAUSTED" in str(error):  # XLA's word for too little memory
+            return _train(group[: (len(group) + 1) // 2])
+        outcomes = [error] * len(group)
+    return {trial.name: outcome for trial, outcome in zip(group, outcomes, strict=True)}
 
 
 def _evaluate(trial: Trial, protocol: Protocol, say: Callable[[str], None]) -> Exception | None:

@@ -1,15 +1,24 @@
 """Training of the alignment on frozen latents: the affine map of each class, the loss, one step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
+from infoae_jax.config import Static
+from infoae_jax.devices import hosts
+from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import mean_over
-from infoae_jax.models.alignment import Alignment, AlignmentHelpers, Codes
-from infoae_jax.training.optimizer import ADAM, Weights, cosine_decay, cross_entropy, descend
-from infoae_jax.types import Metrics, Params, Tree
+from infoae_jax.models.autoencoder import InfoAutoencoder, alignment_helpers_of, alignment_of
+from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.phase import Phase
+from infoae_jax.training.run import Run
+from infoae_jax.training.state import TrainState
+from infoae_jax.training.stream import own_rows, stream
+from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
 READER_RATE_FACTOR = 0.5  # of the learning rate of the map
@@ -18,11 +27,8 @@ MIN_VARIANCE = 1e-6  # relative to the mean variance
 MIN_EIGENVALUE = 1e-12
 PROCRUSTES_STEPS = 100
 IDENTITY_WEIGHT = 1e-9  # relative to the norm of what the appearance features say of a rotation
-# The map with its density model, and the networks that read from its codes.
-OPTIMIZERS = {
-    "map": optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.scale_by_adam()),
-    "readers": ADAM,
-}
+READERS = {"adversary": "readers", "appearance_reader": "readers"}  # the helpers' networks with an optimiser apart
+METRICS = "log_likelihood", "style", "appearance", "adversary", "adversary_accuracy"
 
 
 def class_maps(
@@ -42,7 +48,7 @@ def class_maps(
       appearance: `appearance.appearance_features` of the images.
 
     Returns:
-      Parameters of `Alignment`: 'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
+      Constants of `Alignment`: 'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
     """
     z = z.astype(np.float64)
     size, grand_mean = z.shape[1], z.mean(0)
@@ -73,32 +79,31 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vector * np.maximum(value, MIN_EIGENVALUE) ** exponent) @ vector.T
 
 
-def init_alignment(helpers: AlignmentHelpers, alignment: Params, key: Key[Array, ""]) -> dict[str, Tree]:
-    """What trains the parameters `alignment`: 'params' of the helpers, and by group the states of `OPTIMIZERS`."""
-    z, content = jnp.zeros((1, helpers.size)), jnp.zeros((1, helpers.num_classes))
-    params = helpers.init(key, z, content, method="init_all")["params"]
-    return {"params": params} | {name: OPTIMIZERS[name].init(p) for name, p in _groups(alignment, params).items()}
+def make_optimizer(params: Params, rate: Scalar) -> optax.GradientTransformation:
+    """One for the map with its density model, and one for the networks that read from its codes."""
+    labels = {"alignment": "map", "alignment_helpers": {n: READERS.get(n, "map") for n in params["alignment_helpers"]}}
+    adam = {
+        "map": optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adam(rate)),
+        "readers": optax.adam(READER_RATE_FACTOR * rate),
+    }
+    return optax.multi_transform(adam, labels)
 
 
-def _groups(alignment: Params, helpers: Params) -> dict[str, Params]:
-    """Parameters, or gradients, by optimiser."""
-    readers = {name: helpers[name] for name in ("adversary", "look")}
-    reference = {name: value for name, value in helpers.items() if name not in readers}
-    return {"map": {"alignment": alignment, **reference}, "readers": readers}
+def init_optimizer(params: Params) -> OptState:
+    """The optimiser state of `align_step`."""
+    return make_optimizer(params, 0.0).init(params)
 
 
 def align_step(
-    alignment: Alignment,
-    helpers: AlignmentHelpers,
-    state: tuple[Params, dict[str, Tree]],
-    z: Codes,
-    labels: Int[Array, " b"],
-    appearance: Float[Array, "b f"],
-    targets: Int[Array, " b"],
-    progress: Float[Array, ""],
-    weights: Weights,
+    model: InfoAutoencoder,
+    config: Static,
+    params: Params,
+    frozen: Variables,
+    optimizer: OptState,
+    batch: Batch,
+    hyper: Hyper,
     axis: str | None = None,
-) -> tuple[tuple[Params, dict[str, Tree]], Metrics]:
+) -> tuple[Params, OptState, Metrics]:
     """The state after an Adam step of the map u = f_y(z), its density model p, and the networks that read its codes.
 
     The map minimises, with d the size of the latent (see `models/alignment.py`),
@@ -110,51 +115,76 @@ def align_step(
     minimises its cross-entropy, and the network that reads appearance features from codes its own squared error.
 
     Args:
-      state: parameters of the alignment, and what `init_alignment` returns.
-      targets: classes to swap to, 0 .. classes - 1; every second one is used.
-      progress: share of the phase that is done, in [0, 1).
-      weights: 'learning_rate', 'style_weight', 'lambda_adv', at least 0.
+      config: is not needed.
+      params: those of `ALIGNMENT.trains`.
+      frozen: the 'constants' of the model.
+      optimizer: what `init_optimizer` returns.
+      batch: latents 'z' [b, d], 'labels' [b], and 'appearance' [b, f].
+      hyper: 'learning_rate', 'style_weight', 'lambda_adv', at least 0, and those of `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
     Returns:
-      The new state, and from before the step 'log_likelihood' (per dimension, up to a constant), 'style' (squared error
-      of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
+      Parameters, optimiser state, and from before the step 'log_likelihood' (per dimension, up to a constant), 'style'
+      (squared error of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
     """
-    params, opt_state = state
-    content = jax.nn.one_hot(labels, alignment.num_classes)
+    z, labels, appearance = (jnp.asarray(batch[name]) for name in ("z", "labels", "appearance"))
+    key = stream(hyper["seed"], "targets", hyper["step"])
+    targets = own_rows(lambda n: jax.random.randint(key, (n,), 0, model.num_classes), len(z), axis)
     half = slice(None, None, 2)  # the same rows on any number of devices whose shares are even
-    swapped = jax.nn.one_hot(targets[half], alignment.num_classes)
-    lam = weights["lambda_adv"] * jnp.minimum(progress / LAMBDA_RAMP, 1)
+    content, swapped = (jax.nn.one_hot(classes, model.num_classes) for classes in (labels, targets[half]))
+    lam = hyper["lambda_adv"] * jnp.minimum(hyper["progress"] / LAMBDA_RAMP, 1)
+    names = "__call__", "affine", "inverse_couplings"
+    forward, affine, backward = (model_method(alignment_of(model), name) for name in names)
+    read, predict = (model_method(alignment_helpers_of(model), name) for name in ("__call__", "appearance"))
 
-    def loss(params: Params, helper_params: Params) -> tuple[Float[Array, ""], Metrics]:
-        u, log_det = alignment.apply({"params": params}, z, content)
-        whitened = alignment.apply({"params": params}, z, content, method="affine")
-        log_p, logits = helpers.apply({"params": helper_params}, u, lam)
-        log_likelihood = (log_p + log_det).mean() / alignment.size
-        adversary, adversary_accuracy = cross_entropy(jnp.asarray(logits), labels)
-        read = helpers.apply({"params": helper_params}, whitened, content, method="appearance")
-        reader = ((jnp.asarray(read) - appearance) ** 2).mean()
+    def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
+        alignment, helpers = (_of(name, params, frozen) for name in ("alignment", "alignment_helpers"))
+        u, log_det = forward(alignment, z, content)
+        whitened = affine(alignment, z, content)
+        log_p, logits = read(helpers, u, lam)
+        log_likelihood = (log_p + log_det).mean() / model.bottleneck
+        adversary, adversary_accuracy = cross_entropy(logits, labels)
+        reader = ((predict(helpers, whitened, content) - appearance) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
-        fixed = {"params": jax.lax.stop_gradient(helper_params)}
-        swap = alignment.apply({"params": params}, u[half], swapped, method="inverse_couplings")
-        style = ((jnp.asarray(helpers.apply(fixed, swap, swapped, method="appearance")) - appearance[half]) ** 2).mean()
-        metrics = {
-            "log_likelihood": log_likelihood,
-            "style": style,
-            "appearance": reader,
-            "adversary": adversary,
-            "adversary_accuracy": adversary_accuracy,
-        }
-        return weights["style_weight"] * style - log_likelihood + adversary + reader, metrics
+        shown = predict(jax.lax.stop_gradient(helpers), backward(alignment, u[half], swapped), swapped)
+        style = ((shown - appearance[half]) ** 2).mean()
+        values = log_likelihood, style, reader, adversary, adversary_accuracy
+        total = hyper["style_weight"] * style - log_likelihood + adversary + reader
+        return total, dict(zip(METRICS, values, strict=True))
 
-    gradients, metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, opt_state["params"])
+    gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
-        gradients, metrics = mean_over((gradients, metrics), axis)
-    rate = cosine_decay(progress) * weights["learning_rate"]
-    rates = {"map": rate, "readers": READER_RATE_FACTOR * rate}
-    groups, slopes = _groups(params, opt_state["params"]), _groups(*gradients)
-    updated, moments = {}, {}
-    for name, optimizer in OPTIMIZERS.items():
-        updated[name], moments[name] = descend(optimizer, slopes[name], groups[name], opt_state[name], rates[name])
-    aligned = updated["map"].pop("alignment")
-    return (aligned, {"params": updated["map"] | updated["readers"], **moments}), metrics
+        gradient, metrics = mean_over((gradient, metrics), axis)
+    adam = make_optimizer(params, cosine_decay(hyper["progress"]) * hyper["learning_rate"])
+    return *update(adam, gradient, optimizer, params), metrics
+
+
+def _of(name: str, params: Params, frozen: Variables) -> Variables:
+    return {"params": params[name], "constants": frozen["constants"].get(name, {})}
+
+
+def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
+    z, labels, appearance = run.latents(state, "encode_unbounded"), run.splits.train.labels, run.appearance
+    if fresh:
+        constants = state.variables["constants"]
+        before = constants["alignment"]
+        like = {name: np.zeros(before[name].shape, np.float32) for name in ("mean", "matrix", "inverse_matrix")}
+        # Computed by the first host for all, as others may round differently.
+        maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes, appearance), like)
+        constants = constants | {"alignment": before | maps}
+        state = dataclasses.replace(state, variables=state.variables | {"constants": constants})
+    return state, {"z": z, "labels": labels, "appearance": appearance}
+
+
+ALIGNMENT = Phase(
+    name="alignment",
+    section=lambda config: config.alignment,
+    epochs=lambda config: config.alignment.epochs if config.model.couplings else 0,
+    trains=("alignment", "alignment_helpers"),
+    reads=(),
+    metrics=METRICS,
+    shown=METRICS,
+    init_optimizer=init_optimizer,
+    begin=_begin,
+    step=align_step,
+)

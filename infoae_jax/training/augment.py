@@ -1,29 +1,29 @@
-"""Random changes of images during training: functions of the step, the same for every seed."""
+"""Random changes of images during training."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-SHIFT_SEED, NOISE_SEED = 2, 3
+from infoae_jax.training.stream import own_rows, stream
+from infoae_jax.types import Scalar
+
 MAX_SWAP_SHIFT = 2  # pixels
 
 
 def augment_swaps(
-    images: Float[Array, "b h w c"], noise: Float[Array, ""] | float, step: Int[Array, ""], axis: str | None
+    images: Float[Array, "b h w c"], noise: Scalar, seed: Scalar, step: Scalar, axis: str | None
 ) -> Float[Array, "b h w c"]:
     """Images with normal noise (not clipped), all shifted alike (cyclically) by up to `MAX_SWAP_SHIFT` pixels.
 
     Args:
       noise: standard deviation; 0 leaves the images as they are, without a shift.
-      step: number of the training step, from which noise and shift are derived.
+      seed: of the run; with the number `step` of the training step it determines noise and shift.
       axis: as for `autoencoder.train_step`.
     """
-    devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
-    noise_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.key(NOISE_SEED), step))
-    # Drawn for the whole batch on every device, so that it does not depend on how many share it.
-    whole = jax.random.normal(noise_key, (devices * len(images), *images.shape[1:]), images.dtype)
-    share = jax.lax.dynamic_slice_in_dim(whole, device * len(images), len(images))
-    return shift_images(images, MAX_SWAP_SHIFT * (jnp.asarray(noise) > 0), shift_key) + noise * share
+    key = stream(seed, "noise", step)
+    normal = own_rows(lambda n: jax.random.normal(key, (n, *images.shape[1:]), images.dtype), len(images), axis)
+    max_shift = MAX_SWAP_SHIFT * (jnp.asarray(noise) > 0)
+    return shift_images(images, max_shift, stream(seed, "noise_shift", step)) + noise * normal
 
 
 def shift_images(

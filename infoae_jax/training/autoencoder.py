@@ -5,19 +5,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
-from infoae_jax.config import TrainConfig
+from infoae_jax.config import Static
+from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import sum_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.augment import SHIFT_SEED, shift_images
-from infoae_jax.training.optimizer import ADAM, cosine_decay, cross_entropy, descend
-from infoae_jax.training.state import METRICS, NETWORKS, Hyper, TrainState, apply_method, split_networks
-from infoae_jax.types import Metrics, Params, Tree
+from infoae_jax.training.augment import shift_images
+from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.phase import Phase
+from infoae_jax.training.run import Run
+from infoae_jax.training.state import TrainState
+from infoae_jax.training.stream import stream
+from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Tree, Variables
 
 WARMUP = 0.1  # share of the phase over which the learning rate rises with 'warmup_cosine'
-Scalar = Float[Array, ""] | float
+METRICS = (
+    *("total", "reconstruction", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
+    *("lambda", "learning_rate"),
+)
 
 
 def scheduled_lambda(schedule: str, lam: Scalar, ramp: Scalar, progress: Scalar) -> Float[Array, ""]:
@@ -27,7 +34,17 @@ def scheduled_lambda(schedule: str, lam: Scalar, ramp: Scalar, progress: Scalar)
       schedule: 'constant' (always `lam`), or 'linear' (0 to `lam` over the first `ramp`, in (0, 1], of the training).
     """
     share = jnp.minimum(jnp.asarray(progress, jnp.float32) / ramp, 1.0)
-    return lam * (jnp.ones_like(share) if schedule == "constant" else share)
+    return jnp.asarray(lam) * (jnp.ones_like(share) if schedule == "constant" else share)
+
+
+def scheduled_rate(schedule: str, hyper: Hyper) -> Float[Array, ""]:
+    """The learning rate of a step: 'constant', 'cosine' or 'warmup_cosine'."""
+    rate, progress = jnp.asarray(hyper["learning_rate"], jnp.float32), hyper["progress"]
+    if schedule != "constant":
+        rate = cosine_decay(progress) * rate
+    if schedule == "warmup_cosine":
+        rate = rate * jnp.minimum(1.0, (progress + 1 / hyper["total_steps"]) / WARMUP)
+    return rate
 
 
 def losses(
@@ -57,16 +74,16 @@ def losses(
       images: pixels in [0, 1].
       classifier_images: what the content classifier learns from; None: `images`.
     """
-    z = apply_method(model, params, "encode_raw", images)
-    decoded = apply_method(model, params, "decode_raw", z, labels)
+    z = _call(model, params, "encode_raw", images)
+    decoded = _call(model, params, "decode_raw", z, labels)
     reconstruction = jnp.mean((decoded - images) ** 2)
-    adversary, adversary_accuracy = cross_entropy(apply_method(model, params, "adversary_logits", z, lam), labels)
+    adversary, adversary_accuracy = cross_entropy(_call(model, params, "adversary_logits", z, lam), labels)
     seen = images if classifier_images is None else classifier_images
-    content, content_accuracy = cross_entropy(apply_method(model, params, "classify", seen), labels)
+    content, content_accuracy = cross_entropy(_call(model, params, "classify", seen), labels)
     cycle = jnp.float32(0)
     if cycle_weight:
-        again = apply_method(model, params, "encode_raw", jnp.clip(decoded, 0, 1))
-        cycle = jnp.mean((apply_method(model, params, "decode_raw", again, labels) - images) ** 2)
+        again = _call(model, params, "encode_raw", jnp.clip(decoded, 0, 1))
+        cycle = jnp.mean((_call(model, params, "decode_raw", again, labels) - images) ** 2)
     terms = {
         "total": reconstruction + lam * adversary,
         "reconstruction": reconstruction,
@@ -98,87 +115,85 @@ def _reduce_over_devices(
 
 def train_step(
     model: InfoAutoencoder,
-    config: TrainConfig,
-    state: TrainState,
-    images: UInt8[Array, "b h w c"],
-    labels: Int[Array, " b"],
+    config: Static,
+    params: Params,
+    frozen: Variables,
+    optimizer: OptState,
+    batch: Batch,
     hyper: Hyper,
     axis: str | None = None,
-) -> tuple[TrainState, Metrics]:
-    """The state after an Adam step of every network on `losses`, and `METRICS` from before it.
+) -> tuple[Params, OptState, Metrics]:
+    """Parameters and optimiser states after an Adam step of every network on `losses`, and `METRICS` from before it.
 
     `adversary_steps - 1` more of the adversary alone follow, on the same latents (as in Goodfellow et al. 2014,
     Algorithm 1, where the opponent also takes several steps for one of the network that works against it).
 
     Args:
-      config: what is compiled into the step; what `Hyper` holds is not read.
-      axis: the axis of a `shard_map` whose devices share the batch equally; each then has its share in `images` and
-        `labels`, and returns the same. None: the whole batch is here.
+      config: the settings of the section 'train' that are compiled into the step.
+      params: those of `AUTOENCODER.trains`; `frozen` is not needed.
+      optimizer: what `init_optimizer` returns.
+      batch: 'images' [b, h, w, c], 0 .. 255, and 'labels' [b].
+      hyper: the traced settings; and of all phases: 'seed', 'step' (number of steps done), 'total_steps' of this phase,
+        and 'progress', the share of it that is done, in [0, 1).
+      axis: the axis of a `shard_map` whose devices share the batch equally; each then has its share in `batch`, and
+        returns the same. None: the whole batch is here.
     """
-    progress = state.step / hyper.total_steps
-    lam = scheduled_lambda(config.lambda_schedule, hyper.lambda_adv, hyper.lambda_ramp, progress)
-    rate = hyper.learning_rate
-    if config.learning_rate_schedule != "constant":
-        rate = cosine_decay(progress) * rate
-    if config.learning_rate_schedule == "warmup_cosine":
-        rate = rate * jnp.minimum(1.0, (state.step + 1) / (WARMUP * hyper.total_steps))
-
-    pixels, shifted = to_float(images), None
+    lam = scheduled_lambda(config.lambda_schedule, hyper["lambda_adv"], hyper["lambda_ramp"], hyper["progress"])
+    rate = scheduled_rate(config.learning_rate_schedule, hyper)
+    pixels, labels, shifted = jnp.asarray(to_float(batch["images"])), jnp.asarray(batch["labels"]), None
     if config.content_shift:
-        shifted = shift_images(pixels, config.content_shift, jax.random.fold_in(jax.random.key(SHIFT_SEED), state.step))
-    trained = {part: state.params[part] for parts in NETWORKS.values() for part in parts}  # all but the alignment
+        key = stream(hyper["seed"], "shift", hyper["step"])
+        shifted = shift_images(pixels, config.content_shift, key)
     gradients, (metrics, z) = jax.grad(
         lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, shifted), has_aux=True
-    )(trained)
+    )(params)
     if axis is not None:
         (gradients, metrics), z, labels = _reduce_over_devices(axis, (gradients, metrics), z, labels)
-    networks, opt_state = split_networks(state.params), dict(state.opt_state)
-
-    def update(name: str, gradient: Params) -> None:
-        networks[name], opt_state[name] = descend(ADAM, gradient, networks[name], opt_state[name], rate)
+    # 1. All but the adversary.
+    others, adversary = _split(params)
+    gradient, slope = _split(gradients)
+    others, moments = update(optax.adam(rate), gradient, optimizer["networks"], others)
+    # 2. The adversary.
+    adversary, adversary_moments = update(optax.adam(rate), slope, optimizer["adversary"], adversary)
 
     def adversary_loss(params: Params) -> Float[Array, ""]:
-        return cross_entropy(apply_method(model, params, "adversary_logits", z, 0.0), labels)[0]
+        return cross_entropy(_call(model, params, "adversary_logits", z, 0.0), labels)[0]
 
-    for name, gradient in split_networks(gradients).items():
-        update(name, gradient)
     for _ in range(config.adversary_steps - 1):
-        update("adversary", jax.grad(adversary_loss)(networks["adversary"]))
-
-    metrics = {**metrics, "learning_rate": rate, "gradient_norm": optax.tree.norm(gradients)}
-    epoch_begins = state.step % hyper.steps_per_epoch == 0
-    before = {name: jnp.where(epoch_begins, 0.0, value) for name, value in state.sums.items()}
-    sums = {name: before[name] + metrics[name] for name in METRICS} | {"count": before["count"] + 1}
-    params = state.params | {part: value for network in networks.values() for part, value in network.items()}
-    return TrainState(state.step + 1, params, opt_state, sums), metrics
+        slope = jax.grad(adversary_loss)(adversary)
+        adversary, adversary_moments = update(optax.adam(rate), slope, adversary_moments, adversary)
+    optimizer = {"networks": moments, "adversary": adversary_moments}
+    return others | adversary, optimizer, {**metrics, "learning_rate": rate}
 
 
-def gathered_train_step(
-    model: InfoAutoencoder,
-    config: TrainConfig,
-    state: TrainState,
-    images: UInt8[Array, "n h w c"],
-    labels: Int[Array, " n"],
-    order: Int[Array, " n"],
-    hyper: Hyper,
-    axis: str | None = None,
-    steps: int = 1,
-) -> tuple[TrainState, Metrics]:
-    """`steps` times `train_step`, within one epoch, on batches gathered on the device; returns the last metrics.
+def init_optimizer(params: Params) -> OptState:
+    """The optimiser states of `train_step`: one for the adversary, and one for the other networks."""
+    others, adversary = _split(params)
+    return {"networks": optax.adam(0.0).init(others), "adversary": optax.adam(0.0).init(adversary)}
 
-    Args:
-      images: the whole data set, on each device; `config.batch_size` must be a multiple of their number.
-      order: `order.autoencoder_order` of the epoch.
-    """
-    devices, device = (1, 0) if axis is None else (jax.lax.axis_size(axis), jax.lax.axis_index(axis))
-    share = config.batch_size // devices
 
-    def one(state: TrainState, _: Any) -> tuple[TrainState, Metrics]:
-        start = state.step % hyper.steps_per_epoch * config.batch_size + device * share
-        indices = jax.lax.dynamic_slice(order, (start,), (share,))
-        return train_step(model, config, state, images[indices], labels[indices], hyper, axis)
+def _split(params: Params) -> tuple[Params, Params]:
+    others = {name: value for name, value in params.items() if name != "adversary"}
+    return others, {"adversary": params["adversary"]}
 
-    if steps == 1:
-        return one(state, None)
-    state, metrics = jax.lax.scan(one, state, length=steps)
-    return state, jax.tree.map(lambda values: values[-1], metrics)
+
+def _call(model: InfoAutoencoder, params: Params, method: str, *args: Any) -> Any:
+    return model_method(model, method)({"params": params}, *args)  # the alignment's constants are not needed
+
+
+def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
+    return state, {"images": run.splits.train.images, "labels": run.splits.train.labels}
+
+
+AUTOENCODER = Phase(
+    name="autoencoder",
+    section=lambda config: config.train,
+    epochs=lambda config: config.train.epochs,
+    trains=("style_encoder", "image_decoder", "adversary", "content_classifier"),
+    reads=(),
+    metrics=METRICS,
+    shown=("reconstruction", "adversary", "adversary_accuracy", "content_accuracy", "lambda"),
+    init_optimizer=init_optimizer,
+    begin=_begin,
+    step=train_step,
+)

@@ -2,34 +2,27 @@
 
 import contextlib
 import dataclasses
-import functools
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import Mesh
 
-from infoae_jax.config import Config, to_dict
+from infoae_jax.config import Config, program_key, to_dict
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.devices import hosts
-from infoae_jax.devices.mesh import AXIS, is_cpu
+from infoae_jax.devices.mesh import AXIS, is_gpu
+from infoae_jax.devices.signals import stop_signals
 from infoae_jax.errors import UserError
 from infoae_jax.models.autoencoder import InfoAutoencoder, build
-from infoae_jax.runs.checkpoint import Checkpoints
-from infoae_jax.runs.folder import RunInfo, lock, open_run
-from infoae_jax.runs.metrics import append_metrics, read_metrics
-from infoae_jax.runs.provenance import environment, now
-from infoae_jax.training.phases import PHASES
-from infoae_jax.training.run import Phase, Run
-from infoae_jax.training.state import TrainState, init_state
-from infoae_jax.training.stepper import JIT_CACHE_SIZE, make_later_stepper, make_stepper
+from infoae_jax.runs.folder import lock
+from infoae_jax.training.lockstep import Lockstep, noting
+from infoae_jax.training.run import Run, print_above_bar
+from infoae_jax.training.schedule import init_state
+from infoae_jax.training.state import TrainState
+from infoae_jax.training.stepper import Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +37,14 @@ class Result:
 def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | None = None) -> Result:
     """Trains as `config` says in the run folder `workdir`, or resumes the run there.
 
-    SIGINT and SIGTERM (in the main thread) finish the step (or `steps_per_call` of them; with several processes: up to
-    the next multiple of `log.every_steps`), save, and return. A second SIGINT interrupts at once.
+    SIGINT and SIGTERM (in the main thread) finish the step (on accelerators and with several processes: all up
+    to the next log line), save, and return. A second SIGINT interrupts at once.
 
     Args:
       workdir: a new or empty folder, or the run folder of the same configuration.
-      devices: they share each batch. None: all, also those of other processes that `hosts.connect` joined; these have
-        to call `fit` too, and the first of them alone reads and writes `workdir`.
+      devices: they share each batch. None: one GPU, as a second one would not make it faster; elsewhere all, and also
+        those of other processes that `hosts.connect` joined: these have to call `fit` too, and the first of them alone
+        reads and writes `workdir`.
 
     Raises:
       UserError: if something about the input, the folder or the devices cannot work.
@@ -58,7 +52,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
     """
     folder, is_alone = Path(workdir), jax.process_count() == 1
     if devices is None:
-        devices = jax.local_devices() if is_alone else jax.devices()
+        devices = jax.devices() if not is_alone else jax.local_devices()[: 1 if is_gpu() else None]
     if config.train.batch_size % len(devices):
         raise UserError(
             f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of the {len(devices)} "
@@ -73,14 +67,61 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
         splits = load_splits(config.data)
         hosts.check_same("images", splits.fingerprint)
         stopped = stack.enter_context(stop_signals())
-        every, device = config.log.every_steps, f"{len(devices)} x {devices[0].device_kind}"
+        device = f"{len(devices)} x {devices[0].device_kind}"
 
-        def should_stop(step: int) -> bool:
-            # All processes ask at the same steps, as they have to stop at the same one.
-            return stopped() if is_alone else step % every == 0 and hosts.any_of(stopped())
+        def should_stop(is_shared: bool) -> bool:
+            # Several processes have to stop at the same step, so all have to ask.
+            return stopped() if is_alone else is_shared and hosts.any_of(stopped())
 
-        run = Run(config, folder, splits, build_model(config, splits), device, mesh, local_mesh, should_stop)
-        return dataclasses.replace(_take_all_steps(run), stopped=stopped())
+        run = Run(config, folder, splits, build_model(config, splits), device, local_mesh)
+        (outcome,) = train([run], Layout(mesh), should_stop)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return dataclasses.replace(outcome, stopped=stopped())
+
+
+def fit_group(
+    configs: Sequence[Config], folders: Sequence[str | Path], devices: Sequence[jax.Device] | None = None
+) -> list[Result | Exception]:
+    """Trains or resumes all of `configs` in their run folders at once; otherwise as `fit.fit`.
+
+    A run has the metrics that it would have alone on one device, but for rounding. A signal stops all runs.
+
+    Args:
+      configs: equal in `config.program_key`.
+      devices: the runs are divided among them; None: all local ones.
+
+    Returns:
+      What `fit` would return or raise for each: a run that diverges or cannot be trained does not stop the others.
+
+    Raises:
+      UserError: if the images cannot be loaded, or the configurations do not suit them.
+    """
+    if len({program_key(config) for config in configs}) != 1:
+        raise ValueError("These configurations do not share a program: see config.program_key.")
+    mesh = Mesh(np.array(jax.local_devices() if devices is None else devices), (AXIS,))
+    one = Mesh(mesh.devices[:1], (AXIS,))  # for what a run computes alone: latents, test metrics, swaps
+    device = f"{mesh.size} x {mesh.devices[0].device_kind}, in a group"
+    splits = load_splits(configs[0].data)
+    model, runs, outcomes = build_model(configs[0], splits), dict[int, Run](), dict[int, Result | Exception]()
+    shared: dict[str, np.ndarray] = {}
+    with contextlib.ExitStack() as stack, stop_signals() as stopped:
+        for number, (config, folder) in enumerate(zip(configs, map(Path, folders), strict=True)):
+            try:
+                stack.enter_context(lock(folder))
+                runs[number] = Run(config, folder, splits, model, device, one, _printer(folder, number == 0), shared)
+            except Exception as error:  # another process trains it, for instance
+                outcomes[number] = error
+        found = train(list(runs.values()), Layout(mesh, is_group=True), lambda is_shared: stopped()) if runs else []
+        outcomes |= dict(zip(runs, found, strict=True))
+        for number, outcome in outcomes.items():
+            if isinstance(outcome, Result):
+                outcomes[number] = dataclasses.replace(outcome, stopped=stopped())
+    return [outcomes[number] for number in range(len(configs))]
+
+
+def _printer(folder: Path, is_heard: bool) -> Callable[[str], None]:
+    return lambda text: print_above_bar(f"{folder.name}: {text}") if is_heard else None
 
 
 def build_model(config: Config, splits: Splits) -> InfoAutoencoder:
@@ -99,129 +140,32 @@ def build_model(config: Config, splits: Splits) -> InfoAutoencoder:
     return build(config.model, (height, width, channels), len(splits.train.class_names), train.dtype)
 
 
-def train(run: Run) -> Phase[Result]:
-    """Opens the folder of a run, which must be locked, and goes through all phases from its newest checkpoint on.
+def train(runs: Sequence[Run], layout: Layout, should_stop: Callable[[bool], bool]) -> list[Result | Exception]:
+    """Trains runs that share their programs, each from its newest checkpoint on.
 
-    Raises `UserError` if the folder holds another experiment or cannot be written; `DivergedError` as `fit` does.
+    Those that stand at the same step take their steps together: all, unless they were killed while they saved.
+
+    Args:
+      runs: their folders must be locked.
+      should_stop: as for `Lockstep`.
+
+    Returns:
+      For each run its result, or what went wrong with it: the others go on.
     """
-    try:
-        with contextlib.ExitStack() as files:
-            _open_folder(run, files)
-            state, finished = restore_state(run), True
-            # The line alone proves nothing: it may be there although the last checkpoint never reached the disk.
-            has_end = hosts.from_first(lambda: bool(read_metrics(run.folder, "end")), False)
-            if has_end and int(state.step) == run.steps[-1]:
-                return Result(state, True)
-            _log_start(run, state)
-            for phase, last in zip(PHASES, run.steps, strict=True):
-                if finished and int(state.step) < last:
-                    state, finished = yield from phase(run, state)
-            if hosts.is_first():
-                append_metrics(run.folder, "end" if finished else "stop", step=int(state.step), time=now())
-            return Result(state, finished)
-    except OSError as error:
-        raise UserError(
-            f"The run folder {str(run.folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
-            f"room, and run the same command to resume."
-        ) from error
-
-
-def _open_folder(run: Run, files: contextlib.ExitStack) -> None:
-    config, splits, names = run.config, run.splits, run.splits.train.class_names
-    info = RunInfo(config, run.model.image_shape, names, len(splits.train), len(splits.test), splits.fingerprint)
-    hosts.on_first(lambda: open_run(run.folder, info, run.device))
-    if hosts.is_first():
-        run.checkpoints = files.enter_context(Checkpoints(run.folder, config.checkpoint.keep, wait=is_cpu()))
-        if config.log.tensorboard:
-            run.tensorboard = files.enter_context(_tensorboard(run.folder))
-
-
-@functools.lru_cache(JIT_CACHE_SIZE)
-def _init_program(model: InfoAutoencoder, sharding: NamedSharding) -> Any:
-    return jax.jit(functools.partial(init_state, model), out_shardings=sharding)
-
-
-def restore_state(run: Run) -> TrainState:
-    """The state of the newest checkpoint, or a fresh one, on all devices."""
-    init, seed = _init_program(run.model, run.replicated), np.uint32(run.config.train.seed)
-    shapes = init.eval_shape(seed)
-    # With several processes the first one reads for all.
-    sharding = run.replicated if jax.process_count() == 1 else SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
-    nothing = -1, jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-
-    def read() -> tuple[int, Any]:
-        assert run.checkpoints is not None
-        return run.checkpoints.restore(abstract) or nothing
-
-    step, state = hosts.from_first(read, nothing)
-    return init(seed) if step < 0 else hosts.put(state, run.replicated)
-
-
-def _log_start(run: Run, state: TrainState) -> None:
-    if not hosts.is_first():
-        return
-    step, splits, before = int(state.step), run.splits, [line["device"] for line in read_metrics(run.folder, "start")]
-    if step and before[-1:] not in ([], [run.device]):
-        warnings.warn(
-            f"This run was on {before[-1]} and is resumed on {run.device}, so its result will not be the same bit for "
-            f"bit (--cpu_devices sets the number of CPU devices).",
-            stacklevel=5,
-        )
-    append_metrics(run.folder, "start", step=step, device=run.device, environment=environment(), time=now())
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    run.print(
-        f"{run.config.data.name}: {len(splits.train):,} + {len(splits.test):,} images of "
-        f"{'x'.join(map(str, run.model.image_shape))}, {run.model.num_classes} classes; {parameters:,} parameters; "
-        f"{run.device}; run folder {run.folder}" + (f"; resumed at step {step}" if step else "")
-    )
-
-
-def _take_all_steps(run: Run) -> Result:
-    model, config, data, mesh = run.model, run.config, run.splits.train, run.mesh
-    current, answer = "", None
-    take: Callable[..., tuple[Any, ...]]
-    with contextlib.closing(train(run)) as phases:
-        while True:
-            try:
-                kind, _, carry, arguments = phases.send(answer)
-            except StopIteration as end:
-                return end.value
-            if kind != current:
-                current = kind
-                if kind == "train":
-                    take = make_stepper(model, config.train, data.images, data.labels, mesh)
-                else:
-                    take = make_later_stepper(model, kind, config, mesh)
-            answer = take(carry, *arguments)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGINT, SIGTERM, or SIGUSR2 (Slurm's, before time is over) has come."""
-    received: list[int] = []
-
-    def remember(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("\nStopping after this step, and saving ...", file=sys.stderr, flush=True)
-
-    is_main = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2) if is_main else ()
-    former = {number: signal.signal(number, remember) for number in numbers}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter  # an extra, which may be missing
-    except ImportError as error:
-        raise UserError(
-            "config.log.tensorboard is True, but tensorboardX is not installed: pip install -e '.[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    outcomes, states, errors = dict[int, Result](), dict[int, TrainState](), dict[int, Exception]()
+    with contextlib.ExitStack() as stack:
+        for number, run in enumerate(runs):
+            stack.enter_context(run.files)
+            with noting(errors, number, run):
+                run.open()
+                states[number] = run.restore(init_state(run.model, run.config))
+        for step in sorted({int(state.step) for state in states.values()}):
+            numbers = [number for number, state in states.items() if state.step == step]
+            group = Lockstep([runs[n] for n in numbers], [states[n] for n in numbers], layout, should_stop)
+            group.train()
+            errors |= {numbers[i]: error for i, error in group.errors.items()}
+            outcomes |= {n: Result(group.states[i], not group.is_stopped) for i, n in enumerate(numbers)}
+        for number, run in enumerate(runs):
+            with noting(errors, number, run):
+                run.files.close()  # when the last checkpoint is on the disk
+    return [errors.get(number) or outcomes[number] for number in range(len(runs))]

@@ -1,175 +1,136 @@
 """Watching a training: losses, test metrics and sample images for the run folder and the terminal; divergence."""
 
-import collections
-import contextlib
 import functools
 import math
 import sys
 import time
-from collections.abc import Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
 from infoae_jax.devices import hosts
-from infoae_jax.devices.batching import batch_size, make_batched, model_method
-from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import DivergedError
 from infoae_jax.files import write_atomically
 from infoae_jax.images.grid import MAX_COLUMNS, encode_png, one_of_each, swap_grid
 from infoae_jax.images.pixels import to_float
-from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.run import PhaseKind, Run, own_slice
-from infoae_jax.training.state import TrainState, apply_method
-from infoae_jax.types import Metrics, Params, Tree
+from infoae_jax.training.phase import Phase, Span
+from infoae_jax.training.run import Run
+from infoae_jax.training.state import PhaseName, TrainState
+from infoae_jax.types import Metrics
 
 MIN_SECONDS_BETWEEN_LINES = 30  # within an epoch, without a terminal
+MAX_EPOCH_LINES = 20  # of a phase; about
+MAX_PIXELS_AT_ONCE = 4096 * 32 * 32  # which bounds the memory
 # Cross-entropy of a coin-flip among 1e6 classes is 14 nats. Beyond this loss the encoder runs away from its adversary.
 MAX_ADVERSARY_LOSS = 1e3
-ADVICE: dict[PhaseKind, str] = {
-    "train": "with a smaller --config.train.lambda_adv or, where not yet set, --config.model.latent=ball or "
+ADVICE: dict[PhaseName, str] = {
+    "autoencoder": "with a smaller --config.train.lambda_adv or, where not yet set, --config.model.latent=ball or "
     "--config.train.lambda_schedule=linear. Where it is not the adversary, lower --config.train.learning_rate.",
-    "align": "with a smaller --config.alignment.lambda_adv or --config.alignment.learning_rate, or without alignment: "
-    "--config.model.couplings=0.",
-    "refine": "with a smaller --config.refine.learning_rate or smaller weights in that section, or without refinement: "
-    "--config.refine.epochs=0.",
+    "alignment": "with a smaller --config.alignment.lambda_adv or --config.alignment.learning_rate, or without "
+    "alignment: --config.model.couplings=0.",
+    "refinement": "with a smaller --config.refine.learning_rate or smaller weights in that section, or without "
+    "refinement: --config.refine.epochs=0.",
 }
 
 
-def check_sound(run: Run, kind: PhaseKind, epoch: int, step: int, metrics: Tree) -> dict[str, float]:
-    """A step's metrics, on the host; `DivergedError` if one is not finite or the adversary's loss has run away."""
-    values = {name: float(value) for name, value in jax.device_get(own_slice(metrics)).items()}
+def check_sound(run: Run, phase: PhaseName, epoch: int, step: int, metrics: Metrics) -> dict[str, float]:
+    """A step's metrics as numbers; `DivergedError` if one is not finite or the adversary's loss has run away."""
+    values = {name: float(value) for name, value in metrics.items()}
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         cause = f"{' and '.join(wrong)} became infinite or not a number"
-    elif kind == "train" and values["adversary"] >= MAX_ADVERSARY_LOSS:
+    elif phase == "autoencoder" and values.get("adversary", 0) >= MAX_ADVERSARY_LOSS:
         cause = f"the adversary's loss is {values['adversary']:.4g}: the encoder wins by making its latent ever larger"
     else:
         return values
     run.log("diverged", step, **values)
     raise DivergedError(
-        f"Training diverged in epoch {epoch} (step {step}) of phase {kind!r}: {cause}.\n  "
+        f"Training diverged in epoch {epoch} (step {step}) of the {phase}: {cause}.\n  "
         f"{', '.join(f'{name} {value:.4g}' for name, value in values.items())}\n"
-        f"Start again in another --workdir {ADVICE[kind]}"
+        f"Start again in another --workdir {ADVICE[phase]}"
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def evaluation_sums(
-    model: InfoAutoencoder,
-    params: Params,
-    images: UInt8[Array, "b h w c"],
-    labels: Int[Array, " b"],
-    mask: Float[Array, " b"],
-) -> Metrics:
-    """Sums of test metrics over the images with mask 1, and their 'count'; those with mask 0 only fill the batch."""
-    pixels = to_float(images)
-    z = apply_method(model, params, "encode", images)
-    squared = jnp.mean((apply_method(model, params, "decode", z, labels) - pixels) ** 2, axis=(1, 2, 3))
-    content = apply_method(model, params, "classify", images)
-    adversary = apply_method(model, params, "adversary_logits", apply_method(model, params, "encode_raw", images), 0.0)
-    return {
-        "reconstruction": jnp.sum(squared * mask),
-        "content_accuracy": jnp.sum((content.argmax(axis=1) == labels) * mask),
-        "adversary_accuracy": jnp.sum((adversary.argmax(axis=1) == labels) * mask),
-        "count": jnp.sum(mask),
-    }
+def observe(run: Run, state: TrainState, epoch: int) -> dict[str, float]:
+    """Logs test metrics, writes the swaps of samples/epoch_<epoch>.png, and returns the metrics.
 
-
-def observe(run: Run, state: TrainState, epoch: int, step: int) -> dict[str, float]:
-    """Logs the test metrics, writes the swaps of samples/epoch_<epoch>.png, and returns the metrics."""
+    The epoch is counted over all phases. The metrics are means over the whole test split, each image counted once.
+    """
     # On every host, so that none waits long for another: collectives have a time limit.
-    params, test = hosts.local(state.params), run.splits.test
-    metrics = measure_test_split(run, params)
-    run.log("test", step, epoch=epoch, **metrics)
-    mse, content = metrics["reconstruction"], metrics["content_accuracy"]
-    run.print(f"{'':>9}  test: mse {mse:.5f}, content {content:.2%}")
+    test, apply = run.splits.test, functools.partial(run.apply, hosts.local(state.variables))
+    z = apply("encode", test.images)
+    size = max(MAX_PIXELS_AT_ONCE // test.images[0].size, 1)
+    portions = [slice(start, start + size) for start in range(0, len(z), size)]
+    errors = [
+        ((apply("decode", z[p], test.labels[p]) - to_float(test.images[p])) ** 2).mean((1, 2, 3)) for p in portions
+    ]
+    is_right = apply("classify", test.images).argmax(axis=1) == test.labels
+    metrics = {"reconstruction": float(np.concatenate(errors).mean()), "content_accuracy": float(is_right.mean())}
+    run.log("test", int(state.step), epoch=epoch, **metrics)
+    run.print(f"  test: reconstruction {metrics['reconstruction']:.5f}, content {metrics['content_accuracy']:.2%}")
     if not all(map(math.isfinite, metrics.values())):
         return metrics  # a ruined model has no swaps to show
-    sources = test.images[one_of_each(test.labels)]
-    rows, columns = len(sources), min(run.model.num_classes, MAX_COLUMNS)
-    targets = np.tile(np.arange(columns, dtype=np.int32), rows)
-    transfer = make_batched(model_method(run.model, "transfer"), run.local_mesh, sources.shape[1] * sources.shape[2])
-    swaps = transfer({"params": params}, np.repeat(sources, columns, axis=0), targets)
+    rows = one_of_each(test.labels)
+    targets = np.arange(min(run.model.num_classes, MAX_COLUMNS), dtype=np.int32)
+    swaps = apply("decode", np.repeat(z[rows], len(targets), axis=0), np.tile(targets, len(rows)))
     if hosts.is_first():
         folder = run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        sheet = swap_grid(sources, swaps.reshape(rows, columns, *swaps.shape[1:]))
+        sheet = swap_grid(test.images[rows], swaps.reshape(len(rows), len(targets), *swaps.shape[1:]))
         write_atomically(folder / f"epoch_{epoch:04d}.png", encode_png(sheet))
     return metrics
 
 
-def measure_test_split(run: Run, params: Params) -> dict[str, float]:
-    """Means over the whole test split, each image counted once."""
-    test, split = run.splits.test, NamedSharding(run.local_mesh, PartitionSpec(AXIS))
-    size = batch_size(len(test), test.images.shape[1] * test.images.shape[2], run.local_mesh)
-    total: collections.Counter[str] = collections.Counter()
-    for start in range(0, len(test), size):
-        images, labels = test.images[start : start + size], test.labels[start : start + size]
-        missing, mask = size - len(labels), (np.arange(size) < len(labels)).astype(np.float32)
-        batch = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]), np.pad(labels, (0, missing)), mask
-        sums = jax.device_get(evaluation_sums(run.model, params, *jax.device_put(batch, split)))
-        total.update({name: float(value) for name, value in sums.items()})
-    count = total.pop("count")
-    return {name: value / count for name, value in total.items()}
-
-
 class Reporter:
-    """The autoencoder's losses, for metrics.jsonl and the terminal: a bar where there is one, plain lines elsewhere."""
+    """Tells what the steps of a phase return, in metrics.jsonl and in the terminal."""
 
-    def __init__(self, run: Run, steps_per_epoch: int):
-        self._run, self._steps_per_epoch, self._total_steps = run, steps_per_epoch, run.steps[0]
-        self._batch_size = run.config.train.batch_size
-        self._bar = tqdm(disable=True)
-        self._noted: tuple[int, Tree] | None = None
+    def __init__(self, run: Run, phase: Phase, span: Span, step: int):
+        self._run, self._phase, self._span, self._printed = run, phase, span, time.monotonic()
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Images per second count from here on, after `step` steps."""
+        self._begin = time.perf_counter(), step
+
+    def check(self, step: int, metrics: Metrics) -> dict[str, float]:
+        """The metrics as numbers, if they are sound."""
+        return check_sound(self._run, self._phase.name, self._span.epoch(step), step, metrics)
+
+    def __call__(self, step: int, metrics: Metrics, sums: Metrics) -> None:
+        """Tells of the step that was the `step`-th, with the metrics of it and their sums since the epoch began.
+
+        Raises:
+          DivergedError: if the metrics are unsound.
+        """
+        run, phase, span = self._run, self._phase, self._span
+        values = self.check(step, metrics)
+        if span.is_event(step, run.config.log.every_steps):
+            run.log(f"{phase.name}_step", step, **values)
+        if span.epoch_ends(step):
+            self._tell_epoch(step, {name: float(total) / span.steps_per_epoch for name, total in sums.items()})
+        elif not sys.stderr.isatty() and time.monotonic() - self._printed > MIN_SECONDS_BETWEEN_LINES:
+            self._print(f"step {step}/{span.last}  {self._shown(values)}")
+
+    def _tell_epoch(self, step: int, means: dict[str, float]) -> None:
+        span, (begin, first), now = self._span, self._begin, time.perf_counter()
+        epoch, epochs, rate = span.epoch(step), span.epochs, max(step - first, 1) * span.batch_size / (now - begin)
+        self._run.log(self._phase.name, step, epoch=epoch, **means, images_per_s=rate)
+        self.restart(step)
+        if epoch % max(epochs // MAX_EPOCH_LINES, 1) == 0 or epoch == epochs:
+            left = tqdm.format_interval((span.last - step) * span.batch_size / rate)
+            where = f"{self._phase.name} {epoch:>{len(str(epochs))}}/{epochs}"
+            self._print(f"{where}  {self._shown(means)}  {rate:,.0f} images/s  {left} left of this phase")
+
+    def _shown(self, values: dict[str, float]) -> str:
+        return "  ".join(f"{name.replace('_', ' ')} {values[name]:.4g}" for name in self._phase.shown)
+
+    def _print(self, text: str) -> None:
+        self._run.print(text)
         self._printed = time.monotonic()
 
-    @contextlib.contextmanager
-    def bar(self, step: int) -> Iterator[None]:
-        """Shows the progress from `step` on, if there is a terminal."""
-        images = {"total": self._total_steps * self._batch_size, "initial": step * self._batch_size, "unit": " images"}
-        hidden = not (self._run.has_bar and hosts.is_first() and sys.stderr.isatty())
-        with tqdm(**images, unit_scale=True, dynamic_ncols=True, leave=False, disable=hidden) as self._bar:
-            yield
 
-    def step(self, step: int, taken: int, metrics: Tree) -> None:
-        """Moves the bar; where there is a line to log, notes it and logs the one before, so that no device waits."""
-        self._bar.update(taken * self._batch_size)
-        if step % self._run.config.log.every_steps == 0:
-            self._log_noted()
-            self._noted = step, metrics
-
-    def check(self, step: int, metrics: Tree) -> dict[str, float]:
-        """Logs what is noted; the metrics of a step, on the host, or `DivergedError`."""
-        self._log_noted()
-        return check_sound(self._run, "train", (step - 1) // self._steps_per_epoch + 1, step, metrics)
-
-    def _log_noted(self) -> None:
-        if self._noted is None:
-            return
-        (step, metrics), self._noted = self._noted, None
-        values = self.check(step, metrics)  # nothing is noted now
-        self._run.log("step", step, **values)
-        losses = f"mse {values['reconstruction']:.5f} adversary {values['adversary']:.3f}"
-        self._bar.set_postfix_str(losses, refresh=False)
-        if self._bar.disable and time.monotonic() - self._printed > MIN_SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()
-            self._run.print(f"step {step}/{self._total_steps}  {losses}")
-
-    def epoch(self, step: int, sums: Tree, images_per_s: float) -> None:
-        """Logs and prints the means of the epoch that ends with `step`."""
-        means = {name: float(value) / float(sums["count"]) for name, value in sums.items() if name != "count"}
-        epoch, epochs = step // self._steps_per_epoch, self._run.config.train.epochs
-        self._run.log("epoch", step, epoch=epoch, **means, images_per_s=images_per_s)
-        left = tqdm.format_interval((self._total_steps - step) * self._batch_size / images_per_s)
-        self._run.print(
-            f"{epoch:>{len(str(epochs))}}/{epochs}  mse {means['reconstruction']:.5f}  adversary "
-            f"{means['adversary']:.3f} ({means['adversary_accuracy']:.1%} right)  content "
-            f"{means['content_accuracy']:.1%}  lambda {means['lambda']:.2g}  {images_per_s:,.0f} images/s  {left} left "
-            f"of this phase"
-        )
-        self._printed = time.monotonic()
+def progress_bar(span: Span, step: int, is_shown: bool) -> tqdm:
+    """The progress of a phase, if there is a terminal; in images."""
+    images = {"total": span.last - span.first, "initial": step - span.first, "unit": " images"}
+    hidden = not (is_shown and hosts.is_first() and sys.stderr.isatty())
+    return tqdm(**images, unit_scale=span.batch_size, dynamic_ncols=True, leave=False, disable=hidden)

@@ -2,30 +2,41 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+import optax
+from jaxtyping import Array, Float
 
+from infoae_jax.config import Static
+from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import mean_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.augment import augment_swaps
-from infoae_jax.training.optimizer import ADAM, Weights, cosine_decay, cross_entropy, descend
-from infoae_jax.training.state import TrainState, apply_method, split_networks
-from infoae_jax.types import Metrics, Params
+from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.phase import Phase
+from infoae_jax.training.run import Run
+from infoae_jax.training.state import TrainState
+from infoae_jax.training.stream import own_rows, stream
+from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Variables
+
+METRICS = "reconstruction", "style", "cycle", "content", "content_accuracy"
+
+
+def init_optimizer(params: Params) -> OptState:
+    """The optimiser state of `refine_step`."""
+    return optax.adam(0.0).init(params)
 
 
 def refine_step(
     model: InfoAutoencoder,
-    state: TrainState,
-    images: UInt8[Array, "b h w c"],
-    z: Float[Array, "b z"],
-    labels: Int[Array, " b"],
-    targets: Int[Array, " b"],
-    progress: Float[Array, ""],
-    weights: Weights,
+    config: Static,
+    params: Params,
+    frozen: Variables,
+    optimizer: OptState,
+    batch: Batch,
+    hyper: Hyper,
     axis: str | None = None,
-    has_cycle: bool = True,
-) -> tuple[TrainState, Metrics]:
-    """The state after an Adam step of the decoder alone, on reconstructions and swaps; all else is frozen.
+) -> tuple[Params, OptState, Metrics]:
+    """The decoder after an Adam step on reconstructions and swaps, and its optimiser state; all else is frozen.
 
     A reconstruction only ever shows the decoder a latent with its own class. Here reconstructions and swaps are encoded
     again, and must give the latent they were decoded from (as in Y-AE, Patacchiola et al. 2019); that latent must give
@@ -40,50 +51,63 @@ def refine_step(
     and shifted a little (`augment.augment_swaps`), where `content_noise` is above 0.
 
     Args:
-      z: what `encode` returns for `images`.
-      targets: classes to swap to, 0 .. classes - 1.
-      progress: share of the phase that is done, in [0, 1).
-      weights: 'learning_rate', 'style_weight', 'cycle_weight', 'content_weight', 'content_noise', at least 0.
+      config: 'cycle_weight', at least 0; 0 leaves out its term, and half of the decoding with it.
+      params: those of `REFINEMENT.trains`.
+      frozen: the parameters of `REFINEMENT.reads`, and the 'constants' of the model.
+      optimizer: what `init_optimizer` returns.
+      batch: 'images' [b, h, w, c], 0 .. 255, what `encode` returns for them as 'z' [b, d], and 'labels' [b].
+      hyper: 'learning_rate', 'style_weight', 'content_weight', 'content_noise', at least 0, and those of
+        `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
-      has_cycle: False leaves out the term of `cycle_weight`, which must then be 0, and half of the decoding with it.
 
     Returns:
-      The new state, and the unweighted terms before the step: 'reconstruction', 'style', 'cycle' (0 where its weight
-      is), 'content', and 'content_accuracy'.
+      Parameters, optimiser state, and the unweighted terms before the step: 'reconstruction', 'style', 'cycle' (0 where
+      its weight is), 'content', and 'content_accuracy'.
     """
+    z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
+    seed, step = hyper["seed"], hyper["step"]
+    key = stream(seed, "targets", step)
+    targets = own_rows(lambda n: jax.random.randint(key, (n,), 0, model.num_classes), len(z), axis)
+    both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])
 
-    def loss(decoder: Params) -> tuple[Float[Array, ""], Metrics]:
-        params = state.params | {"image_decoder": decoder}
-        both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])
-        decoded = apply_method(model, params, "decode", both, classes)
+    def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
+        variables = {**frozen, "params": frozen["params"] | params}
+        encode, decode, classify = (model_method(model, name) for name in ("encode", "decode", "classify"))
+        decoded = decode(variables, both, classes)
         reconstructions, swaps = jnp.split(decoded, 2)
-        pixels = to_float(images)
-        again = apply_method(model, params, "encode", jnp.clip(decoded, 0, 1), classes)
-        noise = jnp.asarray(weights["content_noise"])
-        seen = augment_swaps(jnp.clip(swaps, 0, 1), noise, state.step, axis)
-        content, content_accuracy = cross_entropy(apply_method(model, params, "classify", seen), targets)
-        metrics = {
-            "reconstruction": jnp.mean((reconstructions - pixels) ** 2),
-            "style": jnp.mean((again - both) ** 2),
-            "cycle": jnp.float32(0),
-            "content": content,
-            "content_accuracy": content_accuracy,
-        }
-        if has_cycle:
-            back = apply_method(model, params, "decode", again, jnp.concatenate([labels, labels]))
-            error = jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2)
-            # Runs with and without the term may share this program, so its weight can be 0 here.
-            metrics["cycle"] = jnp.where(jnp.asarray(weights["cycle_weight"]) > 0, error, 0.0)
-        weighted = sum(weights[f"{name}_weight"] * metrics[name] for name in ("style", "cycle", "content"))
-        return metrics["reconstruction"] + weighted, metrics
+        again = encode(variables, jnp.clip(decoded, 0, 1), classes)
+        seen = augment_swaps(jnp.clip(swaps, 0, 1), hyper["content_noise"], seed, step, axis)
+        content, content_accuracy = cross_entropy(classify(variables, seen), targets)
+        cycle = jnp.float32(0)
+        if config.cycle_weight:
+            back = decode(variables, again, jnp.concatenate([labels, labels]))
+            cycle = jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2)
+        reconstruction, style = jnp.mean((reconstructions - pixels) ** 2), jnp.mean((again - both) ** 2)
+        total = reconstruction + hyper["style_weight"] * style + config.cycle_weight * cycle
+        values = reconstruction, style, cycle, content, content_accuracy
+        return total + hyper["content_weight"] * content, dict(zip(METRICS, values, strict=True))
 
-    gradient, metrics = jax.grad(loss, has_aux=True)(state.params["image_decoder"])
+    gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
-    # One optimiser has both halves of the autoencoder: the encoder is given a gradient of 0, and stays.
-    network = split_networks(state.params)["autoencoder"]
-    gradients = jax.tree.map(jnp.zeros_like, network) | {"image_decoder": gradient}
-    rate = cosine_decay(progress) * weights["learning_rate"]
-    refined, moments = descend(ADAM, gradients, network, state.opt_state["autoencoder"], rate)
-    params = state.params | {"image_decoder": refined["image_decoder"]}
-    return TrainState(state.step + 1, params, state.opt_state | {"autoencoder": moments}, state.sums), metrics
+    adam = optax.adam(cosine_decay(hyper["progress"]) * hyper["learning_rate"])
+    return *update(adam, gradient, optimizer, params), metrics
+
+
+def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
+    train = run.splits.train
+    return state, {"images": train.images, "z": run.latents(state, "encode"), "labels": train.labels}
+
+
+REFINEMENT = Phase(
+    name="refinement",
+    section=lambda config: config.refine,
+    epochs=lambda config: config.refine.epochs,
+    trains=("image_decoder",),
+    reads=("style_encoder", "content_classifier", "alignment"),
+    metrics=METRICS,
+    shown=METRICS,
+    init_optimizer=init_optimizer,
+    begin=_begin,
+    step=refine_step,
+)

@@ -1,14 +1,16 @@
-"""What the phases of a training share, and what they ask of whoever takes their steps."""
+"""A training and its run folder."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Generator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -16,15 +18,16 @@ from infoae_jax.config import Config
 from infoae_jax.data.dataset import Splits
 from infoae_jax.devices import hosts
 from infoae_jax.devices.batching import make_batched, model_method
+from infoae_jax.devices.mesh import is_cpu
+from infoae_jax.errors import UserError
+from infoae_jax.images.appearance import appearance_features
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.runs.checkpoint import Checkpoints
-from infoae_jax.runs.metrics import append_metrics
-from infoae_jax.training.appearance import appearance_features
+from infoae_jax.runs.folder import RunInfo, open_run
+from infoae_jax.runs.metrics import append_metrics, read_metrics
+from infoae_jax.runs.provenance import environment, now
 from infoae_jax.training.state import TrainState
-from infoae_jax.types import Tree
-
-T = TypeVar("T")
-PhaseKind: TypeAlias = Literal["train", "align", "refine"]
+from infoae_jax.types import Variables
 
 
 def print_above_bar(text: str) -> None:
@@ -43,53 +46,82 @@ class Run:
     splits: Splits
     model: InfoAutoencoder
     device: str  # what its steps run on, in words
-    mesh: Mesh  # the devices that share its steps, on all hosts
-    local_mesh: Mesh  # those of this host, which compute latents, test metrics and samples
-    should_stop: Callable[[int], bool]  # asked after each step, with the number of steps done
+    local_mesh: Mesh  # the devices that compute latents, test metrics and samples: those of this host
     print: Callable[[str], None] = print_above_bar
-    has_bar: bool = True
     shared: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by the runs of a group
+    files: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)  # closes what is open
     checkpoints: Checkpoints | None = None
     tensorboard: Any = None  # a tensorboardX writer
 
-    @property
-    def align_batch(self) -> int:
-        """Latents in a step of the alignment: as configured, or all there are, but a multiple of the devices."""
-        size = min(self.config.alignment.batch_size, len(self.splits.train))
-        return max(size // self.mesh.size, 1) * self.mesh.size
+    def open(self) -> None:
+        """Opens or makes the folder, which must be locked.
 
-    @property
-    def steps(self) -> tuple[int, int, int]:
-        """The numbers of steps after which autoencoder, alignment and refinement are done."""
-        count, train, align = len(self.splits.train), self.config.train, self.config.alignment
-        per_epoch = count // train.batch_size
-        first = per_epoch * train.epochs
-        second = first + (count // self.align_batch * align.epochs if self.model.couplings else 0)
-        return first, second, second + per_epoch * self.config.refine.epochs
+        Raises:
+          UserError: if the folder holds another experiment or cannot be written.
+        """
+        config, splits, names = self.config, self.splits, self.splits.train.class_names
+        info = RunInfo(config, self.model.image_shape, names, len(splits.train), len(splits.test), splits.fingerprint)
+        hosts.on_first(lambda: open_run(self.folder, info, self.device))
+        if hosts.is_first():
+            self.checkpoints = self.files.enter_context(Checkpoints(self.folder, config.checkpoint.keep, wait=is_cpu()))
+            if config.log.tensorboard:
+                self.tensorboard = self.files.enter_context(_tensorboard(self.folder))
 
-    @property
-    def replicated(self) -> NamedSharding:
-        """The sharding of what every device holds in full."""
-        return NamedSharding(self.mesh, PartitionSpec())
+    def restore(self, fresh: TrainState) -> TrainState:
+        """The state of the newest checkpoint, or else `fresh`."""
+
+        def read() -> TrainState:
+            assert self.checkpoints is not None
+            found = self.checkpoints.restore(fresh)
+            return found[1] if found else fresh
+
+        return hosts.from_first(read, fresh)
+
+    def has_ended(self) -> bool:
+        """Whether a line says so. It alone proves nothing: the last checkpoint may never have reached the disk."""
+        return hosts.from_first(lambda: bool(read_metrics(self.folder, "end")), False)
+
+    def log_start(self, state: TrainState) -> None:
+        """Logs and prints what begins; warns if a resumed run goes on elsewhere."""
+        if not hosts.is_first():
+            return
+        step, splits = int(state.step), self.splits
+        before = [line["device"] for line in read_metrics(self.folder, "start")][-1:]
+        if step and before not in ([], [self.device]):
+            warnings.warn(
+                f"This run was on {before[0]} and is resumed on {self.device}, so its result will not be the same bit "
+                f"for bit (--cpu_devices sets the number of CPU devices).",
+                stacklevel=4,
+            )
+        append_metrics(self.folder, "start", step=step, device=self.device, environment=environment(), time=now())
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.variables["params"]))
+        self.print(
+            f"{self.config.data.name}: {len(splits.train):,} + {len(splits.test):,} images of "
+            f"{'x'.join(map(str, self.model.image_shape))}, {self.model.num_classes} classes; {parameters:,} "
+            f"parameters; {self.device}; run folder {self.folder}" + (f"; resumed at step {step}" if step else "")
+        )
 
     @property
     def appearance(self) -> Float[np.ndarray, "n f"]:
-        """`appearance.appearance_features` of the training images."""
+        """`appearance_features` of the training images."""
         if "appearance" not in self.shared:
             train = self.splits.train
             self.shared["appearance"] = appearance_features(train.images, train.labels, self.model.num_classes)
         return self.shared["appearance"]
 
+    def apply(self, variables: Variables, method: str, *rows: np.ndarray) -> np.ndarray:
+        """What `method` of the model returns, for any number of rows; the local devices share the work."""
+        height, width, _ = self.model.image_shape
+        return make_batched(model_method(self.model, method), self.local_mesh, height * width)(variables, *rows)
+
     def latents(self, state: TrainState, method: Literal["encode_unbounded", "encode"]) -> Float[np.ndarray, "n z"]:
         """What `method` of the model returns for the training images."""
-        images = self.splits.train.images
-        apply = make_batched(model_method(self.model, method), self.local_mesh, images.shape[1] * images.shape[2])
-        return apply({"params": hosts.local(state.params)}, images)
+        return self.apply(hosts.local(state.variables), method, self.splits.train.images)
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, state: TrainState) -> None:
         """Saves a checkpoint, on the first host."""
         if self.checkpoints is not None:
-            self.checkpoints.save(step, state)
+            self.checkpoints.save(int(state.step), state)
 
     def log(self, kind: str, step: int, **values: float) -> None:
         """Appends a line to metrics.jsonl, and the values to TensorBoard."""
@@ -100,40 +132,11 @@ class Run:
                 self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
 
-class StepRequest(NamedTuple):
-    """A phase asks for a step, or several.
-
-    kind    carry                        arguments                           answer
-    train   the state                    steps done, limit of steps to take  carry, metrics, steps taken
-    align   the state of `align_step`    tables, rows, targets, progress     carry, metrics
-    refine  the state                    tables, rows, targets, progress     carry, metrics
-
-    `tables` are arrays on the host with a row for each training image, the same ones throughout a phase; the step gets
-    those `rows` of them. The carry is donated. Carry and metrics of the answer are to be read through `own_slice`.
-    """
-
-    kind: PhaseKind
-    step: int  # steps done
-    carry: Tree
-    arguments: tuple[Any, ...]
-
-
-# A phase is a generator, so that the same code trains a run alone (`fit.py`) and in a group (`group.py`).
-Phase: TypeAlias = Generator[StepRequest, Any, T]
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """One run's part of arrays that are stacked over the runs of a group."""
-
-    stack: Tree
-    index: int
-
-    def block_until_ready(self) -> None:  # `jax.block_until_ready` calls it
-        jax.block_until_ready(self.stack)
-
-
-def own_slice(value: Tree) -> Tree:
-    """The arrays of a `Slice`, on the host; anything else as it is."""
-    # JAX keeps what it copies to the host: the stack crosses once for all runs.
-    return jax.tree.map(lambda x: np.asarray(x)[value.index], value.stack) if isinstance(value, Slice) else value
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # an extra, which may be missing
+    except ImportError as error:
+        raise UserError(
+            "config.log.tensorboard is True, but tensorboardX is not installed: pip install -e '.[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

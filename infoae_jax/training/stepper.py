@@ -1,140 +1,186 @@
-"""The steps as they run: jitted, their state donated, and each batch shared by the devices."""
+"""The programs that take the steps of a phase: compiled, what they change donated, shared by the devices.
 
+A run alone has each batch shared by the devices. In a group, whole runs are divided among them, and a device takes the
+steps of its runs as one program (`jax.vmap`).
+
+Accelerators keep what the steps get rows of, and take many steps in a call (`lax.scan`), during which nothing crosses
+between host and device. On the CPU, where convolutions in loops are slow and the device's memory is the host's, NumPy
+gathers each batch, and a call takes one step.
+"""
+
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int, UInt8
 
-from infoae_jax.config import AlignmentConfig, Config, RefineConfig, TrainConfig
-from infoae_jax.devices.hosts import put
+from infoae_jax.config import Config, Static, split_settings
+from infoae_jax.devices import hosts
+from infoae_jax.devices.compiling import compiler_options
 from infoae_jax.devices.mesh import AXIS, is_cpu
-from infoae_jax.models.autoencoder import InfoAutoencoder, alignment_of
-from infoae_jax.training.alignment import align_step
-from infoae_jax.training.autoencoder import gathered_train_step, train_step
-from infoae_jax.training.order import autoencoder_order, once_an_epoch
-from infoae_jax.training.refinement import refine_step
-from infoae_jax.training.state import Hyper, TrainState, alignment_helpers, make_hyper, static_config, traced_weights
-from infoae_jax.types import Metrics, Tree
+from infoae_jax.models.autoencoder import InfoAutoencoder
+from infoae_jax.training.phase import Phase, Span
+from infoae_jax.training.state import Carry, TrainState
+from infoae_jax.training.stream import shuffled
+from infoae_jax.types import Batch, Hyper, Metrics, Tree, Variables
 
-# Takes (state, steps done, limit of steps to take); returns (state, metrics of the last step, steps taken).
-Stepper: TypeAlias = Callable[[TrainState, int, int], tuple[TrainState, Metrics, int]]
-# Returns (state or carry, metrics), on the devices.
-Program: TypeAlias = Callable[..., tuple[Tree, Metrics]]
-LaterKind: TypeAlias = Literal["align", "refine"]
-JIT_CACHE_SIZE = 16  # programs of each kind that are kept, with what was compiled of them
+Taken: TypeAlias = tuple[Metrics, Metrics]  # of the last step, and the sums since its epoch began
+OF_EACH_RUN = ("z",)  # tables of which each run of a group has its own
+JIT_CACHE_SIZE = 16  # programs that are kept, with what was compiled of them
 
 
-def on_all(function: Callable[..., Any], mesh: Mesh, specs: tuple[P, ...]) -> Program:
-    """`function` jitted, its first argument donated, and run by every device on its part of the others.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How training lies on the devices: a run whose batches they share, or a group of runs divided among them."""
 
-    That all devices return the same is not checked: they receive the same sums, and compute the same with them.
+    mesh: Mesh
+    is_group: bool = False
+
+    def sharding(self, per_run: bool) -> NamedSharding:
+        """Of what each run has for itself, or of what all devices hold."""
+        return NamedSharding(self.mesh, P(AXIS) if per_run and self.is_group else P())
+
+    def stack(self, trees: list[Tree]) -> Tree:
+        """The trees of all runs on the devices, those of a group stacked."""
+        if not self.is_group:
+            return hosts.put(trees[0], self.sharding(True))
+        missing = -len(trees) % self.mesh.size  # so that each device has as many runs
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get([*trees, *trees[:1] * missing]))
+        return jax.device_put(stacked, self.sharding(True))
+
+    def pick(self, tree: Tree, run: int) -> Tree:
+        """One run's part of what `stack` or a step returned."""
+        # JAX keeps what it copies to the host: the stack crosses once for all runs.
+        return jax.tree.map(lambda x: np.asarray(x)[run], tree) if self.is_group else tree
+
+
+def is_resident(rows: Batch, mesh: Mesh) -> bool:
+    """Whether the devices keep what the steps get rows of: accelerators do, unless it takes half of their memory."""
+    if is_cpu():
+        return False
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit is None or sum(table.nbytes for table in rows.values()) < limit / 2
+
+
+@functools.lru_cache(JIT_CACHE_SIZE)
+def step_program(
+    model: InfoAutoencoder, phase: Phase, config: Static, batch_size: int, layout: Layout, steps: int
+) -> jax.stages.Wrapped:
+    """The jitted steps of (carry, frozen, rows, order, hyper).
+
+    They get rows of tables, `steps` times, in this order of an epoch. Without an order (None), one gets all rows.
     """
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False), donate_argnums=0)
+    axis = None if layout.is_group else AXIS
+
+    def step(carry: Carry, frozen: Variables, batch: Batch, order: None, hyper: Hyper) -> tuple[Carry, Taken]:
+        within = carry.step - hyper["first"]
+        now = {**hyper, "step": carry.step, "progress": within / hyper["total_steps"]}
+        params, optimizer, metrics = phase.step(model, config, carry.params, frozen, carry.optimizer, batch, now, axis)
+        begins = within % hyper["steps_per_epoch"] == 0
+        sums = {name: jnp.where(begins, 0.0, total) + metrics[name] for name, total in carry.sums.items()}
+        return Carry(carry.step + 1, params, optimizer, sums), (metrics, sums)
+
+    def scan(carry: Carry, frozen: Variables, tables: Batch, order: jax.Array, hyper: Hyper) -> tuple[Carry, Taken]:
+        devices, device = (jax.lax.axis_size(axis), jax.lax.axis_index(axis)) if axis else (1, 0)
+        share = batch_size // devices
+
+        def one(carry: Carry, _: None) -> tuple[Carry, Taken]:
+            start = (carry.step - hyper["first"]) % hyper["steps_per_epoch"] * batch_size + device * share
+            rows = jax.lax.dynamic_slice(order, (start,), (share,))
+            return step(carry, frozen, {name: table[rows] for name, table in tables.items()}, None, hyper)
+
+        carry, taken = jax.lax.scan(one, carry, length=steps)
+        return carry, jax.tree.map(lambda values: values[-1], taken)
+
+    def call(carry: Carry, frozen: Variables, rows: Batch, order: Tree, hyper: Hyper) -> tuple[Carry, Taken]:
+        specs: Tree
+        take, own, specs = (step, P(), P(AXIS)) if order is None else (scan, P(), P())
+        if layout.is_group:
+            axes = {name: 0 if name in OF_EACH_RUN else None for name in rows}
+            take, own = jax.vmap(scan, in_axes=(0, 0, axes, 0, 0)), P(AXIS)
+            specs = {name: P() if axis is None else P(AXIS) for name, axis in axes.items()}
+        # That all devices return the same is not checked: they receive the same sums, and compute the same with them.
+        shared = jax.shard_map(
+            take, mesh=layout.mesh, in_specs=(own, own, specs, own, own), out_specs=own, check_vma=False
+        )
+        return shared(carry, frozen, rows, order, hyper)
+
+    return jax.jit(call, donate_argnums=0, compiler_options=compiler_options("steps"))
 
 
-@functools.lru_cache(JIT_CACHE_SIZE)
-def train_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh) -> Program:
-    """`train_step` of (state, images, labels, hyper)."""
-    return on_all(functools.partial(train_step, model, config, axis=AXIS), mesh, (P(), P(AXIS), P(AXIS), P()))
+def traced_settings(phase: Phase, span: Span, config: Config) -> Hyper:
+    """The scalars that a program of this phase takes as arguments."""
+    _, values = split_settings(phase.section(config))
+    counts = {"first": span.first, "steps_per_epoch": span.steps_per_epoch, "total_steps": span.last - span.first}
+    hyper: dict[str, Any] = {name: np.float32(value) for name, value in values.items()}
+    hyper |= {name: np.int32(count) for name, count in counts.items()} | {"seed": np.uint32(config.train.seed)}
+    return hyper
 
 
-@functools.lru_cache(JIT_CACHE_SIZE)
-def gathered_program(model: InfoAutoencoder, config: TrainConfig, mesh: Mesh, steps: int) -> Program:
-    """`steps` times `gathered_train_step` of (state, all images, all labels, order, hyper)."""
-    return on_all(functools.partial(gathered_train_step, model, config, axis=AXIS, steps=steps), mesh, (P(),) * 5)
+class Stepper:
+    """Takes the steps of a phase, of a run or of a group whose runs stand at the same step."""
 
+    def __init__(
+        self,
+        model: InfoAutoencoder,
+        phase: Phase,
+        span: Span,
+        configs: Sequence[Config],
+        states: Sequence[TrainState],
+        tables: Sequence[Batch],
+        layout: Layout,
+    ):
+        """Puts on the devices what stays there.
 
-@functools.lru_cache(JIT_CACHE_SIZE)
-def order_program(num_images: int, mesh: Mesh) -> Callable[..., Array]:
-    """`autoencoder_order` of (step, hyper), on every device."""
-    return jax.jit(functools.partial(autoencoder_order, num_images=num_images), out_shardings=NamedSharding(mesh, P()))
+        Args:
+          configs: one for each run; equal in `config.program_key`.
+          states: where the runs begin; what the phase trains of them is given away.
+          tables: for each run, what its steps get rows of.
+        """
+        self._phase, self._span, self._layout = phase, span, layout
+        self._seeds, self._count = [config.train.seed for config in configs], len(tables[0]["labels"])
+        static, _ = split_settings(phase.section(configs[0]))
+        self._program = functools.partial(step_program, model, phase, static, span.batch_size, layout)
+        self._carry, self._frozen = (layout.stack([*map(part, states)]) for part in (phase.carry, phase.frozen))
+        self._hyper = layout.stack([traced_settings(phase, span, config) for config in configs])
+        self._rows = tables[0]
+        self.is_resident = layout.is_group or is_resident(tables[0], layout.mesh)
+        if self.is_resident:
+            shared = {name: table for name, table in tables[0].items() if name not in OF_EACH_RUN}
+            own = [{name: table for name, table in rows.items() if name in OF_EACH_RUN} for rows in tables]
+            self._rows = hosts.put(shared, layout.sharding(per_run=False)) | layout.stack(own)
+        self._epoch, self._order = 0, np.zeros(0, np.int32)  # of the latest epoch
 
+    def compile(self, step: int, lengths: set[int]) -> list[jax.stages.Compiled]:
+        """The programs of calls of so many steps, compiled at the same time; `take` uses them."""
+        arguments = self._carry, self._frozen, self._rows, self._order_of(step), self._hyper
+        with ThreadPoolExecutor() as threads:
+            return list(threads.map(lambda steps: self._program(steps).lower(*arguments).compile(), lengths))
 
-@functools.lru_cache(JIT_CACHE_SIZE)
-def later_program(model: InfoAutoencoder, kind: LaterKind, mesh: Mesh, has_cycle: bool = False) -> Program:
-    """`later_step`, the batch shared by the devices."""
-    return on_all(later_step(model, kind, AXIS, has_cycle), mesh, (P(), *(P(AXIS),) * 4, P(), P()))
+    def take(self, step: int, steps: int) -> Taken:
+        """Takes `steps` steps, after `step`, within one epoch; what it returns waits on the devices."""
+        order, rows = self._order_of(step), self._rows
+        if not self.is_resident:
+            within = (step - self._span.first) % self._span.steps_per_epoch * self._span.batch_size
+            indices = order[within : within + self._span.batch_size]
+            batch = {name: table[indices] for name, table in rows.items()}
+            rows, order = hosts.put(batch, NamedSharding(self._layout.mesh, P(AXIS))), None
+        self._carry, taken = self._program(steps)(self._carry, self._frozen, rows, order, self._hyper)
+        return taken
 
+    def _order_of(self, step: int) -> Tree:
+        epoch = self._span.epochs_before + self._span.epoch(step + 1)
+        if epoch != self._epoch:
+            orders = [shuffled(seed, epoch, self._count) for seed in self._seeds]
+            self._epoch, self._order = epoch, self._layout.stack(orders) if self.is_resident else orders[0]
+        return self._order
 
-def later_step(model: InfoAutoencoder, kind: LaterKind, axis: str | None, has_cycle: bool = False) -> Program:
-    """`align_step` or `refine_step` of (carry, a batch of four arrays, progress, weights)."""
-    if kind == "align":
-        return functools.partial(align_step, alignment_of(model), alignment_helpers(model), axis=axis)
-    return functools.partial(refine_step, model, axis=axis, has_cycle=has_cycle)
-
-
-def later_section(config: Config, kind: LaterKind) -> AlignmentConfig | RefineConfig:
-    """The section of the configuration with the weights of that phase."""
-    return config.alignment if kind == "align" else config.refine
-
-
-def make_later_stepper(model: InfoAutoencoder, kind: LaterKind, config: Config, mesh: Mesh) -> Program:
-    """Steps of the alignment or the refinement on rows of tables on the host, as in `run.StepRequest`."""
-    program = later_program(model, kind, mesh, kind == "refine" and config.refine.cycle_weight > 0)
-    split, replicated = NamedSharding(mesh, P(AXIS)), NamedSharding(mesh, P())
-    weights = put(traced_weights(later_section(config, kind)), replicated)
-
-    def take_step(
-        carry: Tree, tables: tuple[np.ndarray, ...], rows: np.ndarray, targets: np.ndarray, progress: float
-    ) -> tuple[Tree, Metrics]:
-        batch = put((*(table[rows] for table in tables), targets), split)
-        return program(carry, *batch, np.float32(progress), weights)
-
-    return take_step
-
-
-def make_stepper(
-    model: InfoAutoencoder,
-    config: TrainConfig,
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"],
-    mesh: Mesh,
-) -> Stepper:
-    """Steps of the autoencoder on the data set, in its seeded order.
-
-    On accelerators the data set waits on the device and nothing crosses between host and device in a step. On the CPU
-    (where the 'device' is the same memory) numpy gathers each batch, which saves a copy of the data set for each CPU
-    device.
-    """
-    replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    hyper, static = put(make_hyper(config, len(labels)), replicated), static_config(config)
-    batch_size, steps_per_epoch = config.batch_size, len(labels) // config.batch_size
-    make_order = order_program(len(labels), mesh)
-    if config.data_on == "device" or (config.data_on == "auto" and not is_cpu()):
-        programs = functools.partial(gathered_program, model, static, mesh)
-        return gathered_stepper(programs, put((images, labels), replicated), make_order, hyper, config, steps_per_epoch)
-    program = train_program(model, static, mesh)
-    order = once_an_epoch(lambda *args: np.asarray(make_order(*args)), steps_per_epoch)
-
-    def take_step(state: TrainState, step: int, limit: int) -> tuple[TrainState, Metrics, int]:
-        start = step % steps_per_epoch * batch_size
-        rows = order(step, state.step, hyper)[start : start + batch_size]
-        return *program(state, *put((images[rows], labels[rows]), split), hyper), 1
-
-    return take_step
-
-
-def gathered_stepper(
-    programs: Callable[[int], Program],
-    data_set: tuple[Array, Array],
-    make_order: Callable[..., Array],
-    hyper: Hyper,
-    config: TrainConfig,
-    steps_per_epoch: int,
-) -> Stepper:
-    """Steps on images and labels that wait on the device; `programs` makes that of a number of steps in one call."""
-    # On the CPU XLA computes convolutions within loops about 17 times slower (jax-ml/jax#12868), and gains nothing.
-    per_call = 1 if is_cpu() else config.steps_per_call
-    by_steps = {steps: programs(steps) for steps in {1, per_call}}
-    order = once_an_epoch(make_order, steps_per_epoch)
-
-    def take_steps(state: Tree, step: int, limit: int) -> tuple[Tree, Tree, int]:  # stacked, in a group
-        steps = per_call if per_call <= limit else 1
-        return *by_steps[steps](state, *data_set, order(step, state.step, hyper), hyper), steps
-
-    return take_steps
+    def state(self, state: TrainState, run: int) -> TrainState:
+        """`state` with what the steps of this run have changed; read it before the next are taken."""
+        return self._phase.merge(state, self._layout.pick(self._carry, run))

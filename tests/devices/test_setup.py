@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxlib
 import pytest
+
+from infoae_jax.devices import setup
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,7 +128,7 @@ def source(config, prepare):
     return Source({"test": 1}, decode)
 
 def stop():
-    while len(read_metrics(sys.argv[1], "step")) < 20:
+    while len(read_metrics(sys.argv[1], "autoencoder_step")) < 20:
         time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -143,3 +146,45 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         out = python(code_here, XDG_CACHE_HOME=str(tmp_path / "cache")).stdout
         peak = int(out.rpartition("peak ")[2])
         assert peak < images + 1.5 * 2**30, f"{(peak - images) / 2**30:.2f} GiB above the images (run {number})"
+
+
+FLAGS = """
+import os, jaxlib
+from infoae_jax.devices import setup
+%s
+setup.set_up(None)
+print(os.environ.get("XLA_FLAGS", ""))
+"""
+
+
+@pytest.mark.parametrize(
+    ("versions", "count"), [("((0, 0),)", 0), ("(tuple(map(int, jaxlib.__version__.split('.')[:2])),)", 2)]
+)
+def test_onednn_is_chosen_for_versions_that_were_tried(tmp_path, versions, count):
+    code = FLAGS % f"setup._ONEDNN_VERSIONS = {versions}"
+    flags = python(code, XDG_CACHE_HOME=str(tmp_path)).stdout.split()
+    assert len(flags) == count
+    own = "--xla_cpu_experimental_onednn_custom_call=false"
+    flags = python(code, XDG_CACHE_HOME=str(tmp_path), XLA_FLAGS=own).stdout.split()
+    assert own in flags
+    assert len(flags) == max(count, 1)  # the user's is not contradicted
+
+
+def test_onednn_is_not_chosen_where_an_accelerator_computes(tmp_path):
+    code = FLAGS % "setup._ONEDNN_VERSIONS = (tuple(map(int, jaxlib.__version__.split('.')[:2])),)"
+    assert not python(code, XDG_CACHE_HOME=str(tmp_path), JAX_PLATFORMS="cuda").stdout.split()
+
+
+CONVOLVE = """
+from infoae_jax.devices.setup import set_up
+set_up(None, cpu_devices=1, compilation_cache=False)
+import jax, jax.numpy as jnp
+x, w = jnp.ones((64, 14, 14, 32)), jnp.ones((5, 5, 32, 64))
+convolve = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+print("onednn" in jax.jit(convolve).lower(x, w).compile().as_text())
+"""
+
+
+def test_convolutions_are_computed_by_onednn_where_it_is_chosen():
+    version = tuple(map(int, jaxlib.__version__.split(".")[:2]))
+    assert python(CONVOLVE).stdout.split() == [str(version in setup._ONEDNN_VERSIONS)]

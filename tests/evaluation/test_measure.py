@@ -17,6 +17,7 @@ from infoae_jax.evaluation.measure import evaluate_run, measure
 from infoae_jax.evaluation.metrics import System
 from infoae_jax.evaluation.record import QUICK, read_evaluation
 from infoae_jax.evaluation.table import as_text
+from infoae_jax.runs.metrics import append_metrics
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -61,10 +62,14 @@ def test_same_run_gives_the_same_file_but_for_its_cost(run, monkeypatch):
     assert records[0]["figures"]["content"] == {"content_accuracy": None}  # JSON has no NaN
 
 
-def test_model_is_the_one_that_is_loaded_from_the_run(run, monkeypatch):
+def test_model_is_the_one_that_is_loaded_from_the_run_and_its_training_had_this_speed(run, monkeypatch):
     monkeypatch.setattr(measure_module, "load_judges", lambda *_: judges(1.0))
     monkeypatch.setattr(measure_module, "measure", functools.partial(measure, names=("content", "reconstruction")))
-    figures = evaluate_run(run, QUICK, step=3)["figures"]
+    for epoch, speed in ((1, 100.0), (2, 300.0), (3, 200.0)):
+        append_metrics(run, "autoencoder", step=4 * epoch, epoch=epoch, images_per_s=speed)
+    record = evaluate_run(run, QUICK, step=3)
+    assert record["cost"]["training_images_per_s"] == 200
+    figures = record["figures"]
     model = infoae_jax.load(run, step=3)
     test = load_splits(model.info.config.data).test
     accuracy = (model.predict(test.images).labels == test.labels).mean()

@@ -13,8 +13,8 @@ def test_load_gives_the_newest_or_an_older_checkpoint_and_the_record_of_the_run(
     newest, older = model.variables, infoae_jax.load(untrained, 3).variables
     for variables, step in ((newest, 8), (older, 3)):
         with Checkpoints(untrained) as checkpoints:
-            saved = checkpoints.restore(jax.eval_shape(lambda p: p, variables["params"]), step, "params")[1]
-        jax.tree.map(np.testing.assert_array_equal, variables["params"], saved)
+            saved = checkpoints.restore(jax.eval_shape(lambda v: v, variables), step, "variables")[1]
+        jax.tree.map(np.testing.assert_array_equal, variables, saved)
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, newest, older)))
     assert model.step == 8
     assert model.classes == tuple("0123456789")

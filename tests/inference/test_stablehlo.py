@@ -98,7 +98,7 @@ def test_another_format_is_named(programs, tmp_path):
     other = shutil.copytree(programs, tmp_path / "other")
     description = json.loads((other / "description.json").read_text())
     (other / "description.json").write_text(json.dumps({**description, "format": 99}))
-    with pytest.raises(UserError, match="its format is 99, not 1"):
+    with pytest.raises(UserError, match="its format is 99, not 2"):
         read_stablehlo(other)
 
 

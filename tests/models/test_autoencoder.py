@@ -6,7 +6,7 @@ import pytest
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import build, init_params
+from infoae_jax.models.autoencoder import build, fresh_variables
 
 
 def make_model(shape, num_classes=10, **overrides):
@@ -19,7 +19,7 @@ def make(shape=(28, 28, 1), num_classes=10, **overrides):
     model = make_model(shape, num_classes, **overrides)
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), np.uint8)
     labels = np.arange(6) % num_classes
-    return model, jax.jit(model.init)(jax.random.key(0), images, labels), images, labels
+    return model, fresh_variables(model, 0), images, labels
 
 
 @pytest.mark.parametrize("decoder", ["dcec", "literal"])
@@ -39,11 +39,14 @@ def test_unsupported_sizes_get_a_sentence(shape):
         make_model(shape)
 
 
-def test_initial_parameters_are_those_of_init_and_a_pure_function_of_the_seed():
-    model, variables, _, _ = make()
-    params = jax.jit(lambda seed: init_params(model, jnp.uint32(seed)))
-    jax.tree.map(np.testing.assert_array_equal, params(0), variables["params"])
-    assert not np.array_equal(*(jax.tree.leaves(params(seed))[-1] for seed in (0, 1)))
+@pytest.mark.parametrize("couplings", [0, 2])
+def test_fresh_variables_are_shaped_like_those_of_init_and_lie_on_the_host(couplings):
+    model, variables, images, labels = make(couplings=couplings)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images, labels)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), variables) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), {"constants": {}} | shapes
+    )
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(variables))
 
 
 def test_the_papers_network():
@@ -52,18 +55,18 @@ def test_the_papers_network():
     shapes = jax.tree.map(jnp.shape, variables["params"])
     encoder, decoder, adversary = (shapes[n] for n in ("style_encoder", "image_decoder", "adversary"))
     assert [encoder[f"Conv_{i}"]["kernel"] for i in range(3)] == [(5, 5, 1, 32), (5, 5, 32, 64), (3, 3, 64, 128)]
-    assert [encoder[f"Dense_{i}"]["kernel"] for i in range(2)] == [(1152, 256), (256, 16)]
+    assert [encoder[name]["kernel"] for name in ("Dense_0", "out")] == [(1152, 256), (256, 16)]
     assert [decoder[f"Dense_{i}"]["kernel"] for i in range(2)] == [(26, 256), (256, 1152)]
-    kernels = [decoder[f"ConvTranspose_{i}"]["kernel"] for i in range(3)]
+    kernels = [decoder[name]["kernel"] for name in ("ConvTranspose_0", "ConvTranspose_1", "out")]
     assert kernels == [(3, 3, 128, 64), (5, 5, 64, 32), (5, 5, 32, 1)]
-    assert [adversary[f"Dense_{i}"]["kernel"] for i in range(2)] == [(16, 256), (256, 10)]
+    assert [adversary[name]["kernel"] for name in ("Dense_0", "out")] == [(16, 256), (256, 10)]
 
 
 def test_literal_decoder_has_the_papers_output_channels():
     _, variables, _, _ = make(decoder="literal", filters=(32, 64, 128))
     decoder = jax.tree.map(jnp.shape, variables["params"]["image_decoder"])
     assert [decoder[f"ConvTranspose_{i}"]["kernel"][-1] for i in range(3)] == [128, 64, 32]
-    assert decoder["Conv_0"]["kernel"] == (3, 3, 32, 1)
+    assert decoder["out"]["kernel"] == (3, 3, 32, 1)
 
 
 def test_latent_on_the_sphere_in_the_ball_and_unbounded():
@@ -79,9 +82,8 @@ def test_latent_on_the_sphere_in_the_ball_and_unbounded():
 
 def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_the_decoder():
     model, variables, images, labels = make(latent="ball", couplings=2)
-    params = dict(variables["params"])
-    params["alignment"] = params["alignment"] | {"mean": 0.3 * jnp.ones((10, 16))}
-    variables = {"params": params}
+    alignment = variables["constants"]["alignment"] | {"mean": 0.3 * jnp.ones((10, 16))}
+    variables = variables | {"constants": {"alignment": alignment}}
     u = model.apply(variables, images, labels, method="encode")
     assert np.linalg.norm(u + 0.3, axis=1).max() > 1
     decoded = model.apply(variables, u, labels, method="decode")

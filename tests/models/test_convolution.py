@@ -140,3 +140,37 @@ def test_second_derivatives(kind):
         return jax.grad(lambda x: jnp.sum(jax.grad(loss)(x) ** 2))(x)
 
     np.testing.assert_allclose(curvature(ours), curvature(flax), rtol=1e-3, atol=1e-3)
+
+
+RUNS = 3
+
+
+@pytest.mark.parametrize("shares_images", [False, True])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_the_gradients_of_a_group_are_those_of_its_runs(kind, shares_images):
+    """To 1e-6 of the largest: they are summed in another order."""
+    layer = PAIRS[kind][0](4, (5, 5), (2, 2))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(RUNS, 4, 8, 8, 2)), jnp.float32)
+    variables = [layer.init(jax.random.key(run), x[0]) for run in range(RUNS)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
+    weights = jnp.asarray(rng.normal(size=layer.apply(variables[0], x[0]).shape), jnp.float32)
+    gradient = jax.grad(lambda v, x: jnp.sum(layer.apply(v, x) ** 2 * weights))
+    images = x[0] if shares_images else x
+    found = jax.jit(jax.vmap(gradient, in_axes=(0, None if shares_images else 0)))(stacked, images)
+    for run, own in enumerate(variables):
+        expected = jax.jit(gradient)(own, images if shares_images else images[run])
+        for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(mine[run], theirs, atol=1e-6 * np.abs(theirs).max())
+
+
+def test_on_a_gpu_a_group_has_one_filter_gradient_with_a_group_for_each_run():
+    """Not one with a kernel as large as the images, which costs many times the products."""
+    layer = Conv(4, (5, 5), (2, 2))
+    x = jax.ShapeDtypeStruct((RUNS, 8, 28, 28, 2), np.float32)
+    variables = jax.eval_shape(jax.vmap(lambda x: layer.init(jax.random.key(0), x)), x)
+    gradient = jax.jit(jax.vmap(jax.grad(lambda v, x: jnp.sum(layer.apply(v, x) ** 2))))
+    text = jax.export.export(gradient, platforms=["cuda"])(variables, x).mlir_module()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 2  # forwards, and for the filters
+    assert all(f"group_count = {RUNS} : i64" in line for line in convolutions)

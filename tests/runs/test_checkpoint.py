@@ -111,25 +111,26 @@ def test_silent_corruption_is_found_by_the_checksum(saved):
 
 def test_a_part_is_restored_whatever_the_rest_looks_like(tmp_path):
     """So that a trained model is read by versions of the code that train it in another way."""
-    params = {"weights": jnp.arange(5.0)}
+    variables = {"weights": jnp.arange(5.0)}
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, TrainState(jnp.int32(step), params, {"moments": jnp.ones(7)}, {}))
+            optimizers, sums = {"autoencoder": jnp.ones(7)}, {"autoencoder": {"lambda": jnp.ones(())}}
+            checkpoints.save(step, TrainState(jnp.int32(step), variables, optimizers, sums))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), params)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), variables)
 
     def read(shapes):
         with Checkpoints(tmp_path) as checkpoints:
-            return checkpoints.restore(shapes, part="params")
+            return checkpoints.restore(shapes, part="variables")
 
     step, found = read(shapes)
     assert step == 2
-    np.testing.assert_array_equal(found["weights"], params["weights"])
-    with pytest.raises(UserError, match=r"params\['more'\] is not the same"):
+    np.testing.assert_array_equal(found["weights"], variables["weights"])
+    with pytest.raises(UserError, match=r"variables\['more'\] is not the same"):
         read(shapes | {"more": shapes["weights"]})
-    change_check(tmp_path, 2, lambda check: check["sums"].update({".opt_state['moments']": 1}))
+    change_check(tmp_path, 2, lambda check: check["sums"].update({".optimizers['autoencoder']": 1}))
     assert read(shapes)[0] == 2  # of no concern here
-    change_check(tmp_path, 2, lambda check: check["sums"].update({".params['weights']": 1}))
+    change_check(tmp_path, 2, lambda check: check["sums"].update({".variables['weights']": 1}))
     with pytest.warns(UserWarning, match="checksum"):
         assert read(shapes)[0] == 1
 

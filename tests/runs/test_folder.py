@@ -30,7 +30,7 @@ def test_info_survives_the_file(tmp_path, info):
     open_run(tmp_path, info, "1 x cpu")  # the same again is fine
 
 
-@pytest.mark.parametrize("number", [13, 15, None])
+@pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1, None])
 def test_another_format_is_refused_with_advice(tmp_path, info, number):
     open_run(tmp_path, info, "1 x cpu")
     record = json.loads((tmp_path / "config.json").read_text())

@@ -78,7 +78,7 @@ def test_training_takes_the_time_of_its_processes(grid, train, kinds, seconds):
     begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     for i, kind in enumerate(kinds):
         append_metrics(grid[0].folder, kind, step=i, time=(begin + datetime.timedelta(seconds=10 * i)).isoformat())
-        append_metrics(grid[0].folder, "step", step=i)
+        append_metrics(grid[0].folder, "autoencoder_step", step=i)
     assert read_trial(grid[0].folder).training_s == seconds
 
 
@@ -128,7 +128,7 @@ def test_listing_tells_states_groups_and_time(grid, finish):
     (only.folder / "evaluation_quick.json").unlink()
     (only.folder / "metrics.jsonl").unlink()
     assert "judging by similar runs here" in list_states(grid)
-    append_metrics(only.folder, "step", step=3)
+    append_metrics(only.folder, "autoencoder_step", step=3)
     assert "at step 3" in list_states(grid)
 
 

@@ -150,10 +150,41 @@ def test_a_group_that_fails_as_a_whole_is_recorded_for_all(grid, calls, groups, 
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(runner, "fit_group", fit_group)
-    monkeypatch.setattr(runner, "max_group_size", lambda configs: 2)
-    first = group_trials(grid)[0][:2]
-    assert run_sweep(grid[: grid.index(first[-1]) + 1]).failed[:2] == names(first)
-    assert read_trial(first[1].folder).reason == "RuntimeError: out of memory"
+    first = group_trials(grid)[0]
+    assert len(first) > 2
+    assert run_sweep(grid).failed[: len(first)] == names(first)
+    for trial in first:
+        assert read_trial(trial.folder).reason == "RuntimeError: out of memory"
+
+
+def test_a_group_too_large_for_the_memory_is_trained_in_smaller_ones(grid, calls, groups, monkeypatch):
+    together, asked = runner.fit_group, []
+
+    def fit_group(configs, folders):
+        asked.append(len(folders))
+        if len(folders) > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.")
+        return together(configs, folders)
+
+    monkeypatch.setattr(runner, "fit_group", fit_group)
+    assert run_sweep(grid) == SweepOutcome()
+    assert asked[:2] == [4, 2]
+    assert sorted(calls) == sorted(names(grid))  # each once
+    assert [len(group) for group in groups] == [2] * 4
+    assert set(states(grid[0].folder.parent).values()) == {"finished"}
+
+
+def test_a_trial_too_large_for_the_memory_by_itself_is_recorded(grid, calls, groups, monkeypatch):
+    exhausted = RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    def fit_group(configs, folders):
+        raise exhausted
+
+    monkeypatch.setattr(runner, "fit_group", fit_group)
+    failing(monkeypatch, {grid[0].name: exhausted})
+    assert run_sweep(grid).failed == names(grid[:1])
+    assert read_trial(grid[0].folder).reason == "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
+    assert sorted(calls) == sorted(names(grid[1:]))
 
 
 def test_a_full_disk_ends_the_sweep_with_advice(grid, calls, monkeypatch):

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from infoae_jax.models.alignment import Alignment, AlignmentHelpers
-from infoae_jax.training.alignment import align_step, class_maps, init_alignment
-from infoae_jax.training.appearance import num_features
-from infoae_jax.training.stepper import make_later_stepper
-from tests.small_training import changed, devices_mesh, init, leaves, make, share_far
+from configs import mnist
+from infoae_jax.config import Static, parse
+from infoae_jax.data.dataset import Dataset, Splits
+from infoae_jax.images.appearance import num_features
+from infoae_jax.models.autoencoder import alignment_of, build
+from infoae_jax.training.alignment import ALIGNMENT, align_step, class_maps
+from infoae_jax.training.run import Run
+from infoae_jax.training.schedule import init_state
+from tests.small_training import assert_identical, changed, devices_mesh, leaves, make, share_far, take_steps
 
 K = 3
 
@@ -24,7 +28,8 @@ def data():
     z = rng.standard_normal((3000, 4)) * (1 + labels[:, None] * [0.5, 0, 0.2, 0]) + labels[:, None] * [1, -2, 0, 3]
     z[:, 3] += 0.3 * labels * z[:, 0] ** 2
     appearance = z[:, [1, 0, 3]] - labels[:, None] * [-2, 1, 0]
-    return z.astype(np.float32), labels, appearance.astype(np.float32)
+    features = np.tile(appearance, (1, num_features(1) // 3))  # as many as those of grey images
+    return z.astype(np.float32), labels, features.astype(np.float32)
 
 
 def affine_maps(z, labels, num_classes, appearance=None):
@@ -79,42 +84,46 @@ def test_class_maps_rotate_classes_so_that_directions_look_alike():
         np.testing.assert_allclose(response, responses[0], atol=0.15)
 
 
-MODULE = Alignment(4, K, 4, 32)
-
-
 @functools.lru_cache
 def trainer(reference):
-    """The helpers, their state before a training, and its jitted step."""
-    helpers = AlignmentHelpers(4, K, 32, 3, reference)
-    params = jax.jit(MODULE.init)(jax.random.key(0), jnp.zeros((1, 4)), jnp.zeros((1, K)))["params"]
-    others = jax.jit(functools.partial(init_alignment, helpers))(params, jax.random.key(1))
-    return params, others, jax.jit(functools.partial(align_step, MODULE, helpers))
+    """A model with latents of size 4, a fresh state, and the jitted step."""
+    values = mnist.get_config("tiny")
+    values.model.update(bottleneck=4, couplings=4, coupling_hidden=32, reference_couplings=reference)
+    config = parse(values)
+    model = build(config.model, (8, 8, 1), K)
+    return model, init_state(model, config), jax.jit(functools.partial(align_step, model, Static(())))
 
 
 def train(data, lam, style_weight=0.0, steps=150, reference=10, rate=5e-3):
-    """The map's parameters before and after, those of its helpers after, and the metrics."""
+    """The variables before and after, and the metrics."""
     z, labels, appearance = data
-    params, others, step = trainer(reference)
-    params = params | class_maps(z, labels, K, appearance)
-    weights = {"learning_rate": rate, "style_weight": style_weight, "lambda_adv": lam}
-    weights = {name: np.float32(value) for name, value in weights.items()}
-    state, history, rng = (params, others), [], np.random.default_rng(0)
+    _, state, step = trainer(reference)
+    carry, frozen = ALIGNMENT.carry(state), ALIGNMENT.frozen(state)
+    frozen["constants"] = frozen["constants"] | {
+        "alignment": frozen["constants"]["alignment"] | class_maps(z, labels, K, appearance)
+    }
+    hyper = {"learning_rate": rate, "style_weight": style_weight, "lambda_adv": lam}
+    hyper = {name: np.float32(value) for name, value in hyper.items()} | {"seed": np.uint32(0)}
+    params, optimizer, history, rng = carry.params, carry.optimizer, [], np.random.default_rng(0)
     for i in range(steps):
-        rows, targets = rng.integers(0, len(z), 256), rng.integers(0, K, 256, np.int32)
-        batch = z[rows], labels[rows], appearance[rows], targets
-        state, metrics = step(state, *batch, np.float32((i + 0.5) / steps), weights)
+        rows = rng.integers(0, len(z), 256)
+        batch = {"z": z[rows], "labels": labels[rows], "appearance": appearance[rows]}
+        now = hyper | {"step": np.int32(i), "progress": np.float32((i + 0.5) / steps)}
+        params, optimizer, metrics = step(params, frozen, optimizer, batch, now)
         history.append({name: float(value) for name, value in metrics.items()})
-    return params, state[0], state[1]["params"], history
+    before, after = (frozen | {"params": p} for p in (carry.params, params))
+    return before, after, history
 
 
 def test_training_makes_the_classes_alike(data):
-    before, after, _, history = train(data, lam=0.1)
+    before, after, history = train(data, lam=0.1)
     assert set(history[0]) == {"log_likelihood", "style", "appearance", "adversary", "adversary_accuracy"}
     assert history[-1]["log_likelihood"] > history[0]["log_likelihood"] + 0.02
     z, labels, _ = data
 
-    def leakage(params, method=None):
-        u = MODULE.apply({"params": params}, jnp.asarray(z), jax.nn.one_hot(labels, K), method=method)
+    def leakage(variables, method=None):
+        own = {name: parts["alignment"] for name, parts in variables.items()}
+        u = alignment_of(trainer(10)[0]).apply(own, jnp.asarray(z), jax.nn.one_hot(labels, K), method=method)
         u = np.asarray(u if method else u[0])
         return KNeighborsClassifier(20).fit(u[:2000], labels[:2000]).score(u[2000:], labels[2000:])
 
@@ -125,41 +134,49 @@ def test_training_makes_the_classes_alike(data):
 
 def test_style_weight_makes_swaps_look_like_their_sources(data):
     """The parts of the map that are rotated away come back."""
-    without, with_it = (train(data, lam=0.0, style_weight=w)[3] for w in (0.0, 3.0))
+    without, with_it = (train(data, lam=0.0, style_weight=w)[2] for w in (0.0, 3.0))
     assert with_it[-1]["style"] < 0.8 * without[-1]["style"]
     assert with_it[-1]["appearance"] < 0.3 * with_it[0]["appearance"]
 
 
-def test_training_moves_nothing_but_the_couplings(data):
-    """Also where the loss goes backwards through the map."""
-    before, after, _, _ = train(data, lam=0.0, style_weight=3.0, steps=3)
-    assert changed(before, after) == {"couplings"}
-    np.testing.assert_array_equal(after["couplings"]["rotations"], before["couplings"]["rotations"])
+def test_training_moves_all_that_is_trained(data):
+    before, after, _ = train(data, lam=0.1, style_weight=3.0, steps=3)
+    assert changed(before["params"], after["params"]) == {"alignment", "alignment_helpers"}
+    for name in ("reference", "adversary", "appearance_reader"):
+        assert changed(*({name: v["params"]["alignment_helpers"][name]} for v in (before, after))) == {name}
 
 
 @pytest.mark.parametrize("reference", [0, 10])
 def test_adversary_works_against_the_map_but_not_on_itself(data, reference):
-    none, some = (train(data, lam=lam, steps=1, reference=reference, rate=1.0)[1:3] for lam in (0.0, 5.0))
-    for mine, theirs in zip(leaves(none[1]["adversary"]), leaves(some[1]["adversary"]), strict=True):
+    none, some = (train(data, lam=lam, steps=1, reference=reference, rate=1.0)[1]["params"] for lam in (0.0, 5.0))
+    own = [parts["alignment_helpers"]["adversary"] for parts in (none, some)]
+    for mine, theirs in zip(*map(leaves, own), strict=True):
         np.testing.assert_allclose(mine, theirs)
-    assert share_far(none[0], some[0], 1e-3) > 0
+    assert share_far(none["alignment"], some["alignment"], 1e-3) > 0
 
 
 def test_alignment_is_the_same_on_four_devices():
-    """Also the term of swaps, which takes a part of the batch."""
-    model, config, _, _ = make(couplings=2)
+    """Also the term of swaps, which takes a part of the batch, and the draw of their classes."""
+    model, config, *_ = make(couplings=2)
     section = dataclasses.replace(config.alignment, learning_rate=1e-3, style_weight=1.0, lambda_adv=0.5)
     config, rng = dataclasses.replace(config, alignment=section), np.random.default_rng(0)
     z, appearance = (rng.standard_normal((64, n)).astype(np.float32) for n in (model.bottleneck, num_features(1)))
-    labels, targets = (rng.integers(0, 10, 64, np.int32) for _ in range(2))
-    found = []
-    for devices in (1, 4):
-        state = init(model)
-        carry = state.params["alignment"], state.opt_state["alignment"]
-        take = make_later_stepper(model, "align", config, devices_mesh(devices))
-        for _ in range(2):
-            carry, metrics = take(carry, (z, labels, appearance), np.arange(64), targets, 0.5)
-        found.append((jax.device_get(carry[0]), {name: float(value) for name, value in metrics.items()}))
-    (mine, one), (theirs, four) = found
-    assert one == pytest.approx(four, rel=1e-4)
-    assert share_far(mine, theirs, 1e-5) < 0.01
+    tables = {"z": z, "labels": rng.integers(0, 10, 64, np.int32), "appearance": appearance}
+    (mine, one), (theirs, four) = (take_steps(model, config, tables, 2, ALIGNMENT, devices) for devices in (1, 4))
+    assert one[-1] == pytest.approx(four[-1], rel=1e-4)
+    assert share_far(mine.variables["params"], theirs.variables["params"], 1e-5) < 0.01
+
+
+def test_the_phase_begins_with_the_maps_of_the_classes_and_keeps_them_when_resumed(tmp_path, monkeypatch):
+    model, config, images, labels = make(couplings=2)
+    z = np.random.default_rng(0).standard_normal((len(labels), model.bottleneck)).astype(np.float32)
+    monkeypatch.setattr(Run, "latents", lambda self, state, method: z)
+    data = Dataset(images, labels, tuple("0123456789"))
+    run = Run(config, tmp_path, Splits(data, data, "x"), model, "1 x cpu", devices_mesh(1))
+    state = init_state(model, config)
+    begun, tables = ALIGNMENT.begin(run, state, True)
+    assert tables["z"] is z
+    found = begun.variables["constants"]["alignment"]
+    for name, value in class_maps(z, labels, 10, run.appearance).items():
+        np.testing.assert_array_equal(found[name], value)
+    assert_identical(ALIGNMENT.begin(run, begun, False)[0], begun)

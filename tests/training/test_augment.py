@@ -20,7 +20,7 @@ def test_shifts_are_as_far_as_asked_for():
 def test_swaps_get_noise_and_are_shifted():
     ramp = jnp.linspace(0, 1, 20)
     images = jnp.tile((ramp[:, None] + 2 * ramp[None])[None, :, :, None], (64, 1, 1, 3))
-    augment = jax.jit(lambda noise, step: augment_swaps(images, noise, step, None))
+    augment = jax.jit(lambda noise, step: augment_swaps(images, noise, 0, step, None))
     assert np.array_equal(augment(0.0, jnp.int32(0)), images)
     plain, seen = images[0, ..., 0], [np.asarray(augment(0.25, jnp.int32(i))) for i in range(60)]
     every = [(rows, columns) for rows in range(-3, 4) for columns in range(-3, 4)]
@@ -33,3 +33,5 @@ def test_swaps_get_noise_and_are_shifted():
     assert abs(noise[0].mean()) < 0.005
     assert not np.allclose(noise[0][0], noise[0][1])
     assert not np.allclose(noise[0], noise[1])
+    other = np.asarray(jax.jit(lambda step: augment_swaps(images, 0.25, 1, step, None))(jnp.int32(0)))
+    assert not np.allclose(other, seen[0])  # another seed

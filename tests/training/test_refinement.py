@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoae_jax.training import stepper as stepper_module
-from infoae_jax.training.refinement import refine_step
-from infoae_jax.training.state import traced_weights
-from infoae_jax.training.stepper import later_program, make_later_stepper
-from tests.small_training import BATCH, call, changed, devices_mesh, distances, init, make
+from infoae_jax.config import Static
+from infoae_jax.training.refinement import REFINEMENT, refine_step
+from infoae_jax.training.schedule import init_state
+from infoae_jax.training.stream import shuffled, stream
+from tests.small_training import BATCH, begin, call, changed, distances, make, take_steps
 
+FIRST_EPOCH = 2 + 2 + 1  # those of the autoencoder and of the alignment come before
 NO_WEIGHTS = {"style_weight": 0.0, "cycle_weight": 0.0, "content_weight": 0.0}
 
 
@@ -20,49 +21,33 @@ def refine(devices=1, steps=1, **changes):
     model, config, images, labels = make()
     weights = {"style_weight": 0.1, "cycle_weight": 1.0, "content_weight": 0.1, "content_noise": 0.0}
     config = dataclasses.replace(
-        config, refine=dataclasses.replace(config.refine, **{"learning_rate": 1e-3} | weights | changes)
+        config, refine=dataclasses.replace(config.refine, **{"learning_rate": 1e-3, "epochs": 100} | weights | changes)
     )
-    begin, rows = init(model), np.arange(BATCH)
-    tables = images, np.asarray(call(model, begin.params, "encode", images)), labels
-    take = make_later_stepper(model, "refine", config, devices_mesh(devices))
-    state, history = jax.tree.map(jnp.copy, begin), []
-    for _ in range(steps):
-        state, metrics = take(state, tables, rows, labels[rows][::-1].copy(), 0.0)
-        history.append({name: float(value) for name, value in metrics.items()})
-    return begin, state, history
-
-
-@pytest.mark.slow
-def test_without_its_cycle_term_it_is_what_it_is_in_a_group_whose_other_runs_have_the_term(monkeypatch):
-    _, ours, (metrics,) = refine(cycle_weight=0.0)
-    assert metrics["cycle"] == 0
-    model, asked = make()[0], []
-    whole = later_program(model, "refine", devices_mesh(1), True)
-    monkeypatch.setattr(stepper_module, "later_program", lambda *arguments: asked.append(arguments[-1]) or whole)
-    _, theirs, (metrics,) = refine(cycle_weight=0.0)
-    assert metrics["cycle"] == 0
-    assert max(distances(ours.params, theirs.params).values()) < 1e-5
-    *_, (metrics,) = refine(cycle_weight=1.0)
-    assert metrics["cycle"] > 0
-    assert asked == [False, True]
+    start = begin(model, config, BATCH, REFINEMENT, devices)
+    z = np.asarray(call(model, start.variables, "encode", images[:BATCH]))
+    tables = {"images": images[:BATCH], "z": z, "labels": labels[:BATCH]}
+    return start, *take_steps(model, config, tables, steps, REFINEMENT, devices, start)
 
 
 def test_without_its_cycle_term_it_has_fewer_convolutions():
     model, config, images, labels = make()
-    state, z = jax.eval_shape(lambda: init(model)), np.zeros((len(images), model.bottleneck), np.float32)
-    arguments = state, images, z, labels, labels, 0.0, traced_weights(config.refine)
+    state, z = init_state(model, config), np.zeros((len(images), model.bottleneck), np.float32)
+    carry, frozen = REFINEMENT.carry(state), REFINEMENT.frozen(state)
+    batch = {"images": images, "z": z, "labels": labels}
+    scalars = dict.fromkeys(("learning_rate", "style_weight", "content_weight", "content_noise", "progress"), 0.0)
 
-    def convolutions(has_cycle):
-        step = functools.partial(refine_step, model, has_cycle=has_cycle)
-        return str(jax.make_jaxpr(step)(*arguments)).count("conv_general_dilated")
+    def convolutions(weight):
+        step = functools.partial(refine_step, model, Static((("cycle_weight", weight),)))
+        hyper = scalars | {"seed": 0, "step": 0}
+        return str(jax.make_jaxpr(step)(carry.params, frozen, carry.optimizer, batch, hyper)).count("conv_general")
 
-    assert 0 < convolutions(False) < convolutions(True)
+    assert 0 < convolutions(0.0) < convolutions(1.0)
 
 
 def test_it_moves_the_decoder_alone():
-    begin, state, _ = refine()
-    assert changed(begin.params, state.params) == {"image_decoder"}
-    assert int(state.step) == 1
+    start, state, _ = refine()
+    assert changed(start.variables["params"], state.variables["params"]) == {"image_decoder"}
+    assert int(state.step) == int(start.step) + 1
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +63,18 @@ def test_it_descends_what_it_is_asked_to(wanted, without):
 
 def test_it_descends_the_errors_of_the_image_and_of_its_way_back():
     weight = 30.0
-    begin, state, history = refine(**NO_WEIGHTS | {"cycle_weight": weight})
+    start, state, history = refine(**NO_WEIGHTS | {"cycle_weight": weight})
     model, _, images, labels = make()
-    pixels, z = images[:BATCH] / 255.0, call(model, begin.params, "encode", images[:BATCH])
-    own, other = labels[:BATCH], labels[:BATCH][::-1].copy()
+    order = shuffled(0, FIRST_EPOCH, BATCH)
+    pixels, z = images[order] / 255.0, call(model, start.variables, "encode", images[order])
+    own = labels[order]
+    other = jax.random.randint(stream(0, "targets", int(start.step)), (BATCH,), 0, 10)
 
     def errors(decoder):
+        variables = start.variables | {"params": start.variables["params"] | {"image_decoder": decoder}}
+
         def method(name, *args):
-            return model.apply({"params": begin.params | {"image_decoder": decoder}}, *args, method=name)
+            return model.apply(variables, *args, method=name)
 
         there = [jnp.clip(method("decode", z, classes), 0, 1) for classes in (own, other)]
         back = [method("decode", method("encode", p, c), own) for p, c in zip(there, (own, other), strict=True)]
@@ -95,10 +84,11 @@ def test_it_descends_the_errors_of_the_image_and_of_its_way_back():
         reconstruction, cycle = errors(decoder)
         return reconstruction + weight * cycle, (reconstruction, cycle)
 
-    gradient, found = jax.jit(jax.grad(total, has_aux=True))(begin.params["image_decoder"])
+    decoders = [s.variables["params"]["image_decoder"] for s in (start, state)]
+    gradient, found = jax.jit(jax.grad(total, has_aux=True))(decoders[0])
     assert (history[0]["reconstruction"], history[0]["cycle"]) == pytest.approx(tuple(map(float, found)), rel=1e-4)
     # Adam's first step from fresh moments is the gradient's sign.
-    step_taken = jax.tree.map(jnp.subtract, begin.params["image_decoder"], state.params["image_decoder"])
+    step_taken = jax.tree.map(jnp.subtract, *decoders)
     for by, g in zip(jax.tree.leaves(step_taken), jax.tree.leaves(gradient), strict=True):
         clear = np.abs(g) > 1e-5 * (1 + weight)
         np.testing.assert_allclose(by[clear], 1e-3 * np.sign(g[clear]), rtol=0.02)
@@ -115,4 +105,4 @@ def test_it_is_the_same_on_four_devices():
     _, one, mine = refine(1, 2, content_noise=0.2)
     _, four, theirs = refine(4, 2, content_noise=0.2)
     assert mine[1] == pytest.approx(theirs[1], rel=1e-4)
-    assert max(distances(one.params, four.params).values()) < 1e-4
+    assert max(distances(one.variables["params"], four.variables["params"]).values()) < 1e-4

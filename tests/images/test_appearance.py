@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from infoae_jax.training import appearance
-from infoae_jax.training.appearance import appearance_features, num_features
+from infoae_jax.images import appearance
+from infoae_jax.images.appearance import appearance_features, num_features
 
 
 def blobs(labels, rng, channels=1):

@@ -1,7 +1,7 @@
 """Appearance features: how much ink and how much edge is where in an image, on grids of 1, 2x2 and 4x4 cells.
 
-From them the alignment (`alignment.py`) learns which style latents of two classes belong together. They are differences
-from the class's mean: a bold 1 is like a bold 8, although an 8 has more ink.
+From them the alignment learns which style latents of two classes belong together. They are differences from the class's
+mean: a bold 1 is like a bold 8, although an 8 has more ink.
 """
 
 import numpy as np

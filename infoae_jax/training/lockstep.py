@@ -1,0 +1,153 @@
+"""The loop of a training: takes the steps of all phases, and between them logs, measures and saves."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+from infoae_jax.devices import hosts
+from infoae_jax.errors import UserError
+from infoae_jax.runs.metrics import append_metrics
+from infoae_jax.runs.provenance import now
+from infoae_jax.training.monitor import Reporter, observe, progress_bar
+from infoae_jax.training.phase import Phase, Span
+from infoae_jax.training.run import Run
+from infoae_jax.training.schedule import schedule
+from infoae_jax.training.state import TrainState
+from infoae_jax.training.stepper import Layout, Stepper, Taken
+from infoae_jax.types import Batch
+
+
+class Lockstep:
+    """Runs that take their steps together: one alone, or those of a group that stand at the same step.
+
+    Attributes:
+      states: of each run, the newest that was measured or saved.
+      errors: what went wrong with a run, by its number; the others go on.
+      step: number of steps done, over all phases.
+      is_stopped: whether there are steps left.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], states: Sequence[TrainState], layout: Layout, should_stop: Callable[[bool], bool]
+    ):
+        """What is trained of `states` is given away. `should_stop` is asked whether to stop after a step.
+
+        It is told whether the step is one that all processes of the run ask about.
+        """
+        self._runs, self._layout, self._should_stop = runs, layout, should_stop
+        self.states, self.errors = list(states), dict[int, Exception]()
+        self.step, self.is_stopped = int(states[0].step), False
+        self._saved = time.monotonic()  # when
+        self._untold: tuple[int, Taken] | None = None  # the step of the latest event, and what it gave
+
+    def train(self) -> None:
+        """Takes all steps that are left, or those until it is asked to stop."""
+        devices = 1 if self._layout.is_group else self._layout.mesh.size
+        phases = schedule(self._runs[0].config, len(self._runs[0].splits.train), devices)
+        last = phases[-1][1].last
+        if self.step == last and all(run.has_ended() for run in self._runs):
+            return
+        self._each(lambda i: self._runs[i].log_start(self.states[i]))
+        for phase, span in phases:
+            if self.step < span.last and self._goes_on():
+                self._train_phase(phase, span)
+        self.is_stopped = self.step < last
+        kind = "stop" if self.is_stopped else "end"
+        if hosts.is_first():
+            self._each(lambda i: append_metrics(self._runs[i].folder, kind, step=self.step, time=now()))
+
+    def _goes_on(self) -> bool:
+        return not self.is_stopped and len(self.errors) < len(self._runs)
+
+    def _each(self, do: Callable[[int], object]) -> None:
+        """Calls `do` with the number of each run that goes on; what it raises ends that run alone."""
+        for i, run in enumerate(self._runs):
+            if i not in self.errors:
+                with noting(self.errors, i, run):
+                    do(i)
+
+    def _train_phase(self, phase: Phase, span: Span) -> None:
+        runs, tables, log_every = self._runs, dict[int, Batch](), self._runs[0].config.log.every_steps
+
+        def begin(i: int) -> None:
+            self.states[i], tables[i] = phase.begin(runs[i], self.states[i], self.step == span.first)
+
+        self._each(begin)
+        if not tables:
+            return
+        # A run that could not begin takes steps all the same, on the tables of another, and they are lost.
+        rows = [tables.get(i, next(iter(tables.values()))) for i in range(len(runs))]
+        stepper = Stepper(runs[0].model, phase, span, [r.config for r in runs], self.states, rows, self._layout)
+        if stepper.is_resident:
+            stepper.compile(self.step, span.call_lengths(self.step, log_every))
+        reporters = [Reporter(run, phase, span, self.step) for run in runs]
+        before: Taken | None = None
+        with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
+            while self.step < span.last and self._goes_on():
+                steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
+                taken = stepper.take(self.step, steps)
+                if before is None:  # of a new run it shows the images now, while the device takes the first steps
+                    if self.step == 0 and 0 in runs[0].config.log.sample_epochs:
+                        self._each(lambda i: observe(runs[i], self.states[i], 0))
+                    jax.block_until_ready(taken)
+                    for reporter in reporters:
+                        reporter.restart(self.step + steps)  # as the first call compiles
+                # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
+                jax.block_until_ready(before)
+                before = taken
+                self.step += steps
+                bar.update(steps)
+                is_event = span.is_event(self.step, log_every)
+                self.is_stopped = self._should_stop(is_event)
+                if self.is_stopped or is_event:
+                    self._handle(span, stepper, reporters, taken)
+
+    def _handle(self, span: Span, stepper: Stepper, reporters: list[Reporter], taken: Taken) -> None:
+        """Logs, measures and saves what is due after a step."""
+        config, step, is_last = self._runs[0].config, self.step, self.step == span.last
+        self._tell(reporters)
+        self._untold = step, taken
+        epoch = span.epochs_before + span.epoch(step)
+        measures = span.epoch_ends(step) and (is_last or epoch in config.log.sample_epochs)
+        is_due = time.monotonic() - self._saved >= config.checkpoint.every_seconds
+        saves = is_last or self.is_stopped or hosts.any_of(is_due)
+        if not (measures or saves):
+            return
+        self._tell(reporters)  # so that nothing unsound is saved
+
+        def settle(i: int) -> None:
+            run = self._runs[i]
+            self.states[i] = stepper.state(self.states[i], i)
+            if measures:
+                metrics = observe(run, self.states[i], epoch)
+                if is_last:  # those of the step are from before it
+                    reporters[i].check(step, metrics)
+            if saves:
+                run.save(self.states[i])
+            reporters[i].restart(step)
+
+        self._each(settle)
+        self._saved = time.monotonic() if saves else self._saved
+
+    def _tell(self, reporters: list[Reporter]) -> None:
+        """Logs the event before, which is done by now, so that no device waits for the host."""
+        if self._untold:
+            (step, taken), self._untold = self._untold, None
+            self._each(lambda i: reporters[i](step, *jax.device_get(self._layout.pick(taken, i))))
+
+
+@contextlib.contextmanager
+def noting(errors: dict[int, Exception], number: int, run: Run) -> Iterator[None]:
+    """Notes what goes wrong with a run."""
+    try:
+        yield
+    except OSError as error:
+        errors[number] = UserError(
+            f"The run folder {str(run.folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
+            f"room, and run the same command to resume."
+        )
+        errors[number].__cause__ = error
+    except Exception as error:  # whatever it is, the other runs go on
+        errors[number] = error

@@ -1,0 +1,39 @@
+"""The order of the phases, and the state that they start from."""
+
+import jax
+import numpy as np
+
+from infoae_jax.config import Config
+from infoae_jax.models.autoencoder import InfoAutoencoder, fresh_variables
+from infoae_jax.training.alignment import ALIGNMENT
+from infoae_jax.training.autoencoder import AUTOENCODER
+from infoae_jax.training.phase import Phase, Span
+from infoae_jax.training.refinement import REFINEMENT
+from infoae_jax.training.state import PhaseName, TrainState
+from infoae_jax.types import Metrics, OptState
+
+PHASES = AUTOENCODER, ALIGNMENT, REFINEMENT
+
+
+def schedule(config: Config, num_images: int, num_devices: int = 1) -> list[tuple[Phase, Span]]:
+    """The phases of a training, and when each takes its steps; `num_devices` share each batch."""
+    spans, first, epochs_before = [], 0, 0
+    for phase in PHASES:
+        if epochs := phase.epochs(config):
+            # The alignment takes as many latents as configured, or all there are, but a multiple of the devices.
+            size = min(getattr(phase.section(config), "batch_size", config.train.batch_size), num_images)
+            size = max(size // num_devices, 1) * num_devices
+            spans.append((phase, Span(first, num_images // size, epochs, size, epochs_before)))
+            first, epochs_before = spans[-1][1].last, epochs_before + epochs
+    return spans
+
+
+def init_state(model: InfoAutoencoder, config: Config) -> TrainState:
+    """The state before the first step, on the host; it follows from the seed alone."""
+    variables, optimizers = fresh_variables(model, config.train.seed), dict[PhaseName, OptState]()
+    phases = [phase for phase in PHASES if set(phase.trains) <= variables["params"].keys()]
+    for phase in phases:
+        shapes = jax.eval_shape(phase.init_optimizer, {name: variables["params"][name] for name in phase.trains})
+        optimizers[phase.name] = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)  # all begin at 0
+    sums: dict[PhaseName, Metrics] = {p.name: dict.fromkeys(p.metrics, np.zeros((), np.float32)) for p in phases}
+    return TrainState(np.zeros((), np.int32), variables, optimizers, sums)

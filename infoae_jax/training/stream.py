@@ -1,0 +1,37 @@
+"""Random streams of a training: each follows from the run's seed, a name and a number, whatever else is drawn."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from infoae_jax.types import Scalar
+
+Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets"]
+_SHUFFLE = 1  # tells the order of images from all else that NumPy draws from the seed
+
+
+def stream(seed: Scalar, name: Stream, step: Scalar) -> Key[Array, ""]:
+    """The key of a stream in a training step; to be used once."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), get_args(Stream).index(name)), step)
+
+
+def own_rows(draw: Callable[[int], Array], count: int, axis: str | None) -> Array:
+    """What this device gets of a draw for the whole batch, which thus does not depend on how many devices share it.
+
+    Args:
+      draw: returns random rows, as many as it is asked for.
+      count: rows of this device.
+      axis: as for `autoencoder.train_step`.
+    """
+    if axis is None:
+        return draw(count)
+    whole = draw(count * jax.lax.axis_size(axis))
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axis) * count, count)
+
+
+def shuffled(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
+    """The order in which an epoch, counted over all phases, visits `count` training images."""
+    return np.random.default_rng([seed, _SHUFFLE, epoch]).permutation(count).astype(np.int32)
