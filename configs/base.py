@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
-    alignment.epochs = 80
+    alignment.epochs = 50
     alignment.batch_size = 1024
     alignment.learning_rate = 2e-3  # Adam, falls to 0 as a cosine
     alignment.style_weight = 0.1  # weight of the error between the appearance features of a swap and of its source

@@ -6,17 +6,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from infoae_jax.devices.compiling import compiler_options
-from infoae_jax.devices.mesh import AXIS, is_cpu
+from infoae_jax.devices.mesh import AXIS
 from infoae_jax.types import Tree
 
 _MAX_BATCH_PIXELS = 1024 * 32 * 32  # which bounds the memory of a batch at any image size
-_PART_PIXELS, _MAX_PARTS = 64 * 32 * 32, 8  # a CPU device computes its share in parts that suit its caches
 _JIT_CACHE_SIZE = 32
 
 
@@ -25,26 +23,21 @@ def batch_size(count: int, pixels: int, mesh: Mesh) -> int:
 
     It is a power of two (or the next multiple of the number of devices), so that few sizes are ever compiled.
     """
-    size = min(1 << (count - 1).bit_length(), _power_of_two_within(_MAX_BATCH_PIXELS // pixels))
+    most = max(_MAX_BATCH_PIXELS // pixels, 1)
+    size = min(1 << (count - 1).bit_length(), 1 << (most.bit_length() - 1))
     return -(-size // mesh.size) * mesh.size
 
 
-def _power_of_two_within(limit: int) -> int:
-    return 1 << (max(limit, 1).bit_length() - 1)
-
-
 @functools.lru_cache(_JIT_CACHE_SIZE)
-def _sharded(function: Callable[..., Any], mesh: Mesh, part: int) -> Callable[..., jax.Array]:
-    """`function` jitted and shared by the devices, each of which computes about `part` rows at once (0: all it has)."""
-
-    def in_parts(variables: Tree, rows: tuple[jax.Array, ...]) -> jax.Array:
-        count = len(rows[0])
-        size = max(part, -(-count // _MAX_PARTS)) if part else count
-        # Unrolled, as XLA computes convolutions within loops slowly on the CPU.
-        parts = [tuple(array[start : start + size] for array in rows) for start in range(0, count, size)]
-        return jnp.concatenate([function(variables, *arrays) for arrays in parts])
-
-    shared = jax.shard_map(in_parts, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+def _sharded(function: Callable[..., Any], mesh: Mesh) -> Callable[..., jax.Array]:
+    """`function(variables, rows)` jitted, the rows shared by the devices."""
+    shared = jax.shard_map(
+        lambda variables, rows: function(variables, *rows),
+        mesh=mesh,
+        in_specs=(P(), P(AXIS)),
+        out_specs=P(AXIS),
+        check_vma=False,
+    )
     return jax.jit(shared, compiler_options=compiler_options("rare"))
 
 
@@ -66,7 +59,7 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
       pixels: of an image, which determine the size of a batch.
     """
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
-    sharded = _sharded(function, mesh, _power_of_two_within(_PART_PIXELS // pixels) if is_cpu() else 0)
+    sharded = _sharded(function, mesh)
 
     def run(variables: Tree, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)
