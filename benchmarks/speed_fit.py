@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 def loop(args: argparse.Namespace) -> Iterator[Json]:
     """Times an epoch in `fit`, with checkpoints and logs but no test figures, against the same number of bare steps."""
-    set_up(rendered.get_config().train.batch_size)
+    set_up(rendered.get_config().train.batch_size, onednn=True)
     values = rendered.get_config()
     values.train.epochs = args.repeats + 1
     values.log.sample_epochs = ()
@@ -98,7 +98,7 @@ def _seconds_to_first_step(config: str, options: list[str], folder: Path, number
 
 def scaling(args: argparse.Namespace) -> Iterator[Json]:
     """Times a step with more and more images, in turn; also with small networks, where a difference shows more."""
-    set_up(mnist.get_config("tiny").train.batch_size)  # it divides the batch of the default networks
+    set_up(mnist.get_config("tiny").train.batch_size, onednn=True)  # it divides the batch of the default networks
     counts = (20_000, 60_000, 120_000)
     for networks, variant in (("default", ""), ("tiny", "tiny")):
         values = mnist.get_config(variant)

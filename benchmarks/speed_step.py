@@ -84,7 +84,7 @@ def _timer(command: list[str]) -> Iterator[Callable[[int], float]]:
 
 def ours(args: argparse.Namespace) -> None:
     """Times one of our tasks, set up as `launch.py` does it, whenever `step` asks."""
-    set_up(args.batch, compilation_cache=False)  # the rival compiles in its process too
+    set_up(args.batch, compilation_cache=False, onednn=True)  # the rival compiles in its process too
     values = mnist.get_config() if args.side == 28 else svhn.get_config()
     values.train.batch_size, values.model.bottleneck = args.batch, 16
     # The rival has no alignment and no cycle term.

@@ -71,7 +71,7 @@ def main(_: list[str]) -> None:
 def _set_up(batch_size: int) -> None:
     from infoae_jax.devices.setup import set_up  # here, so that mistakes are answered before JAX is imported
 
-    set_up(batch_size, _CPU_DEVICES.value, _CACHE.value, _GPU_TUNING.value)
+    set_up(batch_size, _CPU_DEVICES.value, _CACHE.value, _GPU_TUNING.value, onednn=True)
 
 
 def _train(config: Config, workdir: Path) -> None:
