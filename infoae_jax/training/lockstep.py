@@ -84,18 +84,13 @@ class Lockstep:
             stepper.compile(self.step, span.call_lengths(self.step, log_every))
         reporters = [Reporter(run, phase, span, self.step) for run in runs]
         before: Taken | None = None
+        initial = list(self.states)
         with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
             while self.step < span.last and self._goes_on():
                 steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
-                taken = stepper.take(self.step, steps)
-                if before is None:  # of a new run it shows the images now, while the device takes the first steps
-                    if self.step == 0 and 0 in runs[0].config.log.sample_epochs:
-                        self._each(lambda i: observe(runs[i], self.states[i], 0))
-                    jax.block_until_ready(taken)
-                    for reporter in reporters:
-                        reporter.restart(self.step + steps)  # as the first call compiles
+                taken, is_first, is_new = stepper.take(self.step, steps), before is None, self.step == 0
                 # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
-                jax.block_until_ready(before)
+                jax.block_until_ready(taken if is_first else before)
                 before = taken
                 self.step += steps
                 bar.update(steps)
@@ -103,6 +98,12 @@ class Lockstep:
                 self.is_stopped = self._should_stop(is_event)
                 if self.is_stopped or is_event:
                     self._handle(span, stepper, reporters, taken)
+                if is_new and 0 in runs[0].config.log.sample_epochs:  # not before there is a step to tell of
+                    self._tell(reporters)
+                    self._each(lambda i: observe(runs[i], initial[i], 0))
+                if is_first:  # which compiled
+                    for reporter in reporters:
+                        reporter.restart(self.step)
 
     def _handle(self, span: Span, stepper: Stepper, reporters: list[Reporter], taken: Taken) -> None:
         """Logs, measures and saves what is due after a step."""
