@@ -72,13 +72,14 @@ def _run(trials: Sequence[Trial], protocol: Protocol, say: Callable[[str], None]
             group = group[:most]
             found = _train(group)
             outcomes |= found
+            sweep.stopped |= any(isinstance(o, Result) and (o.stopped or not o.finished) for o in found.values())
             if len(found) < len(group):  # so many fit into the memory
                 most = len(found)
             for t in group:  # at once: a signal may end the sweep before it is their turn
                 _record_failure(t, outcomes.get(t.name), sweep, say)
         outcome: Outcome | None = outcomes.pop(trial.name)
         if isinstance(outcome, Result):
-            sweep.stopped = outcome.stopped or not outcome.finished
+            sweep.stopped |= outcome.stopped or not outcome.finished
             if not sweep.stopped and not _is_done(trial, protocol):  # another process may run the same sweep
                 outcome = _evaluate(trial, protocol, say)
                 _record_failure(trial, outcome, sweep, say)
@@ -108,9 +109,11 @@ def _train(group: Sequence[Trial]) -> dict[str, Outcome]:
         else:
             outcomes = [fit(group[0].config, group[0].folder)]
     except Exception as error:  # whatever it is, the other trials continue
-        if len(group) > 1 and "RESOURCE_EXHAUSTED" in str(error):  # XLA's word for too little memory
-            return _train(group[: (len(group) + 1) // 2])
         outcomes = [error] * len(group)
+    # XLA's word for too little memory. (Not above, where the error holds what lies on the devices.)
+    if len(group) > 1 and all("RESOURCE_EXHAUSTED" in str(outcome) for outcome in outcomes):
+        outcomes.clear()
+        return _train(group[: (len(group) + 1) // 2])
     return {trial.name: outcome for trial, outcome in zip(group, outcomes, strict=True)}
 
 

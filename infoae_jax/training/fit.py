@@ -109,7 +109,7 @@ def fit_group(
         for number, (config, folder) in enumerate(zip(configs, map(Path, folders), strict=True)):
             try:
                 stack.enter_context(lock(folder))
-                runs[number] = Run(config, folder, splits, model, device, one, _printer(folder, number == 0), shared)
+                runs[number] = Run(config, folder, splits, model, device, one, _printer(folder, not runs), shared)
             except Exception as error:  # another process trains it, for instance
                 outcomes[number] = error
         found = train(list(runs.values()), Layout(mesh, is_group=True), lambda is_shared: stopped()) if runs else []

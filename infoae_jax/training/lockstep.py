@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import numpy as np
 
 from infoae_jax.devices import hosts
-from infoae_jax.errors import UserError
+from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.runs.metrics import append_metrics
 from infoae_jax.runs.provenance import now
 from infoae_jax.training.monitor import Reporter, observe, progress_bar
@@ -84,59 +85,67 @@ class Lockstep:
             stepper.compile(self.step, span.call_lengths(self.step, log_every))
         reporters = [Reporter(run, phase, span, self.step) for run in runs]
         before: Taken | None = None
-        initial = list(self.states)
+        initial = list(self.states) if self.step == 0 else []
         with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
             while self.step < span.last and self._goes_on():
                 steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
                 taken, is_first, is_new = stepper.take(self.step, steps), before is None, self.step == 0
                 # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
                 jax.block_until_ready(taken if is_first else before)
+                self._tell(reporters)  # an event is told of one call late, so that no device waits for the host
                 before = taken
                 self.step += steps
                 bar.update(steps)
                 is_event = span.is_event(self.step, log_every)
                 self.is_stopped = self._should_stop(is_event)
-                if self.is_stopped or is_event:
-                    self._handle(span, stepper, reporters, taken)
+                self._untold = (self.step, taken) if self.is_stopped or is_event else None
                 if is_new and 0 in runs[0].config.log.sample_epochs:  # not before there is a step to tell of
                     self._tell(reporters)
                     self._each(lambda i: observe(runs[i], initial[i], 0))
-                if is_first:  # which compiled
-                    for reporter in reporters:
-                        reporter.restart(self.step)
+                if is_first and not stepper.is_resident:  # it compiled
+                    _restart(reporters, self.step)
+                if self.is_stopped or is_event:
+                    self._handle(span, stepper, reporters)
 
-    def _handle(self, span: Span, stepper: Stepper, reporters: list[Reporter], taken: Taken) -> None:
-        """Logs, measures and saves what is due after a step."""
+    def _handle(self, span: Span, stepper: Stepper, reporters: list[Reporter]) -> None:
+        """Measures and saves what is due after a step."""
         config, step, is_last = self._runs[0].config, self.step, self.step == span.last
-        self._tell(reporters)
-        self._untold = step, taken
         epoch = span.epochs_before + span.epoch(step)
         measures = span.epoch_ends(step) and (is_last or epoch in config.log.sample_epochs)
         is_due = time.monotonic() - self._saved >= config.checkpoint.every_seconds
         saves = is_last or self.is_stopped or hosts.any_of(is_due)
         if not (measures or saves):
             return
-        self._tell(reporters)  # so that nothing unsound is saved
+        self._tell(reporters)
 
         def settle(i: int) -> None:
             run = self._runs[i]
             self.states[i] = stepper.state(self.states[i], i)
             if measures:
-                metrics = observe(run, self.states[i], epoch)
-                if is_last:  # those of the step are from before it
-                    reporters[i].check(step, metrics)
-            if saves:
+                reporters[i].check(step, observe(run, self.states[i], epoch))
+            if saves:  # nothing unsound; the metrics of the step are from before it
+                reporters[i].check(step, {"parameters": _magnitude(self.states[i])})
                 run.save(self.states[i])
-            reporters[i].restart(step)
 
         self._each(settle)
+        _restart(reporters, step)
         self._saved = time.monotonic() if saves else self._saved
 
     def _tell(self, reporters: list[Reporter]) -> None:
-        """Logs the event before, which is done by now, so that no device waits for the host."""
+        """Logs the latest event, once."""
         if self._untold:
             (step, taken), self._untold = self._untold, None
             self._each(lambda i: reporters[i](step, *jax.device_get(self._layout.pick(taken, i))))
+
+
+def _restart(reporters: Sequence[Reporter], step: int) -> None:
+    for reporter in reporters:
+        reporter.restart(step)
+
+
+def _magnitude(state: TrainState) -> float:
+    """The sum of all parameters' sizes: not finite if one is not."""
+    return float(sum(np.abs(leaf).sum(dtype=np.float64) for leaf in map(np.asarray, jax.tree.leaves(state.variables))))
 
 
 @contextlib.contextmanager
@@ -150,5 +159,7 @@ def noting(errors: dict[int, Exception], number: int, run: Run) -> Iterator[None
             f"room, and run the same command to resume."
         )
         errors[number].__cause__ = error
+    except (DivergedError, UserError) as error:  # a sentence says it all, and its frames hold memory
+        errors[number] = error.with_traceback(None)
     except Exception as error:  # whatever it is, the other runs go on
         errors[number] = error
