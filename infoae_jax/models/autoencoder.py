@@ -12,6 +12,7 @@ convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so wha
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,7 @@ from infoae_jax.images.appearance import num_features
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.alignment import Alignment, AlignmentHelpers
 from infoae_jax.models.convolution import Conv, ConvTranspose
-from infoae_jax.models.initial import init_variables
+from infoae_jax.models.initial import draw
 from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Variables
 
@@ -227,6 +228,10 @@ def build(
 
 def fresh_variables(model: InfoAutoencoder, seed: int) -> Variables:
     """Initial variables of `model`, on the host: a pure function of `seed`."""
-    return {"constants": {}} | init_variables(
-        model, seed, jnp.zeros((1, *model.image_shape), jnp.uint8), jnp.zeros(1, jnp.int32)
-    )
+    return {"constants": {}} | draw(_shapes(model), seed)
+
+
+@functools.lru_cache(8)  # as the trials of a sweep have the same
+def _shapes(model: InfoAutoencoder) -> Variables:
+    example = jnp.zeros((1, *model.image_shape), jnp.uint8), jnp.zeros(1, jnp.int32)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), *example))

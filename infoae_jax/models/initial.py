@@ -23,7 +23,11 @@ def init_variables(module: nn.Module, seed: int, *example: Any, method: str | No
     identity; rotations are random, but each stack of them gives the identity if all follow each other. Each array
     follows from the seed and its own name, so no network depends on another.
     """
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *example, method=method))
+    return draw(jax.eval_shape(lambda: module.init(jax.random.key(0), *example, method=method)), seed)
+
+
+def draw(shapes: Variables, seed: int) -> Variables:
+    """Initial values of variables with these names and shapes, as `init_variables` says."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _value(seed, [k.key for k in path], leaf.shape), shapes)
 
 

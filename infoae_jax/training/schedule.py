@@ -1,5 +1,7 @@
 """The order of the phases, and the state that they start from."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -10,7 +12,7 @@ from infoae_jax.training.autoencoder import AUTOENCODER
 from infoae_jax.training.phase import Phase, Span
 from infoae_jax.training.refinement import REFINEMENT
 from infoae_jax.training.state import PhaseName, TrainState
-from infoae_jax.types import Metrics, OptState
+from infoae_jax.types import OptState
 
 PHASES = AUTOENCODER, ALIGNMENT, REFINEMENT
 
@@ -30,10 +32,13 @@ def schedule(config: Config, num_images: int, num_devices: int = 1) -> list[tupl
 
 def init_state(model: InfoAutoencoder, config: Config) -> TrainState:
     """The state before the first step, on the host; it follows from the seed alone."""
-    variables, optimizers = fresh_variables(model, config.train.seed), dict[PhaseName, OptState]()
-    phases = [phase for phase in PHASES if set(phase.trains) <= variables["params"].keys()]
-    for phase in phases:
-        shapes = jax.eval_shape(phase.init_optimizer, {name: variables["params"][name] for name in phase.trains})
-        optimizers[phase.name] = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)  # all begin at 0
-    sums: dict[PhaseName, Metrics] = {p.name: dict.fromkeys(p.metrics, np.zeros((), np.float32)) for p in phases}
-    return TrainState(np.zeros((), np.int32), variables, optimizers, sums)
+    optimizers = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), _optimizer_shapes(model))  # all begin at 0
+    sums = {p.name: dict.fromkeys(p.metrics, np.zeros((), np.float32)) for p in PHASES if p.name in optimizers}
+    return TrainState(np.zeros((), np.int32), fresh_variables(model, config.train.seed), optimizers, sums)
+
+
+@functools.lru_cache(8)  # as the trials of a sweep have the same
+def _optimizer_shapes(model: InfoAutoencoder) -> dict[PhaseName, OptState]:
+    params = fresh_variables(model, 0)["params"]
+    phases = [phase for phase in PHASES if set(phase.trains) <= params.keys()]
+    return {p.name: jax.eval_shape(p.init_optimizer, {name: params[name] for name in p.trains}) for p in phases}

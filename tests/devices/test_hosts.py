@@ -66,12 +66,14 @@ def changed(tiny):
 
 
 def assert_alike(folder, other, kinds, tolerance):
-    """gloo adds up in another order than threads do."""
+    """gloo adds up in another order than threads do, so that late in a training an image may be read otherwise."""
     for kind in kinds:
         mine, theirs = read_metrics(folder, kind), read_metrics(other, kind)
         for line in mine + theirs:
             line.pop("images_per_s", None)
-            del line["kind"]
+            if line.pop("kind").endswith("_step"):
+                line.pop("content_accuracy")
+                line.pop("adversary_accuracy", None)
         assert mine
         for line, its in zip(mine, theirs, strict=True):
             assert line == pytest.approx(its, rel=tolerance, abs=tolerance / 10)
