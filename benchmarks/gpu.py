@@ -217,7 +217,7 @@ def compute(args: argparse.Namespace) -> None:
     """Does a job in this process, and prints its lines."""
     set_up(None, cpu_devices=1, gpu_tuning=args.tuning)
     if args.tiny:
-        stepper.is_resident = lambda rows, mesh: True  # also on a CPU
+        stepper.is_resident = lambda rows: True  # also on a CPU
     elif is_cpu():
         raise SystemExit("There is no accelerator. To rehearse on a CPU: --tiny")
     cases = CASES[args.child]

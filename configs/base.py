@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     config.log = log = ConfigDict()
     # How often losses are written to metrics.jsonl; accelerators take all the steps until then in one call.
     log.every_steps = 50
-    # Generate swaps and measure the test images after these epochs, and always after the last one.
+    # Generate swaps and measure the test images after these epochs, counted over all phases, and after each phase.
     log.sample_epochs = (0, 1, 2, 5, 10, 20, 50, 100, 200, 300)
     log.tensorboard = False  # also write TensorBoard events (needs the extra 'tensorboard')
 

@@ -14,6 +14,7 @@ from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.models.autoencoder import build
+from infoae_jax.models.initial import draw
 from infoae_jax.training.autoencoder import AUTOENCODER
 from infoae_jax.training.schedule import init_state, schedule
 from infoae_jax.training.stepper import Layout, Stepper
@@ -31,6 +32,11 @@ def make(shape=SHAPE, batch=BATCH, couplings=1, **train):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * batch, *shape), np.uint8)
     return build(config.model, shape, 10), config, images, (np.arange(4 * batch) % 10).astype(np.int32)
+
+
+def init_variables(module, seed, *example):
+    """Initial variables of any module for arguments like `example`."""
+    return draw(jax.eval_shape(lambda: module.init(jax.random.key(0), *example)), seed)
 
 
 def span_of(config, count, phase=AUTOENCODER, devices=1):

@@ -112,7 +112,7 @@ def evaluate_run(
             "preparation_s": prepared - begin,
             "evaluation_s": time.perf_counter() - prepared,
             "by_figure_s": seconds,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
             "training_images_per_s": statistics.median(speeds) if speeds else None,
             "encode_images_per_s": len(images) / _seconds(lambda: system.encode(images)),
             "decode_images_per_s": len(images) / _seconds(lambda: system.decode(z, labels)),

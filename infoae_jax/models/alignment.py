@@ -160,5 +160,5 @@ class AlignmentHelpers(nn.Module):
         return self.appearance_reader(jnp.concatenate([whitened, content], axis=1))
 
     def all(self, u: Codes, content: OneHot) -> tuple[PerImage, OneHot, Float[Array, "b f"]]:
-        """All networks once, for `init_variables`."""
+        """All networks once, for `init`."""
         return *self(u, 0.0), self.appearance(u, content)

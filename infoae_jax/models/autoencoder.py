@@ -151,7 +151,7 @@ class InfoAutoencoder(nn.Module):
             self.alignment, self.alignment_helpers = alignment_of(self), alignment_helpers_of(self)
 
     def __call__(self, images: Images, labels: Labels) -> dict[str, Array]:
-        """All networks once, for `init_variables`."""
+        """All networks once, for `init`."""
         z = self.encode(images)
         if self.couplings:
             self.alignment_helpers.all(z, jax.nn.one_hot(labels, self.num_classes))

@@ -2,9 +2,7 @@
 
 import functools
 import zlib
-from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -16,18 +14,13 @@ GAINS = {"out": 1.0, "change": 0.0}  # linear outputs (LeCun et al. 1998); the c
 RELU_GAIN = 2.0
 
 
-def init_variables(module: nn.Module, seed: int, *example: Any, method: str | None = None) -> Variables:
-    """What `module.init` returns for arguments like `example`, with initial values that follow from `seed` alone.
+def draw(shapes: Variables, seed: int) -> Variables:
+    """Initial values of variables with these names and shapes, as a module's `init` has them.
 
     Kernels are normal, with a standard deviation of sqrt(gain / inputs). Biases and means are 0; matrices are the
     identity; rotations are random, but each stack of them gives the identity if all follow each other. Each array
     follows from the seed and its own name, so no network depends on another.
     """
-    return draw(jax.eval_shape(lambda: module.init(jax.random.key(0), *example, method=method)), seed)
-
-
-def draw(shapes: Variables, seed: int) -> Variables:
-    """Initial values of variables with these names and shapes, as `init_variables` says."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _value(seed, [k.key for k in path], leaf.shape), shapes)
 
 

@@ -17,7 +17,7 @@ from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
-from infoae_jax.training.stream import own_rows, stream
+from infoae_jax.training.stream import swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
@@ -104,7 +104,7 @@ def align_step(
     hyper: Hyper,
     axis: str | None = None,
 ) -> tuple[Params, OptState, Metrics]:
-    """The state after an Adam step of the map u = f_y(z), its density model p, and the networks that read its codes.
+    """An Adam step of the map u = f_y(z), its density model p, and the networks that read its codes.
 
     The map minimises, with d the size of the latent (see `models/alignment.py`),
 
@@ -128,8 +128,7 @@ def align_step(
       (squared error of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
     """
     z, labels, appearance = (jnp.asarray(batch[name]) for name in ("z", "labels", "appearance"))
-    key = stream(hyper["seed"], "targets", hyper["step"])
-    targets = own_rows(lambda n: jax.random.randint(key, (n,), 0, model.num_classes), len(z), axis)
+    targets = swap_classes(hyper, model.num_classes, len(z), axis)
     half = slice(None, None, 2)  # the same rows on any number of devices whose shares are even
     content, swapped = (jax.nn.one_hot(classes, model.num_classes) for classes in (labels, targets[half]))
     lam = hyper["lambda_adv"] * jnp.minimum(hyper["progress"] / LAMBDA_RAMP, 1)

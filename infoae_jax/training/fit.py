@@ -18,7 +18,7 @@ from infoae_jax.devices.signals import stop_signals
 from infoae_jax.errors import UserError
 from infoae_jax.models.autoencoder import InfoAutoencoder, build
 from infoae_jax.runs.folder import lock
-from infoae_jax.training.lockstep import Lockstep, noting
+from infoae_jax.training.loop import Loop, noting
 from infoae_jax.training.run import Run, print_above_bar
 from infoae_jax.training.schedule import init_state
 from infoae_jax.training.state import TrainState
@@ -42,7 +42,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
 
     Args:
       workdir: a new or empty folder, or the run folder of the same configuration.
-      devices: they share each batch. None: one GPU, as a second one would not make it faster; elsewhere all, and also
+      devices: they share each batch. None: one GPU; elsewhere all, and also
         those of other processes that `hosts.connect` joined: these have to call `fit` too, and the first of them alone
         reads and writes `workdir`.
 
@@ -147,7 +147,7 @@ def train(runs: Sequence[Run], layout: Layout, should_stop: Callable[[bool], boo
 
     Args:
       runs: their folders must be locked.
-      should_stop: as for `Lockstep`.
+      should_stop: as for `Loop`.
 
     Returns:
       For each run its result, or what went wrong with it: the others go on.
@@ -161,7 +161,7 @@ def train(runs: Sequence[Run], layout: Layout, should_stop: Callable[[bool], boo
                 states[number] = run.restore(init_state(run.model, run.config))
         for step in sorted({int(state.step) for state in states.values()}):
             numbers = [number for number, state in states.items() if state.step == step]
-            group = Lockstep([runs[n] for n in numbers], [states[n] for n in numbers], layout, should_stop)
+            group = Loop([runs[n] for n in numbers], [states[n] for n in numbers], layout, should_stop)
             group.train()
             errors |= {numbers[i]: error for i, error in group.errors.items()}
             outcomes |= {n: Result(group.states[i], not group.is_stopped) for i, n in enumerate(numbers)}

@@ -1,4 +1,4 @@
-"""What a phase of a training is: data, from which one loop (`lockstep.py`) takes the steps of all of them."""
+"""What a phase of a training is: data, from which one loop (`loop.py`) takes the steps of all of them."""
 
 import dataclasses
 from collections.abc import Callable

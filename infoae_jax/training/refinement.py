@@ -15,7 +15,7 @@ from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
-from infoae_jax.training.stream import own_rows, stream
+from infoae_jax.training.stream import swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Variables
 
 METRICS = "reconstruction", "style", "cycle", "content", "content_accuracy"
@@ -65,9 +65,7 @@ def refine_step(
       its weight is), 'content', and 'content_accuracy'.
     """
     z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
-    seed, step = hyper["seed"], hyper["step"]
-    key = stream(seed, "targets", step)
-    targets = own_rows(lambda n: jax.random.randint(key, (n,), 0, model.num_classes), len(z), axis)
+    targets = swap_classes(hyper, model.num_classes, len(z), axis)
     both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])
 
     def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
@@ -76,7 +74,7 @@ def refine_step(
         decoded = decode(variables, both, classes)
         reconstructions, swaps = jnp.split(decoded, 2)
         again = encode(variables, jnp.clip(decoded, 0, 1), classes)
-        seen = augment_swaps(jnp.clip(swaps, 0, 1), hyper["content_noise"], seed, step, axis)
+        seen = augment_swaps(jnp.clip(swaps, 0, 1), hyper["content_noise"], hyper["seed"], hyper["step"], axis)
         content, content_accuracy = cross_entropy(classify(variables, seen), targets)
         cycle = jnp.float32(0)
         if config.cycle_weight:

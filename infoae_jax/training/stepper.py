@@ -60,7 +60,7 @@ class Layout:
         return jax.tree.map(lambda x: np.asarray(x)[run], tree) if self.is_group else tree
 
 
-def is_resident(rows: Batch, mesh: Mesh) -> bool:
+def is_resident(rows: Batch) -> bool:
     """Whether the devices keep what the steps get rows of: accelerators do, unless it takes half of their memory."""
     if is_cpu():
         return False
@@ -150,7 +150,7 @@ class Stepper:
         self._carry, self._frozen = (layout.stack([*map(part, states)]) for part in (phase.carry, phase.frozen))
         self._hyper = layout.stack([traced_settings(phase, span, config) for config in configs])
         self._rows = tables[0]
-        self.is_resident = layout.is_group or is_resident(tables[0], layout.mesh)
+        self.is_resident = layout.is_group or is_resident(tables[0])
         if self.is_resident:
             shared = {name: table for name, table in tables[0].items() if name not in OF_EACH_RUN}
             own = [{name: table for name, table in rows.items() if name in OF_EACH_RUN} for rows in tables]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from infoae_jax.types import Scalar
+from infoae_jax.types import Hyper, Scalar
 
 Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets"]
 _SHUFFLE = 1  # tells the order of images from all else that NumPy draws from the seed
@@ -30,6 +30,12 @@ def own_rows(draw: Callable[[int], Array], count: int, axis: str | None) -> Arra
         return draw(count)
     whole = draw(count * jax.lax.axis_size(axis))
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axis) * count, count)
+
+
+def swap_classes(hyper: Hyper, num_classes: int, count: int, axis: str | None) -> Int[Array, " {count}"]:
+    """A random class to swap to for each image of this device in a step; arguments as for `own_rows`."""
+    key = stream(hyper["seed"], "targets", hyper["step"])
+    return own_rows(lambda n: jax.random.randint(key, (n,), 0, num_classes), count, axis)
 
 
 def shuffled(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:

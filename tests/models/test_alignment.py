@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infoae_jax.models.alignment import Alignment
-from infoae_jax.models.initial import init_variables
+from tests.small_training import init_variables
 
 K = 3
 

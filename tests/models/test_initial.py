@@ -11,7 +11,7 @@ from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.models.alignment import Alignment, Couplings
 from infoae_jax.models.autoencoder import build, fresh_variables
-from infoae_jax.models.initial import init_variables
+from tests.small_training import init_variables
 
 GAINS = {"out": 1, "change": 0}  # of linear outputs and of what begins as no change; before a ReLU: 2
 

@@ -52,13 +52,13 @@ def test_many_steps_in_a_call_do_what_single_ones_do_and_move_nothing(phase, mon
 
 def test_where_the_tables_wait(monkeypatch):
     """On accelerators, unless they would fill half of the memory."""
-    rows, mesh = {"images": np.zeros((100, 10), np.uint8)}, devices_mesh(1)
-    assert not stepper_module.is_resident(rows, mesh)
+    rows = {"images": np.zeros((100, 10), np.uint8)}
+    assert not stepper_module.is_resident(rows)
     monkeypatch.setattr(stepper_module, "is_cpu", lambda: False)
     for memory, there in ((None, True), ({"bytes_limit": 2001}, True), ({"bytes_limit": 1999}, False)):
         device = type("Device", (), {"memory_stats": lambda self, found=memory: found})()
         monkeypatch.setattr(jax, "local_devices", lambda found=device: [found])
-        assert stepper_module.is_resident(rows, mesh) == there
+        assert stepper_module.is_resident(rows) == there
 
 
 @pytest.mark.slow

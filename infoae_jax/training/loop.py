@@ -20,7 +20,7 @@ from infoae_jax.training.stepper import Layout, Stepper, Taken
 from infoae_jax.types import Batch
 
 
-class Lockstep:
+class Loop:
     """Runs that take their steps together: one alone, or those of a group that stand at the same step.
 
     Attributes:
