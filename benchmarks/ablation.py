@@ -31,7 +31,7 @@ from infoae_jax.models.autoencoder import build
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import RunInfo, open_run, read_info, read_record
 from infoae_jax.runs.metrics import read_metrics
-from infoae_jax.runs.provenance import environment
+from infoae_jax.runs.provenance import code_version
 from infoae_jax.training.autoencoder import AUTOENCODER
 from infoae_jax.training.schedule import init_state
 from infoae_jax.training.state import TrainState
@@ -192,7 +192,7 @@ def shared_steps(run: Path, wanted: Config) -> int:
 
     The last of them ends a phase and has a checkpoint in `run`. 0 if `run` was trained by other code.
     """
-    if read_record(run)["environment"]["code"]["source"] != environment()["code"]["source"]:
+    if read_record(run)["environment"]["code"]["source"] != code_version()["source"]:
         return 0
     config, shared = read_info(run).config, 0
     same_couplings = dataclasses.replace(

@@ -19,7 +19,7 @@ from infoae_jax.config import differences, parse
 from infoae_jax.data.dataset import Dataset
 from infoae_jax.devices.setup import set_up
 from infoae_jax.errors import UserError
-from infoae_jax.evaluation.record import read_evaluation
+from infoae_jax.evaluation.record import Record, read_evaluation
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.description import Bundle
 from infoae_jax.inference.load import load_bundle
@@ -49,7 +49,9 @@ _LIMITS = {
 }
 
 
-def make(name: str, bundle: Bundle, evaluation: Json, test: Dataset, folder: Path, data_dir: str | None = None) -> Json:
+def make(
+    name: str, bundle: Bundle, evaluation: Record, test: Dataset, folder: Path, data_dir: str | None = None
+) -> Json:
     """Writes NAME.npz and NAME.md into `folder`.
 
     Args:
@@ -113,7 +115,7 @@ def check(path: Path, figures: Json) -> None:
         )
 
 
-def card(name: str, bundle: Bundle, evaluation: Json, figures: Json) -> str:
+def card(name: str, bundle: Bundle, evaluation: Record, figures: Json) -> str:
     """The card of a pretrained model, in Markdown."""
     info, environment = bundle.model.info, bundle.record.get("environment", {})
     found, before, after = evaluation["figures"], figures["run"], figures["pretrained"]

@@ -30,6 +30,7 @@ def loop(args: argparse.Namespace) -> Iterator[Json]:
     set_up(rendered.get_config().train.batch_size, onednn=True)
     values = rendered.get_config()
     values.train.epochs = args.repeats + 1
+    values.model.couplings = values.refine.epochs = 0  # the autoencoder alone
     values.log.sample_epochs = ()
     config = parse(values)
     whole, alone = [], []

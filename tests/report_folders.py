@@ -11,6 +11,7 @@ from infoae_jax.sweeps.results import FAILURE_FILE
 from infoae_jax.sweeps.trials import list_trials
 from tests.records import RECORD
 
+_NOW = "2020-01-01T00:00:00+00:00"
 _INFO = ((32, 32, 3), tuple("0123456789"), 256, 64, "data")
 
 
@@ -19,7 +20,7 @@ def make_run(folder, config, evaluated=True, record=RECORD, class_names=None):
     folder.mkdir(parents=True)
     info = RunInfo(config, *_INFO[:1], class_names or _INFO[1], *_INFO[2:])
     open_run(folder, info, "2 x cpu")
-    append_metrics(folder, "start", step=0, device="2 x cpu", environment={"jax": "1"}, time="now")
+    append_metrics(folder, "start", step=0, device="2 x cpu", environment={"jax": "1"}, time=_NOW)
     for epoch, mse in ((1, 0.08), (2, 0.02), (3, 0.012)):
         means = {"reconstruction": mse, "adversary_accuracy": 0.2, "lambda": 0.001 * epoch}
         append_metrics(folder, "autoencoder", step=4 * epoch, epoch=epoch, **means)
@@ -44,7 +45,7 @@ def make_sweep(folder, config, *trials):
             failure = {"state": "diverged", "reason": found, "values": values}
             (trial.folder / FAILURE_FILE).write_text(json.dumps(failure))
             continue
-        append_metrics(trial.folder, "start", step=0, time="2020-01-01T00:00:00+00:00")
+        append_metrics(trial.folder, "start", step=0, device="cpu", environment={}, time=_NOW)
         append_metrics(trial.folder, "end", step=8, time="2020-01-01T00:05:00+00:00")
         figures = {"leakage": {"probe_accuracy": found[0], "chance": 0.1135}, "reconstruction": {"mse": found[1]}}
         record = {**RECORD, "figures": figures, "cost": {"evaluation_s": 1.0}}

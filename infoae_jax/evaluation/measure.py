@@ -23,7 +23,7 @@ from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges, load_judges
 from infoae_jax.evaluation.metrics import FIGURES, JUDGED, NotApplicable, Subject, System
-from infoae_jax.evaluation.record import FORMAT, FULL, Protocol, file_name
+from infoae_jax.evaluation.record import FORMAT, FULL, Protocol, Record, file_name
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.load import restore_variables
 from infoae_jax.inference.run_data import load_run_data
@@ -65,7 +65,7 @@ def evaluate_run(
     step: int | None = None,
     data_dir: str | None = None,
     say: Callable[[str], None] = print,
-) -> Json:
+) -> Record:
     """Measures a run, and writes `evaluation.json` (or `evaluation_quick.json`) into its folder.
 
     Args:
@@ -95,7 +95,7 @@ def evaluate_run(
     prepared = time.perf_counter()
     measured = measure(system, splits, judges, protocol)
     seconds = measured.pop("seconds")
-    speeds = [line["images_per_s"] for line in read_metrics(run, "autoencoder")]
+    speeds = [rate for line in read_metrics(run, "autoencoder") if isinstance(rate := line.get("images_per_s"), float)]
     images, labels = splits.test.images[:2000], splits.test.labels[:2000]
     z = system.encode(images)
     record = {
@@ -118,9 +118,9 @@ def evaluate_run(
             "decode_images_per_s": len(images) / _seconds(lambda: system.decode(z, labels)),
         },
     }
-    record = json.loads(json.dumps(record), parse_constant=lambda _: None)  # JSON has no NaN
-    write_atomically(run / file_name(protocol), (json.dumps(record, indent=1) + "\n").encode())
-    return record
+    tidy: Record = json.loads(json.dumps(record), parse_constant=lambda _: None)  # JSON has no NaN
+    write_atomically(run / file_name(protocol), (json.dumps(tidy, indent=1) + "\n").encode())
+    return tidy
 
 
 def _seconds(call: Callable[[], np.ndarray]) -> float:

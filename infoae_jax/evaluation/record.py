@@ -1,14 +1,21 @@
 """Evaluation protocols, and the files that hold their results."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Required, TypeAlias, TypedDict
+
+from msgspec import Meta
 
 from infoae_jax.errors import UserError
-from infoae_jax.types import Json
+from infoae_jax.files import read_json
+from infoae_jax.runs.provenance import Environment
 
 FORMAT = 2
+_AGAIN = "Move it away and evaluate the run again."
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1 + 1e-9)]  # means may be rounded up
+Number: TypeAlias = Annotated[float, Meta(ge=-1e15, le=1e15)] | None  # None: undefined, as JSON has no NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +34,143 @@ QUICK = Protocol("quick", train_codes=10_000, test_images=1_500, swaps=15_000, p
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (FULL, QUICK)}
 
 
+# What the function of that name in `metrics.py` returns: this class, and the six after it.
+class Leakage(TypedDict, total=False):
+    probe_accuracy: Share
+    best_probe: str
+    setting: str
+    chance: Share
+    training_codes_accuracy: Share
+    information_bits: Number
+    entropy_bits: Number
+    fitted_on_training_codes: dict[str, Share]
+    cross_validated_on_unseen_codes: dict[str, Share]
+    split_of_training_codes: dict[str, Share]
+
+
+class Reconstruction(TypedDict, total=False):
+    mse: Number
+    psnr: Number
+    ssim: Number
+    mse_increase_with_other_latent: Number
+
+
+class Content(TypedDict, total=False):
+    content_accuracy: Share
+
+
+class Transfer(TypedDict, total=False):
+    transfer_accuracy: Share
+    by_judge: list[Share]
+    by_class: list[Share]
+    confusion: list[list[Share]]
+    swaps: Count
+    judge_accuracy: list[Share]
+    judge_threshold: Share
+
+
+class Style(TypedDict, total=False):
+    correlation: dict[str, Number]
+    ceiling: dict[str, Number]
+    swaps: Count
+    swaps_without_stroke: Count
+    background_delta_e: Number
+    foreground_delta_e: Number
+
+
+class Composition(TypedDict, total=False):
+    l1_after_1: Number
+    l1_after_10: Number
+    accuracy_after_10: Share
+
+
+class Reversibility(TypedDict, total=False):
+    mse: Number
+    r2: Number
+    blurred_mse: Number
+    blurred_r2: Number
+
+
+class Realism(TypedDict, total=False):
+    frechet_distance: Number
+    frechet_distance_real_images: Number
+    frechet_distance_reconstructions: Number
+    precision: Share
+    recall: Share
+    images: Count
+
+
+class Figures(TypedDict, total=False):
+    """What was measured; some of it makes no sense for every data set."""
+
+    leakage: Leakage
+    reconstruction: Reconstruction
+    content: Content
+    transfer: Transfer
+    style: Style
+    counterfactual: Reconstruction
+    composition: Composition
+    reversibility: Reversibility
+    realism: Realism
+
+
+class Cost(TypedDict, total=False):
+    """What the evaluation took; seconds are wall time."""
+
+    device: str
+    preparation_s: Number
+    evaluation_s: Number
+    by_figure_s: dict[str, Number]
+    parameters: Count
+    training_images_per_s: Number
+    encode_images_per_s: Number
+    decode_images_per_s: Number
+
+
+class Data(TypedDict):
+    """The data set, and its numbers of images."""
+
+    name: str
+    train: Count
+    test: Count
+
+
+class ProtocolRecord(TypedDict, total=False):
+    """A `Protocol`."""
+
+    name: Required[Literal["full", "quick"]]
+    train_codes: Count
+    test_images: Count
+    swaps: Count
+    probe_epochs: Count
+
+
+class Record(TypedDict):
+    """The content of an evaluation's file."""
+
+    format: int
+    protocol: ProtocolRecord
+    step: Count
+    data: Data
+    class_names: list[str]
+    bottleneck: Count
+    figures: Figures
+    left_out: dict[str, str]  # by figure, why
+    untrusted: list[str]  # figures whose judges are below their threshold
+    environment: Environment
+    cost: Cost
+
+
+class _Format(TypedDict):
+    format: object
+
+
 def file_name(protocol: Protocol) -> str:
     """The name of the file in a run's folder that holds its evaluation by `protocol`."""
     return "evaluation.json" if protocol.name == "full" else f"evaluation_{protocol.name}.json"
 
 
-def read_evaluation(run: str | Path, protocol: Protocol | None = None) -> Json | None:
+def read_evaluation(run: str | Path, protocol: Protocol | None = None) -> Record | None:
     """Reads what `measure.evaluate_run` wrote into the folder of a run, None if it wrote no such file.
 
     Args:
@@ -45,10 +183,10 @@ def read_evaluation(run: str | Path, protocol: Protocol | None = None) -> Json |
     path = next((Path(run) / name for name in names if (Path(run) / name).exists()), None)
     if path is None:
         return None
-    try:
-        record = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is damaged ({error}). Evaluate the run again.") from error
-    if (found := record.get("format")) != FORMAT:
-        raise UserError(f"{str(path)!r} has format {found}, but only {FORMAT} can be read. Evaluate the run again.")
+    if (found := read_json(path, _Format, _AGAIN)["format"]) != FORMAT:
+        raise UserError(f"{str(path)!r} has format {found}, but only {FORMAT} can be read. {_AGAIN}")
+    record = read_json(path, Record, _AGAIN)
+    by_class = record["figures"].get("transfer", {}).get("by_class", record["class_names"])
+    if len(by_class) != len(record["class_names"]):
+        raise UserError(f"{str(path)!r} is damaged ({len(by_class)} accuracies by class are too many or few). {_AGAIN}")
     return record

@@ -6,6 +6,7 @@ import statistics
 import string
 from typing import Any, Literal, NamedTuple
 
+from infoae_jax.evaluation.record import Record
 from infoae_jax.types import Json
 
 
@@ -84,9 +85,9 @@ class _Formatter(string.Formatter):
         return value.replace("_", " ") if form == "words" else format(value, form)
 
 
-def table_rows(record: Json) -> list[Row]:
+def table_rows(record: Record) -> list[Row]:
     """Writes out all figures of an evaluation, and why some were left out."""
-    figures = {**record["figures"], "cost": record["cost"]}
+    figures: Json = {**record["figures"], "cost": record["cost"]}
     if found := figures.get("transfer"):
         accuracy, name = min(zip(found["by_class"], record["class_names"], strict=True), key=lambda pair: pair[0])
         figures["transfer"] = {**found, "worst_accuracy": accuracy, "worst_class": name}
@@ -103,7 +104,7 @@ def table_rows(record: Json) -> list[Row]:
     return rows
 
 
-def as_text(record: Json) -> str:
+def as_text(record: Record) -> str:
     """Lays out the table of an evaluation for the terminal."""
     rows, data = table_rows(record), record["data"]
     names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows if len(row.value) < 60)
@@ -126,10 +127,11 @@ class Metric(NamedTuple):
     form: str  # how it is written
     better: Literal["lower", "higher"]
 
-    def of(self, record: Json) -> float | None:
+    def of(self, record: Record) -> float | None:
         """Returns its value in an evaluation, None if that left it out."""
         figure, entry = self.path
-        found = record["figures"].get(figure, {}).get(entry)
+        figures: Json = {**record["figures"]}
+        found = figures.get(figure, {}).get(entry)
         if isinstance(found, dict):
             defined = [value for value in found.values() if value is not None]
             found = statistics.fmean(defined) if defined else None

@@ -1,6 +1,8 @@
 """HTML pages: one self-contained file each, laid out by the templates beside this module."""
 
 import base64
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
+from infoae_jax.images.read import open_image, to_array
 from infoae_jax.reports.charts import COLOURS
 
 GENERATOR = 'name="generator" content="infoae_jax report"'  # marks every page as ours
@@ -37,6 +40,19 @@ def replace_own(path: Path, content: bytes, mark: str, advice: str) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be written ({error}). {advice}") from error
+
+
+def read_sheets(run: Path) -> dict[int, bytes]:
+    """The sheets of swaps in a run folder, as PNG files by epoch; damaged ones are left out, which is a warning."""
+    sheets = {}
+    for path in sorted((run / "samples").glob("epoch_*.png")):
+        if number := re.fullmatch(r"epoch_(\d{1,9})", path.stem):
+            try:
+                to_array(open_image(path, path), path)
+                sheets[int(number[1])] = path.read_bytes()
+            except UserError as error:
+                warnings.warn(str(error), stacklevel=2)
+    return sheets
 
 
 def data_uri(image: bytes, kind: Literal["png", "webp"]) -> str:

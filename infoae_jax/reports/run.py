@@ -8,10 +8,10 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from infoae_jax.config import differences, to_dict
-from infoae_jax.evaluation.record import read_evaluation
+from infoae_jax.evaluation.record import Record, read_evaluation
 from infoae_jax.evaluation.table import HEADLINE, Row, table_rows
 from infoae_jax.reports.charts import SERIES, Scale, as_markup, line_chart
-from infoae_jax.reports.page import GENERATOR, data_uri, render_page, replace_own
+from infoae_jax.reports.page import GENERATOR, data_uri, read_sheets, render_page, replace_own
 from infoae_jax.runs.folder import RunInfo, read_info
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.types import Json
@@ -38,7 +38,7 @@ class Run(NamedTuple):
     folder: Path
     info: RunInfo
     lines: list[Json]  # of metrics.jsonl
-    record: Json | None  # the evaluation
+    record: Record | None  # the evaluation
     samples: dict[int, str]  # sheets of swaps as data URIs, by epoch
 
     def of_kind(self, kind: str) -> list[Json]:
@@ -48,9 +48,9 @@ class Run(NamedTuple):
     def details(self) -> str:
         """Configuration, versions and costs, as JSON."""
         starts = [{key: line[key] for key in ("device", "time", "environment")} for line in self.of_kind("start")]
-        result = {"config": to_dict(self.info.config), "trained": starts}
-        if self.record:
-            result["evaluated"] = {key: self.record[key] for key in ("protocol", "step", "environment", "cost")}
+        result: Json = {"config": to_dict(self.info.config), "trained": starts}
+        if record := self.record:
+            result["evaluated"] = {key: record[key] for key in ("protocol", "step", "environment", "cost")}
         return json.dumps(result, indent=2)
 
 
@@ -66,7 +66,7 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
         names = [f"{folder.parent.name}/{folder.name}" for folder in resolved]
     loaded = [_load(name, f"s{i % len(SERIES)}", Path(runs[i])) for i, name in enumerate(names)]
     evaluated = [run for run in loaded if run.record]
-    columns = [{(row.group, row.name): row for row in table_rows(run.record or {})} for run in evaluated]
+    columns = [{(row.group, row.name): row for row in table_rows(run.record)} for run in evaluated if run.record]
     table: dict[str, dict[str, list[Row | None]]] = {}  # by group and name, for each evaluated run
     for group, name in dict.fromkeys(key for rows in columns for key in rows):
         table.setdefault(group, {})[name] = [rows.get((group, name)) for rows in columns]
@@ -86,8 +86,7 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
 
 def _load(name: str, colour: str, folder: Path) -> Run:
     info = read_info(folder)
-    paths = sorted((folder / "samples").glob("epoch_*.png"))
-    samples = {int(path.stem.removeprefix("epoch_")): data_uri(path.read_bytes(), "png") for path in paths}
+    samples = {epoch: data_uri(sheet, "png") for epoch, sheet in read_sheets(folder).items()}
     return Run(name, colour, folder, info, read_metrics(folder), read_evaluation(folder), samples)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from infoae_jax.evaluation.table import HEADLINE, references
 from infoae_jax.reports.charts import MAKER, as_file, as_markup
-from infoae_jax.reports.page import GENERATOR, data_uri, render_page, replace_own
+from infoae_jax.reports.page import GENERATOR, data_uri, read_sheets, render_page, replace_own
 from infoae_jax.reports.tradeoff import NARROW, PAPER, WIDE, arrange, field_title, heat_map, tradeoff_chart
 from infoae_jax.sweeps import results
 from infoae_jax.sweeps.trials import format_value, short_name
@@ -47,7 +47,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     for name, chart in files.items():
         for kind in ("svg", "png"):
             replace_own(folder / "figures" / f"{name}.{kind}", as_file(chart, kind), MAKER, "Move it away.")
-    samples = {trial.name: [*(folder / trial.name / "samples").glob("epoch_*.png")] for trial in trials}
+    sheets = {trial.name: read_sheets(folder / trial.name) for trial in trials}
     resolved = folder.resolve()
     name = resolved.parent.name if resolved.name == "sweep" else resolved.name
     text = render_page(
@@ -60,7 +60,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         fields=list(dict.fromkeys(field for trial in trials for field in trial.values)),
         metrics=[m for m in HEADLINE if any(trial.figures.get(m.name) is not None for trial in trials)],
         in_full=[m for m in HEADLINE[:2] if any(trial.full.get(m.name) is not None for trial in trials)],
-        swaps={name: _half_size(max(paths)) for name, paths in samples.items() if paths},
+        swaps={name: _half_size(found[max(found)]) for name, found in sheets.items() if found},
         setting_of={trial.name: setting.name for setting in settings for trial in setting.trials},
         best=best,
         arrangement=arrangement,
@@ -74,9 +74,9 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     return path
 
 
-def _half_size(path: Path) -> str:
+def _half_size(png: bytes) -> str:
     """A sheet of swaps as a data URI, made smaller since a page holds many."""
     buffer = io.BytesIO()
-    with Image.open(path) as sheet:
+    with Image.open(io.BytesIO(png)) as sheet:
         sheet.convert("RGB").reduce(2).save(buffer, "WEBP", quality=85, method=4)
     return data_uri(buffer.getvalue(), "webp")

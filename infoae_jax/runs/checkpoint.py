@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from infoae_jax.errors import UserError
+from infoae_jax.files import explain
 from infoae_jax.types import Tree
 
 
@@ -28,9 +29,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
           keep: number of the newest checkpoints to keep; None only reads, which leaves a running training alone.
           wait: whether `save` returns only when the checkpoint is on the disk, so that a process that is killed loses
             one interval at most. On a CPU that costs little: writing takes the time of cores that compute.
+
+        Raises:
+          UserError: if it is no folder.
         """
         self._run, self._folder = run.absolute(), run.absolute() / "checkpoints"
         self._wait, self._writes = wait, keep is not None
+        if self._folder.exists() and not self._folder.is_dir():
+            raise UserError(f"{self._folder} is no folder. Move it away, or choose another --workdir.")
         if self._writes:
             self._folder.mkdir(parents=True, exist_ok=True)
         this = jax.process_index()  # of several processes this one alone: otherwise Orbax would wait for the others
@@ -78,18 +84,17 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         steps = sorted(self._manager.all_steps(), reverse=True)
         if step is not None and step not in steps:
             raise UserError(f"{self._run} has no checkpoint of step {step}. There are: {steps[::-1]}.")
-        damaged = []
+        damaged: dict[int, Exception] = {}
         for candidate in steps if step is None else [step]:
             try:
                 with _quiet():
                     state = self._read(candidate, abstract, part)
-            except UserError:
-                raise
             except Exception as error:  # whatever a damaged file leads to
-                about = f"The checkpoint of step {candidate} in {self._run} is damaged ({_first_line(error)})."
-                warnings.warn(about, stacklevel=2)
-                damaged.append(candidate)
+                damaged[candidate] = error
                 continue
+            for other, reason in damaged.items():
+                about = f"The checkpoint of step {other} in {self._run} is damaged ({explain(reason)})"
+                warnings.warn(f"{about}; that of step {candidate} is used instead.", stacklevel=2)
             for other in damaged if self._writes else []:  # only now that there is one to resume from
                 # Kept, but out of the way of a new checkpoint of the same step.
                 shutil.move(self._folder / str(other), self._run / f"damaged_checkpoint_{other}")
@@ -97,8 +102,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             return candidate, state
         if not damaged:
             return None
+        if all(isinstance(error, UserError) for error in damaged.values()):  # sound, but of another code
+            raise next(iter(damaged.values()))
         raise UserError(
-            f"No usable checkpoint in {self._folder}: all of {damaged[::-1]} are damaged. Move the folder away to "
+            f"No usable checkpoint in {self._folder}: all of {sorted(damaged)} are damaged. Move the folder away to "
             f"start afresh, or choose another --workdir."
         )
 
@@ -133,9 +140,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 raise self._failure(error) from error
 
     def _failure(self, error: Exception | str) -> UserError:
+        reason = explain(error) if isinstance(error, Exception) else error
         sound = [step for step in sorted(self._manager.all_steps()) if (self._folder / str(step)).is_dir()]
         return UserError(
-            f"A checkpoint could not be saved in {self._run} ({_first_line(error)}). Sound ones: steps {sound}. Make "
+            f"A checkpoint could not be saved in {self._run} ({reason}). Sound ones: steps {sound}. Make "
             f"room and run the same command to resume from the newest."
         )
 
@@ -166,7 +174,3 @@ def _named(tree: Tree, prefix: str) -> Iterator[tuple[str, Tree]]:
     """Every leaf with its name in the whole state."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         yield prefix + jax.tree_util.keystr(path), leaf
-
-
-def _first_line(error: Exception | str) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -5,16 +5,19 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Literal, TypeAlias, TypedDict
 
+import msgspec
 from filelock import FileLock, Timeout
 
-from infoae_jax.config import Config, differences, parse
+from infoae_jax.config import Config, check_image_shape, differences, parse
 from infoae_jax.errors import BusyError, UserError
-from infoae_jax.files import write_atomically
+from infoae_jax.files import read_json, write_atomically
 from infoae_jax.runs.provenance import environment, now
 from infoae_jax.types import Json
 
 FORMAT = 15  # of config.json: the only one that this version reads
+_NO_CONFIG = "Restore it, or move the folder away and train again."
 _LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 
 
@@ -28,6 +31,22 @@ class RunInfo:
     num_train: int
     num_test: int
     fingerprint: str
+
+
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+
+
+class _Data(TypedDict):
+    image_shape: tuple[Positive, Positive, Literal[1, 3]]
+    class_names: Annotated[tuple[str, ...], msgspec.Meta(min_length=2, max_length=100_000)]
+    num_train: Positive
+    num_test: Positive
+    fingerprint: str
+
+
+class _Record(TypedDict):
+    config: Json
+    data: _Data
 
 
 @contextlib.contextmanager
@@ -122,13 +141,10 @@ def read_info(folder: str | Path) -> RunInfo:
 
 def read_record(folder: str | Path) -> Json:
     """Reads config.json as it is; raises `UserError` if it is missing or not a JSON object."""
-    path = Path(folder) / "config.json"
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, NotADirectoryError) as error:
+        return read_json(Path(folder) / "config.json", dict, _NO_CONFIG)
+    except FileNotFoundError as error:
         raise UserError(f"{str(folder)!r} is not a run folder: it has no config.json.") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
 
 
 def parse_record(record: Json, path: str | Path) -> RunInfo:
@@ -139,10 +155,12 @@ def parse_record(record: Json, path: str | Path) -> RunInfo:
             f"format {FORMAT} only. Use the version that made it, or train again in another --workdir."
         )
     try:
-        config, data = parse(record["config"]), record["data"]
-        shape, classes = tuple(data["image_shape"]), tuple(data["class_names"])
-        return RunInfo(config, shape, classes, data["num_train"], data["num_test"], data["fingerprint"])
-    except UserError as error:
-        raise UserError(f"{str(path)!r} cannot be used: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error!r}).") from error
+        found = msgspec.convert(record, _Record)
+        data, names = found["data"], found["data"]["class_names"]
+        check_image_shape(data["image_shape"])
+        if len(set(names)) < len(names):
+            raise UserError("two classes have the same name")
+        config = parse(found["config"])
+        return RunInfo(config, data["image_shape"], names, data["num_train"], data["num_test"], data["fingerprint"])
+    except (UserError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is damaged or was changed: {error}. {_NO_CONFIG}") from error

@@ -7,23 +7,24 @@ import importlib.metadata
 import platform
 import subprocess
 from pathlib import Path
+from typing import TypeAlias
 
-from infoae_jax.types import Json
+Environment: TypeAlias = dict[str, str | dict[str, str | bool]]  # what `environment` returns
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "tensorflow-datasets")
 
 
-def environment() -> Json:
+def environment() -> Environment:
     """Versions, machine and code, to be kept with every result. Touches no device."""
     versions = {name: version for name in _PACKAGES if (version := _version(name))}
     return {"python": platform.python_version(), "platform": platform.platform(), **versions, "code": code_version()}
 
 
-def code_version() -> Json:
+def code_version() -> dict[str, str | bool]:
     """The package's version, a hash of its source files and, in a checkout, its git commit."""
     package = Path(__file__).parents[1]
     sources = (path.name.encode() + path.read_bytes() for path in sorted(package.rglob("*.py")))
-    result: Json = {"source": hashlib.sha256(b"".join(sources)).hexdigest()[:16]}
+    result: dict[str, str | bool] = {"source": hashlib.sha256(b"".join(sources)).hexdigest()[:16]}
     if version := _version("infoae_jax"):
         result["version"] = version
 

@@ -12,19 +12,20 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from infoae_jax.config import Config, program_key
 from infoae_jax.errors import UserError
-from infoae_jax.evaluation.record import FULL, PROTOCOLS, Protocol, file_name, read_evaluation
+from infoae_jax.evaluation.record import FULL, PROTOCOLS, Protocol, Record, file_name, read_evaluation
 from infoae_jax.evaluation.table import HEADLINE
-from infoae_jax.files import write_atomically
+from infoae_jax.files import read_json, write_atomically
 from infoae_jax.runs.folder import check_config, is_locked, read_info
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.sweeps.trials import SEED, Trial, format_value, group_trials, parse_trial_name, trial_name
 from infoae_jax.types import Json
 
-State: TypeAlias = Literal["new", "interrupted", "trained", "finished", "diverged", "failed"]  # finished: and evaluated
+# finished: and evaluated; damaged: a file in its folder cannot be read
+State: TypeAlias = Literal["new", "interrupted", "trained", "finished", "diverged", "failed", "damaged"]
 TRAINED: tuple[State, ...] = ("trained", "finished")
 FAILURE_FILE = "failed.json"  # in a trial's folder: why it failed
 MSE_TOLERANCE = 0.10  # share by which the MSE of a recommended setting may exceed the lowest one
@@ -55,14 +56,30 @@ class TrialResult:
         return self.figures.get("probe_accuracy") is not None and self.figures.get("mse") is not None
 
 
+class _Failure(TypedDict):
+    """The content of `FAILURE_FILE`."""
+
+    state: Literal["diverged", "failed"]
+    reason: str
+    values: dict[str, bool | int | float | str | list[bool | int | float | str]]
+
+
 def read_trial(folder: Path, protocol: Protocol | None = None) -> TrialResult:
     """Reads the folder of a trial, which need not exist; with the figures of `protocol`, or else of the best one."""
-    failure: Json = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        failure = json.loads((folder / FAILURE_FILE).read_text())
-    state, reason = failure.get("state", "new"), failure.get("reason", "")
+    try:
+        return _read_trial(folder, protocol)
+    except UserError as error:
+        return TrialResult(folder.name, "damaged", {}, reason=str(error))
+
+
+def _read_trial(folder: Path, protocol: Protocol | None) -> TrialResult:
+    failure: _Failure | None = None
+    with contextlib.suppress(FileNotFoundError):
+        failure = read_json(folder / FAILURE_FILE, _Failure, "Move it away to try this trial again.")
+    state: State = failure["state"] if failure else "new"
+    reason = failure["reason"] if failure else ""
     if not (folder / "config.json").exists():
-        return TrialResult(folder.name, state, failure.get("values", {}), reason=reason)
+        return TrialResult(folder.name, state, failure["values"] if failure else {}, reason=reason)
     config, lines, best = read_info(folder).config, read_metrics(folder), read_evaluation(folder)
     if not failure:
         has_ended = any(line["kind"] == "end" for line in lines)
@@ -74,12 +91,12 @@ def read_trial(folder: Path, protocol: Protocol | None = None) -> TrialResult:
         if record := read_evaluation(folder, protocol):
             measured |= {"protocol": record["protocol"]["name"], "figures": _headline(record)}
             measured["chance"] = record["figures"].get("leakage", {}).get("chance")
-            measured |= {"untrusted": tuple(record["untrusted"]), "evaluation_s": record["cost"]["evaluation_s"]}
+            measured |= {"untrusted": tuple(record["untrusted"]), "evaluation_s": record["cost"].get("evaluation_s")}
     return TrialResult(
         folder.name,
         state,
         parse_trial_name(folder.name, config),
-        step=max((line.get("step", 0) for line in lines), default=0),
+        step=max((line["step"] for line in lines), default=0),
         reason=reason,
         data=config.data.name,
         bottleneck=config.model.bottleneck,
@@ -88,7 +105,7 @@ def read_trial(folder: Path, protocol: Protocol | None = None) -> TrialResult:
     )
 
 
-def _headline(record: Json) -> dict[str, float | None]:
+def _headline(record: Record) -> dict[str, float | None]:
     return {metric.name: metric.of(record) for metric in HEADLINE}
 
 
@@ -202,7 +219,7 @@ def list_states(trials: Sequence[Trial]) -> str:
         text.append(f"group {number}: {_count(len(group), 'trial')} with the same programs")
         text += [f"  {states[t.name]:<11}  {t.name:<{width}}  {_progress(results[t.name])}".rstrip() for t in group]
     text.append(", ".join(f"{count} {state}" for state, count in collections.Counter(states.values()).items()))
-    left = [trial for trial in trials if states[trial.name] in ("new", "interrupted", "trained", "failed")]
+    left = [trial for trial in trials if states[trial.name] in ("new", "interrupted", "trained", "failed", "damaged")]
     return "\n".join([*text, estimate_remaining(left)])
 
 

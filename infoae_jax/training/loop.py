@@ -155,8 +155,8 @@ def noting(errors: dict[int, Exception], number: int, run: Run) -> Iterator[None
         yield
     except OSError as error:
         errors[number] = UserError(
-            f"The run folder {str(run.folder)!r} could not be written ({error}). Its last checkpoint is intact: make "
-            f"room, and run the same command to resume."
+            f"The run folder {str(run.folder)!r} could not be written ({error}). Mend that, or make room, and run the "
+            f"same command: it resumes from the last checkpoint, if there is one."
         )
         errors[number].__cause__ = error
     except (DivergedError, UserError) as error:  # a sentence says it all, and its frames hold memory

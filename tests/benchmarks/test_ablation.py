@@ -20,6 +20,7 @@ from infoae_jax.models.autoencoder import build
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import RunInfo, open_run, read_info
 from infoae_jax.runs.metrics import append_metrics, read_metrics
+from infoae_jax.runs.provenance import now
 from infoae_jax.training.schedule import init_state
 
 ENDS = {"autoencoder": 30, "alignment": 50, "refinement": 60}
@@ -34,7 +35,7 @@ def make_run(out, name, config, ends=ENDS):
     for kind, step in ends.items():
         (run / "checkpoints" / str(step)).mkdir(parents=True)
         append_metrics(run, kind, step=step, epoch=phases[kind].epochs)
-    append_metrics(run, "end", step=max(ends.values(), default=0))
+    append_metrics(run, "end", step=max(ends.values(), default=0), time=now())
     return run
 
 
@@ -183,5 +184,5 @@ def test_missing_checkpoints_and_runs_of_other_code_are_not_shared(out, monkeypa
     (out / "a" / "checkpoints" / str(ENDS["alignment"])).rmdir()
     config = configuration(**{"refine.style_weight": 0.5})
     assert ablation.shared_steps(out / "a", config) == ENDS["autoencoder"]
-    monkeypatch.setattr(ablation, "environment", lambda: {"code": {"source": "another"}})
+    monkeypatch.setattr(ablation, "code_version", lambda: {"source": "another"})
     assert ablation.shared_steps(out / "a", config) == 0

@@ -41,7 +41,7 @@ def run(untrained, tmp_path):
 
 def test_same_run_gives_the_same_file_but_for_its_cost(run, monkeypatch):
     monkeypatch.setattr(measure_module, "load_judges", lambda *_: judges(0.5, 0.5, 0.5))
-    monkeypatch.setitem(measure_module.FIGURES, "content", lambda _: {"content_accuracy": float("nan")})
+    monkeypatch.setitem(measure_module.FIGURES, "reversibility", lambda _: {"r2": float("nan")})
     records = []
     for _ in range(2):
         returned = evaluate_run(run, SMALL)
@@ -59,7 +59,7 @@ def test_same_run_gives_the_same_file_but_for_its_cost(run, monkeypatch):
     assert records[0]["class_names"] == list("0123456789")
     assert (records[0]["protocol"]["name"], records[0]["step"]) == ("quick", 8)
     assert records[0]["figures"]["transfer"]["swaps"] == 100
-    assert records[0]["figures"]["content"] == {"content_accuracy": None}  # JSON has no NaN
+    assert records[0]["figures"]["reversibility"] == {"r2": None}  # JSON has no NaN
 
 
 def test_model_is_the_one_that_is_loaded_from_the_run_and_its_training_had_this_speed(run, monkeypatch):

@@ -1,9 +1,15 @@
+import copy
+import functools
 import json
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.record import FULL, QUICK, file_name, read_evaluation
+from infoae_jax.evaluation.table import HEADLINE, as_text
+from tests.json_values import JSON
 from tests.records import RECORD
 
 
@@ -23,8 +29,58 @@ def test_full_evaluation_is_preferred_and_each_can_be_asked_for(tmp_path):
 
 def test_damaged_file_and_other_format_are_refused(tmp_path):
     write(tmp_path, QUICK, format=1)
-    with pytest.raises(UserError, match="evaluation_quick.json' has format 1, .* Evaluate the run again"):
+    with pytest.raises(UserError, match="evaluation_quick.json' has format 1, .* evaluate the run again"):
         read_evaluation(tmp_path)
     (tmp_path / "evaluation.json").write_text('{"format": 2, "figures"')
-    with pytest.raises(UserError, match="evaluation.json' is damaged .* Evaluate the run again"):
+    with pytest.raises(UserError, match="evaluation.json' is damaged .* evaluate the run again"):
         read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "null", "[]", "{}", "NaN", "[" * 100_000, '{"format": 2, "figures": {}}', '{"format": [2]}', "\x00"],
+)
+def test_a_file_of_another_shape_is_refused(tmp_path, text):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(UserError, match="evaluation.json' (is damaged|has format)"):
+        read_evaluation(tmp_path)
+
+
+def paths(value, path=()):
+    yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from paths(inner, (*path, key))
+    if isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from paths(inner, (*path, i))
+
+
+@given(st.sampled_from([path for path in paths(RECORD) if path]), JSON)
+@example(("figures",), None)
+@example(("figures", "reconstruction", "mse"), "a text")
+@example(("figures", "reconstruction", "mse"), 1e300)
+@example(("figures", "leakage", "chance"), None)
+@example(("figures", "transfer", "by_class"), [])
+@example(("figures", "transfer", "by_class"), [0.5])
+@example(("class_names",), ["only"])
+@example(("cost",), {})
+@example(("protocol",), {})
+@example(("untrusted",), [[]])
+def test_whatever_stands_in_a_file_it_can_be_laid_out_or_is_refused(tmp_path_factory, path, value):
+    run = tmp_path_factory.mktemp("run")
+    record = copy.deepcopy(RECORD)
+    *inner, last = path
+    functools.reduce(lambda tree, key: tree[key], inner, record)[last] = value
+    (run / file_name(QUICK)).write_text(json.dumps(record))
+    try:
+        found = read_evaluation(run)
+    except UserError as error:
+        refusal = str(error)
+    else:
+        as_text(found)
+        for metric in HEADLINE:
+            metric.write(metric.of(found))
+        return
+    assert str(run) in refusal
+    assert "evaluate the run again" in refusal

@@ -67,7 +67,7 @@ def test_runs_stand_side_by_side_with_what_differs(make, render):
     record = json.loads((two / "config.json").read_text())
     record["config"]["train"]["lambda_adv"] = 0.07
     (two / "config.json").write_text(json.dumps(record))
-    append_metrics(two, "end", step=12, time="now")
+    append_metrics(two, "end", step=12, time="2020-01-01T00:00:00Z")
     text = render(one, two)
     page = Page(text)
     assert "a/same and b/same" in page.text

@@ -111,6 +111,29 @@ def test_hostile_texts_are_escaped(make):
     assert "<script>&, sweep" in page.text
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("evaluation_quick.json", b'{"format": 2, "figures": null}'),
+        ("failed.json", b"[]"),
+        ("samples/epoch_0002.png", b"none"),
+        ("metrics.jsonl", b"\xff\n"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*left out", "ignore:The image")
+def test_a_damaged_trial_is_shown_as_such_beside_the_others(make, name, content):
+    folder = make(*grid())
+    trial = folder / "bottleneck=8,lambda_adv=0.01,seed=0"
+    (trial / name).write_bytes(content)
+    page = Page(write_sweep_report(folder).read_text())
+    words = " ".join(page.text.split())
+    assert "bottleneck=16,lambda_adv=0.01" in words.partition("Trade-off")[0]
+    if name.endswith(".json"):
+        assert "7 finished, 1 damaged, 2 diverged." in words.replace("1 damaged, 7 finished", "7 finished, 1 damaged")
+        assert str(trial / name) in words
+
+
 def test_page_and_figures_are_the_same_each_time(path):
     figures = path.parent / "figures"
     names = [f"{name}.{kind}" for name in ("map_mse", "map_probe_accuracy", "tradeoff") for kind in ("png", "svg")]

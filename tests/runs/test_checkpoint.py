@@ -80,7 +80,7 @@ def test_what_is_saved_is_not_touched_by_later_donation(tmp_path):
 def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(saved, how):
     damage(saved, 3, how)
     with Checkpoints(saved, keep=2) as checkpoints:
-        with pytest.warns(UserWarning, match="checkpoint of step 3 .* is damaged"):
+        with pytest.warns(UserWarning, match="checkpoint of step 3 .* is damaged .*; that of step 2 is used instead"):
             step, state = checkpoints.restore(abstract())
         assert (step, int(state["step"])) == (2, 2)
         assert (saved / "damaged_checkpoint_3").is_dir()
@@ -135,11 +135,24 @@ def test_a_part_is_restored_whatever_the_rest_looks_like(tmp_path):
         assert read(shapes)[0] == 1
 
 
+def test_a_damaged_layout_is_no_other_version_if_the_one_before_is_sound(saved):
+    change_check(saved, 3, lambda check: check["layout"].pop("['weights']"))
+    with pytest.warns(UserWarning, match="step 3 .* that of step 2 is used instead"):
+        assert restore(saved)[0] == 2
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    for keep in (None, 2):
+        with pytest.raises(UserError, match="checkpoints is no folder. Move it away"):
+            restore(tmp_path, keep=keep)
+
+
 def test_all_damaged(saved):
     damage(saved, 2)
     damage(saved, 3)
     for _ in range(2):  # a second start must not find an empty folder and train from scratch
-        with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match="all of .* are damaged"):
+        with pytest.raises(UserError, match="all of .* are damaged"):
             restore(saved, keep=2)
     assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["2", "3"]
 

@@ -48,9 +48,17 @@ def test_another_format_is_refused_with_advice(tmp_path, info, number):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda record: record["config"]["train"].update(epochs=0), "cannot be used: config.train.epochs is 0"),
-        (lambda record: record.pop("data"), r"cannot be read \(KeyError\('data'\)\)"),
-        (lambda record: record["data"].update(class_names=7), "cannot be read"),
+        (
+            lambda record: record["config"]["train"].update(epochs=0),
+            "is damaged or was changed: config.train.epochs is 0",
+        ),
+        (lambda record: record.pop("data"), "is damaged or was changed: .* missing required field `data`"),
+        (lambda record: record["data"].update(class_names=7), "is damaged or was changed: Expected `array`"),
+        (lambda record: record["data"].update(class_names=[]), "is damaged or was changed: .* length >= 2"),
+        (lambda record: record["data"].update(class_names=["a", "a"]), ".* two classes have the same name"),
+        (lambda record: record["data"].update(image_shape=[28, 28]), "is damaged or was changed: .* length 3"),
+        (lambda record: record["data"].update(image_shape=[28, 30, 1]), ".* Images of 28x30 pixels are not supported"),
+        (lambda record: record["data"].update(image_shape=[28, 10**400, 1]), "is damaged or was changed: "),
     ],
 )
 def test_a_damaged_record_is_refused_by_its_name(tmp_path, info, change, says):
@@ -83,7 +91,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path, info):
     assert not (tmp_path / "fresh").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "7", "{}", '{"config": {}, "data": {}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "7", "{}", "[" * 100_000, '{"config": {}, "data": {}}'])
 def test_a_damaged_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json|config\."):

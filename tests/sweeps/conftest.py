@@ -31,7 +31,7 @@ def train():
         with lock(folder):
             open_run(folder, RunInfo(config, (32, 32, 3), tuple("0123456789"), 256, 64, "data"), "cpu")
             for kind in ("start", "end"):
-                append_metrics(folder, kind, step=8, time=now())
+                append_metrics(folder, kind, step=8, time=now(), device="cpu", environment={})
         return Result(TrainState(np.int32(8), {}, {}, {}), finished=True)
 
     return fit

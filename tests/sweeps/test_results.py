@@ -57,7 +57,7 @@ def test_a_trial_goes_from_new_to_finished(grid, train, measure):
     assert (result.state, result.step, result.values) == ("finished", 8, trial.values)
     assert (result.protocol, result.figures["probe_accuracy"], result.chance) == ("quick", 0.8123, 0.1135)
     assert (result.untrusted, result.evaluation_s, result.bottleneck) == (("transfer",), 60.0, 4)
-    (trial.folder / FAILURE_FILE).write_text(json.dumps({"state": "failed", "reason": "no figures"}))
+    (trial.folder / FAILURE_FILE).write_text(json.dumps({"state": "failed", "reason": "no figures", "values": {}}))
     result = read_trial(trial.folder)
     assert (result.state, result.reason, result.figures) == ("failed", "no figures", {})
 
@@ -77,7 +77,8 @@ def test_training_takes_the_time_of_its_processes(grid, train, kinds, seconds):
     (grid[0].folder / "metrics.jsonl").unlink()
     begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     for i, kind in enumerate(kinds):
-        append_metrics(grid[0].folder, kind, step=i, time=(begin + datetime.timedelta(seconds=10 * i)).isoformat())
+        time = (begin + datetime.timedelta(seconds=10 * i)).isoformat()
+        append_metrics(grid[0].folder, kind, step=i, time=time, device="cpu", environment={})
         append_metrics(grid[0].folder, "autoencoder_step", step=i)
     assert read_trial(grid[0].folder).training_s == seconds
 

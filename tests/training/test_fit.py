@@ -113,7 +113,9 @@ def test_a_full_disk_is_told_in_a_sentence_and_costs_nothing_that_was_saved(whol
     saved = Checkpoints.save
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save)
-        with pytest.raises(UserError, match=r"could not be written .*No space left.*Its last checkpoint is intact"):
+        with pytest.raises(
+            UserError, match=r"could not be written .*No space left.*resumes from the last checkpoint, if there is"
+        ):
             fit(tiny_config, tmp_path / "run")
     assert_identical(fit(tiny_config, tmp_path / "run").state, whole.state)
 
