@@ -14,15 +14,17 @@ RECORD = {
         "leakage": {
             "probe_accuracy": 0.8123,
             "best_probe": "mlp_512",
-            "setting": "cross_validated_on_unseen_codes",
+            "protocol": "folds_at_random",
             "chance": 0.1135,
             "information_bits": 2.1,
             "training_codes_accuracy": 0.85,
             "entropy_bits": 3.3,
             **{
                 kind: dict.fromkeys(("linear", "knn_10", "mlp_256", "mlp_512"), 0.5)
-                for kind in ("fitted_on_training_codes", "cross_validated_on_unseen_codes", "split_of_training_codes")
+                for kind in ("fitted_on_training_codes", "folds_at_random", "split_of_training_codes")
             },
+            "highest": {"fitted_on_training_codes": 0.5, "folds_at_random": 0.8123},
+            "interval": {"fitted_on_training_codes": [0.4, 0.6], "folds_at_random": [0.79, 0.83]},
         },
         "reconstruction": {"mse": 0.01234, "psnr": 20.5, "ssim": 0.9, "mse_increase_with_other_latent": 0.02},
         "content": {"content_accuracy": 0.98},

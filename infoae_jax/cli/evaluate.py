@@ -21,6 +21,13 @@ def add(commands: Commands) -> None:
     parser.add_argument("--quick", action="store_true", help="measure on fewer images, with shorter training of probes")
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     parser.add_argument("--data_dir", help="where the data set is, if it was moved after the training")
+    parser.add_argument(
+        "--groups",
+        default="",
+        metavar="FILE.npz",
+        help="groups of the test images, such as writers: whole numbers in its array 'test', in the order of the data "
+        "set; or the name of a feature of a TFDS data set",
+    )
     parser.add_argument("--cpu_devices", type=positive_int, help="CPU only: number of devices; default: one per core")
     parser.set_defaults(run=run)
 
@@ -42,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     set_up(None, arguments.cpu_devices)
     protocol = QUICK if arguments.quick else FULL
     for folder in folders:
-        record = evaluate_run(folder, protocol, arguments.step, arguments.data_dir)
+        record = evaluate_run(folder, protocol, arguments.step, arguments.data_dir, groups=arguments.groups)
         print(as_text(record))
         print(f"{folder / file_name(protocol)}  ({record['cost']['evaluation_s']:.0f} s)", flush=True)
 

@@ -1,6 +1,7 @@
 """The labelled images that a configuration names: from TFDS, from a folder, or rendered; decoded once, then cached."""
 
 import numpy as np
+from jaxtyping import Int
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.cache import cache_path, read_cache, write_cache
@@ -44,7 +45,12 @@ def _find_source(config: DataConfig, prepare: bool) -> Source:
 def _subset(split: Dataset, count: int, seed: int) -> Dataset:
     if not count or count >= len(split):
         return split
-    return split[np.random.default_rng([seed, 2]).permutation(len(split))[:count]]
+    return split[subset_rows(len(split), count, seed)]
+
+
+def subset_rows(total: int, count: int, seed: int) -> Int[np.ndarray, " {count}"]:
+    """Which rows of a split are taken if only `count` of them are wanted."""
+    return np.random.default_rng([seed, 2]).permutation(total)[:count]
 
 
 def _check(train: Dataset, test: Dataset, name: str) -> None:

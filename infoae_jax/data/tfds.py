@@ -45,6 +45,17 @@ def tfds_source(config: DataConfig, prepare: bool) -> Source:
     return Source(key, lambda: [_decode_split(builder, split, keys, config) for split in splits])
 
 
+def read_feature(config: DataConfig, split: str, name: str) -> np.ndarray:
+    """A number for each image of a split, from a feature of the TFDS data set; raises `UserError` if it has none."""
+    builder = _open_builder(config, prepare=False)
+    images, _ = _find_features(builder)
+    if name not in builder.info.features or name == images:
+        raise UserError(f"{config.name!r} has no feature {name!r} of numbers, only {', '.join(builder.info.features)}.")
+    with reading(f"The feature {name!r} of {config.name!r}", _IF_DAMAGED):
+        records = builder.as_data_source(split=split, decoders={images: tfds.decode.SkipDecoding()})
+        return np.array([record[name] for record in records])
+
+
 def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder:
     name, folder = config.name, str(Path(config.dir).expanduser()) if config.dir else None
     where = folder or "the default folder of TFDS"

@@ -18,11 +18,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from infoae_jax.data.dataset import Splits
+from infoae_jax.data.groups import load_groups
 from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges, load_judges
-from infoae_jax.evaluation.metrics import FIGURES, JUDGED, NotApplicable, Subject, System
+from infoae_jax.evaluation.metrics import FIGURES, JUDGED, Groups, NotApplicable, Subject, System
 from infoae_jax.evaluation.record import FORMAT, FULL, Protocol, Record, file_name
 from infoae_jax.files import write_atomically
 from infoae_jax.inference.load import restore_variables
@@ -34,19 +35,25 @@ from infoae_jax.types import Json
 
 
 def measure(
-    system: System, splits: Splits, judges: Judges, protocol: Protocol = FULL, names: Sequence[str] = tuple(FIGURES)
+    system: System,
+    splits: Splits,
+    judges: Judges,
+    protocol: Protocol = FULL,
+    names: Sequence[str] = tuple(FIGURES),
+    groups: Groups = None,
 ) -> Json:
     """Measures the figures `names` of any system, not only of a run.
 
     Args:
       splits: images that it was trained on, and unseen ones.
       judges: of the same data set.
+      groups: of the unseen images, for the leakage by group: see `data.groups.load_groups`.
 
     Returns:
       `figures` by name; `left_out`: by name, why one makes no sense here; `untrusted`: names of those whose judges stay
       below their threshold; `seconds` by name.
     """
-    subject = Subject(system, splits, judges, protocol)
+    subject = Subject(system, splits, judges, protocol, groups)
     figures, left_out, seconds = {}, {}, {}
     for name in names:
         begin = time.perf_counter()
@@ -65,6 +72,7 @@ def evaluate_run(
     step: int | None = None,
     data_dir: str | None = None,
     say: Callable[[str], None] = print,
+    groups: str = "",
 ) -> Record:
     """Measures a run, and writes `evaluation.json` (or `evaluation_quick.json`) into its folder.
 
@@ -72,6 +80,7 @@ def evaluate_run(
       run: the run's folder.
       step: of the checkpoint; the newest by default.
       data_dir: where the data set is now, if it was moved.
+      groups: of the test images, for the leakage by group: see `data.groups.load_groups`.
 
     Returns:
       The content of the file. A figure that is not finite, such as a correlation with a constant, is None.
@@ -85,6 +94,7 @@ def evaluate_run(
     at, model, variables = restore_variables(run, step)
     try:
         splits = load_run_data(info, data_dir, prepare=True)
+        members = load_groups(groups, info.config.data, splits)
     except UserError as error:
         raise UserError(f"{str(run)!r} cannot be evaluated. {error}") from error
     devices = jax.local_devices()
@@ -93,7 +103,7 @@ def evaluate_run(
     system = System(*(functools.partial(method, variables) for method in methods))
     judges = load_judges(info.config.data, splits, mesh, say)
     prepared = time.perf_counter()
-    measured = measure(system, splits, judges, protocol)
+    measured = measure(system, splits, judges, protocol, groups=members)
     seconds = measured.pop("seconds")
     speeds = [rate for line in read_metrics(run, "autoencoder") if isinstance(rate := line.get("images_per_s"), float)]
     images, labels = splits.test.images[:2000], splits.test.labels[:2000]

@@ -1,7 +1,7 @@
 """The metrics of an evaluation: what each of them is, what would fool it, and which other figure would show that."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ MAX_SSIM_IMAGES = 2000  # each takes a millisecond
 MIN_REALISM_IMAGES, MAX_REALISM_IMAGES = 200, 10_000
 Labels = Int[np.ndarray, " n"]
 Latents = Float[np.ndarray, "n z"]
+Groups: TypeAlias = Int[np.ndarray, " n"] | None  # of the test images, such as their writers
 
 
 class System(NamedTuple):
@@ -42,10 +43,11 @@ class NotApplicable(Exception):  # noqa: N818 (it is no error)
 class Subject:
     """What all figures share, computed once: a system with its codes, reconstructions and swaps of test images."""
 
-    def __init__(self, system: System, splits: Splits, judges: Judges, protocol: Protocol):
+    def __init__(self, system: System, splits: Splits, judges: Judges, protocol: Protocol, groups: Groups = None):
         rng = np.random.default_rng(SEED)
         self.system, self.judges, self.protocol = system, judges, protocol
-        self.test = splits.test[_choose(len(splits.test), protocol.test_images, rng)]
+        rows = _choose(len(splits.test), protocol.test_images, rng)
+        self.test, self.groups = splits.test[rows], None if groups is None else groups[rows]
         self.train = splits.train[_choose(len(splits.train), protocol.train_codes, rng)]
         self.num_classes = len(self.test.class_names)
         self.z, self.z_train = system.encode(self.test.images), system.encode(self.train.images)
@@ -61,7 +63,7 @@ def leakage(s: Subject) -> Json:
     Fooled by a latent that holds nothing: `reconstruction` would show it.
     """
     train, test = Codes(s.z_train, s.train.labels), Codes(s.z, s.test.labels)
-    return measure_leakage(train, test, s.num_classes, s.protocol.probe_epochs, SEED)
+    return measure_leakage(train, test, s.num_classes, s.protocol.probe_epochs, SEED, s.groups)
 
 
 def reconstruction(s: Subject) -> Json:

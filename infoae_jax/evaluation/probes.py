@@ -2,12 +2,14 @@
 
 The adversary's accuracy during training proves nothing (Elazar & Goldberg 2018): the encoder is trained to beat it.
 Here four new probes are fitted to the very tensor that the decoder receives, standardised, and the best one counts.
-Probes and encoders know the images they were trained on, so three settings are kept apart:
+Who attacks decides what is read, so three protocols are kept apart, and all are read on codes of unseen images:
 
-* `fitted_on_training_codes`: fitted to codes of training images, tested on codes of unseen ones.
-* `cross_validated_on_unseen_codes`: fitted and tested on codes of unseen images, in five folds.
-* `split_of_training_codes`: fitted and tested on codes of training images, split once. It shows what an encoder that
-  overfits gives away about its own training images.
+* (a) `fitted_on_training_codes`: of images that the encoder was trained on. Most of the literature does this.
+* (b) `folds_by_group`: five folds of unseen images, with no group, such as a writer, on both sides. (Needs groups.)
+* (c) `folds_at_random`: five folds of unseen images: an attacker who knows the same writers.
+
+`split_of_training_codes` (fitted and read on codes of training images, split once) shows besides what an encoder that
+overfits gives away about its own training images.
 """
 
 import functools
@@ -19,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from infoae_jax.evaluation.classifier import each_on_a_device, fit_classifier
 from infoae_jax.types import Json, Variables
@@ -27,7 +29,15 @@ from infoae_jax.types import Json, Variables
 NUM_FOLDS = 5
 MIN_FOLD_CODES = 50  # with fewer codes of unseen images, folds say nothing
 VALIDATION_SHARE = 0.1  # of the codes that an MLP is fitted to, by which its epoch is chosen
-Scores = tuple[float, float]  # accuracy, and cross-entropy in nats
+RESAMPLES = 1000  # of the bootstrap
+PROTOCOLS = "fitted_on_training_codes", "folds_by_group", "folds_at_random"
+
+
+class Scores(NamedTuple):
+    """How a probe reads each code: whether it is right, and the cross-entropy in nats."""
+
+    right: Bool[np.ndarray, " n"]
+    cross_entropy: Float[np.ndarray, " n"]
 
 
 class Codes(NamedTuple):
@@ -57,7 +67,9 @@ class Mlp(nn.Module):
         return nn.Dense(self.num_classes)(x)
 
 
-def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, seed: int = 0) -> Json:
+def measure_leakage(
+    train: Codes, test: Codes, num_classes: int, epochs: int, seed: int = 0, groups: Int[np.ndarray, " n"] | None = None
+) -> Json:
     """Measures how much of the class the codes give away.
 
     Args:
@@ -65,47 +77,67 @@ def measure_leakage(train: Codes, test: Codes, num_classes: int, epochs: int, se
       test: codes of unseen images.
       num_classes: some classes may be absent.
       epochs: of the MLPs.
+      groups: of each of `test`, such as its writer's number.
 
     Returns:
-      Accuracies of the best probe and, by setting, of all; bounds and entropies in bits.
+      Accuracies of the best probe and, by protocol, of all, with intervals of 95 % (bootstrap over groups, or over
+      images where there are none: Efron 1979); bounds and entropies in bits.
     """
-    rng = np.random.default_rng(seed)
-    pairs = {"fitted_on_training_codes": [(train, test)]}
-    if len(test.z) >= MIN_FOLD_CODES:
-        folds = np.array_split(rng.permutation(len(test.z)), NUM_FOLDS)
-        pairs["cross_validated_on_unseen_codes"] = [
-            (test.take(np.concatenate(folds[:i] + folds[i + 1 :])), test.take(fold)) for i, fold in enumerate(folds)
-        ]
+    rng, count = np.random.default_rng(seed), len(test.z)
+    everything = np.arange(count)
+    tasks = {"fitted_on_training_codes": [(train, test, everything)]}
+    parts = {"folds_at_random": np.array_split(rng.permutation(count), NUM_FOLDS)}
+    if groups is not None and len(np.unique(groups)) >= NUM_FOLDS:
+        shares = np.array_split(rng.permutation(np.unique(groups)), NUM_FOLDS)
+        parts["folds_by_group"] = [np.flatnonzero(np.isin(groups, share)) for share in shares]
+    for protocol, folds in parts.items() if count >= MIN_FOLD_CODES else ():
+        tasks[protocol] = [(test.take(np.setdiff1d(everything, fold)), test.take(fold), fold) for fold in folds]
     order = rng.permutation(len(train.z))
     cut = max(len(order) // 6, 1)
-    pairs["split_of_training_codes"] = [(train.take(order[cut:]), train.take(order[:cut]))]
+    rest, held = train.take(order[cut:]), train.take(order[:cut])
+    tasks["split_of_training_codes"] = [(rest, held, np.arange(cut))]
 
     probes = _probes(num_classes, epochs, seed)
-    tasks = [(setting, name, *pair) for setting in pairs for name in probes for pair in pairs[setting]]
+    flat = [(protocol, name, *task) for protocol in tasks for name in probes for task in tasks[protocol]]
     # The longest first, so that no device waits for one at the end.
-    tasks.sort(key=lambda task: -len(task[2].z) * (task[1] == "mlp_512"))
-    found = each_on_a_device([functools.partial(probes[name], *_standardise(*pair)) for _, name, *pair in tasks])
-    sums = {(setting, name): np.zeros(3) for setting in pairs for name in probes}
-    for (setting, name, _, tested), scores in zip(tasks, found, strict=True):
-        sums[setting, name] += np.array([*scores, 1]) * len(tested.z)  # each code counts once, whatever its fold's size
-    means = {key: (total / total[2]).tolist() for key, total in sums.items()}
-    accuracy = {setting: {name: means[setting, name][0] for name in probes} for setting in pairs}
-    unseen = {key: mean for key, mean in means.items() if key[0] != "split_of_training_codes"}
-    setting, best = max(unseen, key=lambda key: unseen[key][0])
-    cross_entropy = min(mean[1] for mean in unseen.values())
-    shares = np.bincount(test.labels, minlength=num_classes) / len(test.labels)
-    entropy = float(-sum(p * np.log2(p) for p in shares if p))
+    flat.sort(key=lambda task: -len(task[2].z) * (task[1] == "mlp_512"))
+    found = each_on_a_device([functools.partial(probes[name], *_standardise(*pair)) for _, name, *pair, _ in flat])
+    right = {(protocol, name): np.zeros(sum(len(t[2]) for t in tasks[protocol])) for protocol, name, *_ in flat}
+    nats = {key: np.zeros_like(values) for key, values in right.items()}
+    for (protocol, name, _, _, rows), scores in zip(flat, found, strict=True):
+        right[protocol, name][rows], nats[protocol, name][rows] = scores
+    accuracy = {protocol: {name: float(right[protocol, name].mean()) for name in probes} for protocol in tasks}
+    best = {protocol: max(found, key=found.__getitem__) for protocol, found in accuracy.items()}
+    unseen = [protocol for protocol in PROTOCOLS if protocol in tasks]
+    highest = max(unseen, key=lambda protocol: accuracy[protocol][best[protocol]])
+    cross_entropy = min(float(nats[protocol, name].mean()) for protocol in unseen for name in probes)
+    class_shares = np.bincount(test.labels, minlength=num_classes) / count
+    entropy = float(-sum(p * np.log2(p) for p in class_shares if p))
     return {
-        "probe_accuracy": accuracy[setting][best],  # the headline: of the best probe on unseen codes
-        "best_probe": best,
-        "setting": setting,
-        "chance": float(shares.max()),  # share of the most frequent class
+        "probe_accuracy": accuracy[highest][best[highest]],  # the headline: of the best probe on unseen codes
+        "best_probe": best[highest],
+        "protocol": highest,
+        "chance": float(class_shares.max()),  # share of the most frequent class
         "training_codes_accuracy": max(accuracy["split_of_training_codes"].values()),
         # A lower bound of the mutual information between code and class: H(class) - cross-entropy of a probe.
         "information_bits": max(entropy - cross_entropy / float(np.log(2)), 0.0),
         "entropy_bits": entropy,  # H(class)
+        **({} if groups is None else {"groups": len(np.unique(groups))}),
+        "highest": {protocol: accuracy[protocol][best[protocol]] for protocol in unseen},
+        "interval": {protocol: _interval(right[protocol, best[protocol]], groups, seed) for protocol in unseen},
         **accuracy,
     }
+
+
+def _interval(right: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | None, seed: int) -> list[float]:
+    """Bounds of a mean, from resampled groups."""
+    _, member = np.unique(np.arange(len(right)) if groups is None else groups, return_inverse=True)
+    sums, sizes = np.bincount(member, right), np.bincount(member)
+    rng, means = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(0, len(sums), len(sums))
+        means.append(sums[drawn].sum() / sizes[drawn].sum())
+    return np.quantile(means, (0.025, 0.975)).tolist()
 
 
 def _standardise(fit: Codes, test: Codes) -> tuple[Codes, Codes]:
@@ -134,10 +166,9 @@ def _fit_sklearn(model: Any, fit: Codes, test: Codes) -> Scores:
     found = model.fit(*fit).predict_proba(test.z) if several else np.ones((len(test.z), 1))
     probabilities = np.zeros((len(found), max(fit.labels.max(), test.labels.max()) + 1), found.dtype)
     probabilities[:, known] = found
-    right = probabilities[np.arange(len(found)), test.labels]
+    chosen = probabilities[np.arange(len(found)), test.labels]
     # A neighbourhood without the right class would cost infinitely much; it is no estimate of a probability.
-    cross_entropy = -np.log(np.maximum(right, 1e-12)).mean()
-    return float(np.mean(probabilities.argmax(1) == test.labels)), float(cross_entropy)
+    return Scores(probabilities.argmax(1) == test.labels, -np.log(np.maximum(chosen, 1e-12)))
 
 
 def fit_mlp(module: Mlp, epochs: int, seed: int, fit: Codes, test: Codes) -> Scores:
@@ -149,16 +180,18 @@ def fit_mlp(module: Mlp, epochs: int, seed: int, fit: Codes, test: Codes) -> Sco
     cut = max(int(len(order) * VALIDATION_SHARE), 1)
     validation, rest = fit.take(order[:cut]), fit.take(order[cut:] if len(order) > cut else order)
 
-    def score(variables: Variables) -> list[np.ndarray]:
-        return [np.asarray(_score(module, variables, *codes)) for codes in (validation, test)]
+    def score(variables: Variables) -> list[Scores]:
+        return [Scores(*map(np.asarray, _score(module, variables, *codes))) for codes in (validation, test)]
 
-    history = np.array(fit_classifier(module, *rest, epochs, seed, after_epoch=score)[1])
-    # [epochs, validation or test, accuracy or cross-entropy]
-    return float(history[history[:, 0, 0].argmax(), 1, 0]), float(history[history[:, 0, 1].argmin(), 1, 1])
+    history = fit_classifier(module, *rest, epochs, seed, after_epoch=score)[1]
+    accurate = max(history, key=lambda scores: scores[0].right.mean())  # of equal ones the first
+    sure = min(history, key=lambda scores: scores[0].cross_entropy.mean())
+    return Scores(accurate[1].right, sure[1].cross_entropy)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score(module: Mlp, variables: Variables, z: Float[Array, "n z"], labels: Int[Array, " n"]) -> Float[Array, "2"]:
+def _score(
+    module: Mlp, variables: Variables, z: Float[Array, "n z"], labels: Int[Array, " n"]
+) -> tuple[Bool[Array, " n"], Float[Array, " n"]]:
     logits = jnp.asarray(module.apply(variables, z, False))
-    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return jnp.stack([jnp.mean(logits.argmax(1) == labels), cross_entropy])
+    return logits.argmax(1) == labels, optax.softmax_cross_entropy_with_integer_labels(logits, labels)

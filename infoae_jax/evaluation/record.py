@@ -10,7 +10,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.files import read_json
 from infoae_jax.runs.provenance import Environment
 
-FORMAT = 2
+FORMAT = 3
 _AGAIN = "Move it away and evaluate the run again."
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -38,13 +38,17 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (FULL,
 class Leakage(TypedDict, total=False):
     probe_accuracy: Share
     best_probe: str
-    setting: str
+    protocol: str
     chance: Share
     training_codes_accuracy: Share
     information_bits: Number
     entropy_bits: Number
+    groups: Count
+    highest: dict[str, Share]
+    interval: dict[str, Annotated[list[Share], Meta(min_length=2, max_length=2)]]
     fitted_on_training_codes: dict[str, Share]
-    cross_validated_on_unseen_codes: dict[str, Share]
+    folds_by_group: dict[str, Share]
+    folds_at_random: dict[str, Share]
     split_of_training_codes: dict[str, Share]
 
 

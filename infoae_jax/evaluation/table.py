@@ -29,13 +29,19 @@ _MSE = "Cycle-VAE .0531; class means .0529; class means + PCA-16 .0256"
 # Templates: each group is a figure, each value a format for its entries, each reference is for MNIST.
 _ROWS = (
     Row("leakage", "probe accuracy", "{probe_accuracy:.2%}", "lower", "Cycle-VAE 78.5 % (its paper: 17.56 %)"),
-    Row("leakage", "best probe", "{best_probe}, {setting:words}"),
+    Row("leakage", "best probe", "{best_probe}, {protocol:words}"),
     Row("leakage", "chance (most frequent class)", "{chance:.2%}"),
+    *(
+        Row("leakage", title, f"{{highest[{p}]:.2%}} ({{interval[{p}][0]:.1%}} to {{interval[{p}][1]:.1%}})", "lower")
+        for title, p in (
+            ("(a) fitted on training codes", "fitted_on_training_codes"),
+            ("(b) folds by group", "folds_by_group"),
+            ("(c) folds at random", "folds_at_random"),
+        )
+    ),
+    Row("leakage", "groups", "{groups:,}"),
     Row("leakage", "probe accuracy, training images", "{training_codes_accuracy:.2%}", "lower"),
     Row("leakage", "bits about the class, at least", "{information_bits:.3f} of {entropy_bits:.2f}", "lower"),
-    Row("leakage", "fitted on training codes", "{fitted_on_training_codes:.2%}", "lower"),
-    Row("leakage", "cross-validated on unseen codes", "{cross_validated_on_unseen_codes:.2%}", "lower"),
-    Row("leakage", "split of training codes", "{split_of_training_codes:.2%}", "lower"),
     Row("reconstruction", "MSE", "{mse:.5f}", "lower", _MSE),
     Row("reconstruction", "PSNR, SSIM", "{psnr:.2f} dB, {ssim:.4f}", "higher"),
     Row("reconstruction", "MSE increase, other latent", "{mse_increase_with_other_latent:.5f}", "higher"),

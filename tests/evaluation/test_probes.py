@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from infoae_jax.evaluation import probes
 from infoae_jax.evaluation.probes import Codes, measure_leakage
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -23,11 +24,11 @@ def data(kind, count, seed=0, classes=4):
 
 def test_class_that_is_there_is_read_by_all_probes():
     found = measure_leakage(data("separate", 600), data("separate", 300, 1), 4, epochs=8)
-    for kind in ("fitted_on_training_codes", "cross_validated_on_unseen_codes", "split_of_training_codes"):
+    for kind in ("fitted_on_training_codes", "folds_at_random", "split_of_training_codes"):
         assert min(found[kind].values()) > 0.98, kind
     assert found["information_bits"] > 0.9 * found["entropy_bits"] > 1.7
     assert found["probe_accuracy"] == max(
-        *found["fitted_on_training_codes"].values(), *found["cross_validated_on_unseen_codes"].values()
+        *found["fitted_on_training_codes"].values(), *found["folds_at_random"].values()
     )
 
 
@@ -36,7 +37,7 @@ def test_class_that_only_a_network_can_read_is_found_by_one():
     assert found["fitted_on_training_codes"]["linear"] < 0.4
     assert found["fitted_on_training_codes"]["mlp_512"] > 0.85
     assert found["best_probe"].startswith("mlp")
-    assert found["setting"] == "fitted_on_training_codes"  # more codes to learn from
+    assert found["protocol"] == "fitted_on_training_codes"  # more codes to learn from
 
 
 @pytest.mark.parametrize("kind", ["noise", "constant"])
@@ -54,6 +55,35 @@ def test_codes_that_overfit_give_away_the_training_images_only():
     assert found["probe_accuracy"] < 0.45
 
 
+def test_what_only_a_groups_other_members_tell_is_read_at_random_but_not_by_group():
+    """Each writer has a spot for each class, which says nothing about the spots of others."""
+    rng = np.random.default_rng(0)
+    groups, labels = np.repeat(np.arange(40), 10), np.tile(np.arange(2), 200).astype(np.int32)
+    spots = rng.standard_normal((40, 2, 6))
+    codes = (spots[groups, labels] + 0.01 * rng.standard_normal((400, 6))).astype(np.float32)
+    found = measure_leakage(data("noise", 200, classes=2), Codes(codes, labels), 2, epochs=4, groups=groups)
+    assert found["highest"]["folds_at_random"] > 0.8
+    assert found["highest"]["folds_by_group"] < 0.7
+    assert found["groups"] == 40
+    low, high = found["interval"]["folds_by_group"]
+    assert low < found["highest"]["folds_by_group"] < high
+
+
+def test_intervals_hold_the_truth_and_grow_with_the_size_of_groups():
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.random(100) < 0.3, 10).astype(float)  # all of a group or none
+    by_image, by_group = (probes._interval(right, groups, 0) for groups in (None, np.repeat(np.arange(100), 10)))
+    assert by_group[0] < 0.3 < by_group[1]
+    assert by_group[1] - by_group[0] == pytest.approx(2 * 1.96 * np.sqrt(0.3 * 0.7 / 100), rel=0.2)
+    assert by_image[1] - by_image[0] == pytest.approx(2 * 1.96 * np.sqrt(0.3 * 0.7 / 1000), rel=0.2)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_too_few_groups_have_no_folds(count):
+    found = measure_leakage(data("noise", 100), data("noise", 100, 1), 4, epochs=1, groups=np.arange(100) % count)
+    assert "folds_by_group" not in found
+
+
 def test_same_codes_give_the_same_figures():
     runs = [measure_leakage(data("xor", 120), data("xor", 60, 1), 4, epochs=2) for _ in range(2)]
     assert runs[0] == runs[1]
@@ -63,6 +93,6 @@ def test_few_codes_and_absent_classes_are_borne():
     codes, labels = data("separate", 40)
     labels = np.minimum(labels, 1)  # two of the four classes never occur
     found = measure_leakage(Codes(codes, labels), Codes(codes[:10], labels[:10]), 4, epochs=2)
-    assert "cross_validated_on_unseen_codes" not in found  # ten codes are too few for folds
-    assert found["setting"] == "fitted_on_training_codes"
+    assert "folds_at_random" not in found  # ten codes are too few for folds
+    assert found["protocol"] == "fitted_on_training_codes"
     assert found["chance"] == np.bincount(labels[:10]).max() / 10
