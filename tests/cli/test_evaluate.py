@@ -12,7 +12,7 @@ def measured(monkeypatch):
     """What the command measures, as (name of the run, protocol, further arguments); nothing is computed."""
     found = []
 
-    def evaluate_run(run, protocol, *others):
+    def evaluate_run(run, protocol, *others, **options):
         found.append((run.name, protocol.name, *others))
         return {**RECORD, "cost": {**RECORD["cost"], "evaluation_s": 1.4}}
 
