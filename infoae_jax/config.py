@@ -33,8 +33,8 @@ class DataConfig:
     test_split: str
     image_size: int = _range(0, MAX_SIDE)
     channels: Literal[0, 1, 3]
-    num_train: int = _range(0)
-    num_test: int = _range(0)
+    num_train: int = _range(0, 10_000_000)
+    num_test: int = _range(0, 10_000_000)
     test_fraction: float = _range(0, 0.9, above=True)
     seed: int = _range(0, 2**32 - 1)
 

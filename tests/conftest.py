@@ -121,8 +121,8 @@ def untrained(cache, tmp_path_factory):
 def image_folder(tmp_path):
     """A function that writes `count` random PNG images for each of `classes` into a folder and returns the folder."""
 
-    def make(classes=("apple", "pear"), count=6, size=(32, 32), mode="RGB", root=tmp_path / "images"):
-        rng = np.random.default_rng(0)
+    def make(classes=("apple", "pear"), count=6, size=(32, 32), mode="RGB", root=tmp_path / "images", seed=0):
+        rng = np.random.default_rng(seed)
         for name in classes:
             (root / name).mkdir(parents=True, exist_ok=True)
             for i in range(count):

@@ -67,6 +67,8 @@ IMPOSSIBLE = [
     ("data.image_size", 30, "multiple of 4"),
     ("data.image_size", 4, "multiple of 4 from 8"),
     ("data.test_fraction", 0.0, "above 0"),
+    ("data.num_train", 100_000_000_000, "num_train is 100000000000, but must be a whole number from 0 to 10000000"),
+    ("data.num_test", 10_000_001, "num_test is 10000001, but must be a whole number from 0 to 10000000"),
     ("data.name", "", "empty"),
     ("data.name", "folder", "data.dir is empty"),
     ("data.name", "rendered", "num_train"),

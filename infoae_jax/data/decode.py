@@ -1,5 +1,6 @@
 """Decodes many image files into one array."""
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,16 @@ def decode_files(paths: Sequence[Path], config: DataConfig) -> Images:
         pool.shutdown(cancel_futures=True)  # after an error, the others need not be decoded
 
 
+def check_memory(needed: int, what: str) -> None:
+    """Raises `UserError` if `what` needs more bytes than the machine's memory has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise UserError(
+            f"{what} need {needed / 1e9:.1f} GB of memory, but this machine has {memory / 1e9:.1f} GB. Use fewer or "
+            f"smaller ones."
+        )
+
+
 def stack(images: Iterable[tuple[str, Image]], count: int) -> Images:
     """Collects `count` images, which come with their names, in one array.
 
@@ -40,6 +51,7 @@ def stack(images: Iterable[tuple[str, Image]], count: int) -> Images:
     stacked, first = np.empty(0, np.uint8), ""
     for i, (name, image) in enumerate(images):
         if i == 0:
+            check_memory(count * image.size, f"{count:,} images of {image.shape[1]}x{image.shape[0]} pixels")
             stacked, first = np.empty((count, *image.shape), np.uint8), name
         if image.shape != stacked.shape[1:]:
             sizes = [f"{w}x{h}x{c}" for h, w, c in (stacked.shape[1:], image.shape)]

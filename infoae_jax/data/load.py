@@ -1,5 +1,8 @@
 """The labelled images that a configuration names: from TFDS, from a folder, or rendered; decoded once, then cached."""
 
+import hashlib
+import warnings
+
 import numpy as np
 from jaxtyping import Int
 
@@ -27,6 +30,7 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
         train, test = source.decode()
         train, test = _subset(train, config.num_train, config.seed), _subset(test, config.num_test, config.seed)
         _check(train, test, config.name)
+        _warn_of_copies(train, test)
         splits = Splits(train, test, source.fingerprint or content_hash(train, test))
         write_cache(path, splits)
     return splits
@@ -69,3 +73,10 @@ def _check(train: Dataset, test: Dataset, name: str) -> None:
             f"The training images of {name!r} are {size} (height, width, channels), the test images {other}. "
             f"Convert them, for instance with --config.data.image_size=32 --config.data.channels=3."
         )
+
+
+def _warn_of_copies(train: Dataset, test: Dataset) -> None:
+    known, asked = ([hashlib.blake2b(image).digest() for image in split.images] for split in (train, test))
+    if count := sum(map(set(known).__contains__, asked)):
+        these = "image is also a training image" if count == 1 else "images are also training images"
+        warnings.warn(f"{count} test {these}; the figures will flatter. Keep each image in one split.", stacklevel=3)

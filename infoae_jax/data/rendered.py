@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
+from infoae_jax.data.decode import check_memory
 from infoae_jax.errors import UserError
 from infoae_jax.images.pixels import to_float, to_uint8
 
@@ -196,7 +197,9 @@ def _glyphs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def rendered_source(config: DataConfig) -> Source:
-    """As many images for training and for testing as `config` sets, from its seed."""
+    """As many images for training and for testing as `config` sets, from its seed; `UserError` if they are too many."""
+    asked = f"config.data.num_train and num_test are {config.num_train} and {config.num_test}. Such images"
+    check_memory(2 * (config.num_train + config.num_test) * SIDE * SIDE * 3, asked)  # once in parts, once joined
     glyphs = hashlib.sha256(_glyphs()[0].tobytes()).hexdigest()  # fonts may change
     recipe = hashlib.sha256(f"{VERSION} {glyphs} {config.seed} {config.num_train} {config.num_test}".encode())
 

@@ -16,6 +16,7 @@ import contextlib
 import io
 import os
 import reprlib
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,13 +117,16 @@ def list_images(folder: Path) -> list[Path]:
     with reading(f"The folder {folder}"):
         files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
     if not (files := [p for p in files if p.suffix.lower() in (".png", ".jpg", ".jpeg")]):
-        raise UserError(f"The folder {folder} has no PNG or JPEG image. Add some, or choose another folder.")
+        advice = "Add some (its sub-folders are not searched), or choose another folder."
+        raise UserError(f"The folder {folder} has no PNG or JPEG image. {advice}")
     return files
 
 
 def open_image(file: Path | bytes, source: object) -> Image.Image:
     """Opens an image file or its bytes, of which PIL decodes only the header as yet; errors name the `source`."""
     with reading(f"The image {source}"):
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+            raise ValueError("it is not a regular file")
         encoded = file if isinstance(file, bytes) else file.read_bytes()
         if not encoded:
             raise ValueError("it is empty")
@@ -165,7 +169,7 @@ def _open_all(images: object, shape: tuple[int, int, int], what: str) -> Iterato
             yield from _open_all(item, shape, f"{what}[{i}]")
     elif isinstance(images, str | os.PathLike):
         path = Path(images)
-        for file in list_images(path) if path.is_dir() else [path]:
+        for file in list_images(path) if os.path.isdir(path) else [path]:
             yield open_image(file, file), str(file)
     elif isinstance(images, Image.Image):
         yield images, what
@@ -199,9 +203,9 @@ def _add_axes(array: np.ndarray, shape: tuple[int, int, int], name: str) -> np.n
     else:
         batch = array[..., None] if is_grey else array
         batch = batch[None] if batch.ndim == 3 else batch
-        if batch.ndim == 4 and batch.shape[3] <= 4 and batch.size:
+        if batch.ndim == 4 and batch.shape[3] <= 4 and batch.size and min(batch.shape[1:3]) > 1:  # not a column
             return batch
-        advice = "Images are [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and at least one pixel."
+        advice = "Images are [H, W], [H, W, C], [N, H, W] or [N, H, W, C], with 1 to 4 channels and 2x2 pixels or more."
     raise UserError(f"{name} has the shape {list(array.shape)}. {advice}")
 
 

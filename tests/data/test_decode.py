@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,4 +53,19 @@ def test_a_broken_image_is_named(image_folder, tmp_path, how, says):
     root = image_folder()
     break_folder(root, how)
     with pytest.raises(UserError, match=rf"pear/3\.png.*{says}"):
+        load_splits(config_of(folder, tmp_path, dir=str(root)))
+
+
+def test_what_the_memory_cannot_hold_is_refused(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    with pytest.raises(
+        UserError, match=r"10 images of 32x32 pixels need 0\.0 GB of memory, but this machine has 0\.0 GB"
+    ):
+        load_splits(config_of(folder, tmp_path, dir=str(image_folder())))
+
+
+def test_a_bomb_is_named(image_folder, tmp_path, monkeypatch):
+    root = image_folder()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"\.png cannot be read \(Image size \(1024 pixels\) exceeds limit"):
         load_splits(config_of(folder, tmp_path, dir=str(root)))

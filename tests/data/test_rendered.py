@@ -1,11 +1,14 @@
+import os
 import time
 
 import numpy as np
 import pytest
 
+from configs import rendered
 from infoae_jax.data import rendered as rendered_module
 from infoae_jax.data.rendered import Factors, generate, render
 from infoae_jax.errors import UserError
+from tests.data_config import config_of
 
 
 def test_same_seed_same_images_other_seed_or_split_others():
@@ -96,3 +99,10 @@ def test_the_default_size_is_rendered_in_seconds():
     begin = time.perf_counter()
     generate(24_000, 0, 0)
     assert time.perf_counter() - begin < 60
+
+
+def test_more_than_the_memory_holds_is_refused_before_it_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
+    says = r"num_train and num_test are 256 and 64. Such images need 0\.0 GB of memory"
+    with pytest.raises(UserError, match=says):
+        rendered_module.rendered_source(config_of(rendered, tmp_path, "tiny"))

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import warnings
 
 import jax.numpy as jnp
@@ -125,7 +126,12 @@ BAD = {
     "rows of pixels": (lambda: np.zeros((5, 784), np.uint8), r"\[5, 784\].*[Rr]eshape.*\[N, 28, 28, 1\]"),
     "five axes": (lambda: np.zeros((1, 1, *GREY), np.uint8), r"\[1, 1, 28, 28, 1\]"),
     "channels first": (lambda: np.zeros((5, 1, 28, 28), np.uint8), r"\[5, 1, 28, 28\].*channels last"),
-    "no image": (lambda: np.zeros((0, *GREY), np.uint8), "at least one pixel"),
+    "no image": (lambda: np.zeros((0, *GREY), np.uint8), "2x2 pixels or more"),
+    "a column": (lambda: np.zeros((5, 1)), r"\[5, 1\].*2x2 pixels or more"),
+    "a row": (lambda: np.zeros((1, 28), np.uint8), r"\[1, 28\].*2x2 pixels or more"),
+    "a column of channels": (lambda: np.zeros((5, 1, 3), np.uint8), r"\[5, 1, 3\].*2x2 pixels or more"),
+    "a column of rows": (lambda: np.zeros((5, 1, 10), np.uint8), r"\[5, 1, 10\].*2x2 pixels or more"),
+    "a name that is too long": (lambda: "x" * 5000, "cannot be read"),
     "no image in a list": (list, "empty list"),
     "a list of numbers": (lambda: [[0.0, 1.0]], r"images\[0\]\[0\] is 0\.0 .*(float).*Pass an array"),
     "another thing": (lambda: [np.zeros(GREY, np.uint8), {"a": 1}], r"images\[1\] is \{'a': 1\} \(dict\)"),
@@ -202,3 +208,11 @@ def test_a_large_drawing_is_made_small_first_whatever_its_kind(monkeypatch):
 def test_drawing_of_nothing():
     with pytest.raises(UserError, match="no strokes"):
         read_drawings(np.full((40, 40), 0.9), GREY)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, make):
+    make(tmp_path / "a.png")
+    for given in (tmp_path / "a.png", str(tmp_path / "a.png"), tmp_path, [tmp_path]):
+        with pytest.raises(UserError, match=r"a\.png cannot be read \(it is not a regular file\)"):
+            read_images(given, GREY)
