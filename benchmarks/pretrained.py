@@ -95,7 +95,7 @@ def measure(model: Model, test: Dataset) -> Json:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the model's own images are not negatives
         labels = model.predict(test.images).labels
-        images = model.decode(model.encode(test.images), test.labels)
+        images = model.decode(model.encode(test.images), np.array(model.classes)[test.labels])
     error = ((images - test.images.astype(np.float32) / 255) ** 2).mean(dtype=np.float64)
     return {"mse": float(error), "content_accuracy": float((labels == test.labels).mean()), "images": len(test)}
 

@@ -29,10 +29,10 @@ def run(arguments: argparse.Namespace) -> None:
     paths = [arguments.style_a, arguments.style_b]
     model = swaps.load_model(arguments, paths)
     a, b = (swaps.read_given([path], model, arguments, "style") for path in paths)
-    labels, _ = swaps.read_contents(arguments, model, arguments.steps)
+    classes, _ = swaps.read_contents(arguments, model, arguments.steps)
     if model.module.couplings:
         swaps.predict_and_print(model, np.concatenate([a, b]), "style")
-    images = np.stack([to_uint8(model.interpolate(a, b, label, arguments.steps)) for label in labels.tolist()])
+    images = np.stack([to_uint8(model.interpolate(a, b, name, arguments.steps)) for name in classes])
     if not arguments.swaps_only:
-        images = np.concatenate([images, np.repeat(b[None], len(labels), axis=0)], axis=1)
-    swaps.write_sheet(arguments, np.repeat(a, len(labels), axis=0), images)
+        images = np.concatenate([images, np.repeat(b[None], len(classes), axis=0)], axis=1)
+    swaps.write_sheet(arguments, np.repeat(a, len(classes), axis=0), images)

@@ -52,7 +52,7 @@ def load_model(arguments: argparse.Namespace, sources: Sequence[Path]) -> "Model
     if not 1 <= arguments.scale <= 64:
         raise UserError(f"--scale is {arguments.scale}, but must be from 1 to 64.")
     for path in sources:
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"There is no file or folder {str(path)!r}.")
     find_model(arguments.model)
     # JAX takes seconds to import; mistakes are answered before.
@@ -71,8 +71,8 @@ def read_given(paths: Sequence[Path | str], model: "Model", arguments: argparse.
     return 255 - images if arguments.invert else images
 
 
-def read_contents(arguments: argparse.Namespace, model: "Model", per_content: int) -> tuple[np.ndarray, Images | None]:
-    """Labels; and the images that they were read from, if --content is images. `per_content`: images of each."""
+def read_contents(arguments: argparse.Namespace, model: "Model", per_content: int) -> tuple[list[str], Images | None]:
+    """Class names; and the images that they were read from, if --content is images. `per_content`: images of each."""
     is_all, contents = arguments.content == ["all"], None
     labels = np.arange(len(model.classes)) if is_all else as_labels(arguments.content, model.classes, "--content")
     if labels is None:
@@ -80,7 +80,7 @@ def read_contents(arguments: argparse.Namespace, model: "Model", per_content: in
         labels = predict_and_print(model, contents, "content")
     if per_content * len(labels) > MAX_CELLS:
         raise UserError(f"{per_content} x {len(labels)} images are too many for one file (at most {MAX_CELLS}).")
-    return labels, contents
+    return [model.classes[label] for label in labels], contents
 
 
 def predict_and_print(model: "Model", images: Images, what: str) -> np.ndarray:

@@ -32,13 +32,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the sheet."""
     model = swaps.load_model(arguments, arguments.style)
     sources = swaps.read_given(arguments.style, model, arguments, "style")
-    labels, contents = swaps.read_contents(arguments, model, len(sources))
-    style_labels = arguments.style_class
-    if style_labels is not None:
-        style_labels = labels_for(len(sources), style_labels, model.classes, "--style_class", "style images")
+    classes, contents = swaps.read_contents(arguments, model, len(sources))
+    if arguments.style_class is not None:  # checked here, as errors name the option
+        labels_for(len(sources), arguments.style_class, model.classes, "--style_class", "style images")
     elif model.module.couplings:  # otherwise the class does not affect the style
         swaps.predict_and_print(model, sources, "style")
-    images = to_uint8(model.grid(sources, labels, style_labels))
+    images = to_uint8(model.grid(sources, classes, arguments.style_class))
     if contents is not None and not arguments.swaps_only:
         sources = np.concatenate([np.full_like(contents[:1], 255), sources])
         images = np.concatenate([contents[None], images])

@@ -94,9 +94,9 @@ class Demo:
             latent = np.empty(0)
         if latent.shape != (size,) or not (abs(latent) < 1e30).all():
             raise UserError(f"z must be {size} finite numbers.")
-        labels = np.arange(len(self.model.classes), dtype=np.int32)
+        classes = self.model.classes
         with self._lock:
-            images = self.model.decode(np.tile(latent, (len(labels), 1)), labels)
+            images = self.model.decode(np.tile(latent, (len(classes), 1)), classes)
         return _sheet(to_uint8(images))
 
     def prepare(self, file: bytes, is_drawing: bool) -> UInt8[np.ndarray, "h w c"]:
@@ -122,10 +122,13 @@ class Demo:
         return strokes[..., None]
 
     def _encode(self, image: UInt8[np.ndarray, "h w c"], label: int | None) -> Json:
+        classes = self.model.classes
+        if label is not None and not 0 <= label < len(classes):
+            raise RequestError(f"The class is {label}, but classes are numbered 0 to {len(classes) - 1}.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the page shows what the model sees
             prediction = self.model.predict(image[None])
-            z = self.model.encode(image[None], label)[0]
+            z = self.model.encode(image[None], None if label is None else classes[label])[0]
         return {
             "z": z.astype(float).tolist(),
             "label": int(prediction.labels[0]) if label is None else label,
@@ -137,8 +140,7 @@ class Demo:
 def load_demo(run: str, step: int | None = None, data_dir: str | None = None) -> Demo:
     """The demo of a model (see `load`), with test images if there are any; otherwise it prints why not."""
     path, (model, _, extras, _) = find_model(run), load_bundle(run, step, data_dir)
-    shape = model.module.image_shape
-    images, labels = np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32)
+    images, labels = np.zeros((0, *model.module.image_shape), np.uint8), np.zeros(0, np.int32)
     try:
         if not path.is_file():
             images, labels = example_images(model.info, NUM_EXAMPLES, data_dir)
@@ -146,8 +148,6 @@ def load_demo(run: str, step: int | None = None, data_dir: str | None = None) ->
             images, labels = extras["examples/images"], extras["examples/labels"]
     except UserError as error:
         print(f"Without test images to pick from: {error}")
-    if images.dtype != np.uint8 or images.shape[1:] != shape or labels.shape != images.shape[:1]:
-        raise UserError(f"The examples in {run!r} are not images of this model. Export it again.")
     return Demo(path.stem if path.is_file() else path.resolve().name, model, Examples(images, labels))
 
 

@@ -1,4 +1,4 @@
-"""Classes as people give them, by number or name, as labels."""
+"""Classes as people give them, by number or name, as labels: positions in the list of classes."""
 
 import os
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from infoae_jax.errors import UserError
+from infoae_jax.images.pixels import is_float
 
 ClassesLike: TypeAlias = object  # a class by number or name, or a list or array of several
 
@@ -15,27 +16,40 @@ ClassesLike: TypeAlias = object  # a class by number or name, or a list or array
 def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> Int[np.ndarray, " n"] | None:
     """Labels of the classes given, or None for anything else, which may be images; `what` is its name in errors.
 
+    A number, also as text, is the class of that name. Only where names are no numbers can it be a position among them.
+
     Raises:
-      UserError: for a number or name that is neither a class nor a file, or a list with both classes and images.
+      UserError: for a number or name that is neither a class nor a file, a list with both classes and images, or
+        one-hot rows.
     """
     known = f"Classes: {', '.join(class_names[:20])}" + (", ..." if len(class_names) > 20 else "")
-    if isinstance(content, str):
-        if content in class_names:
-            return np.array([class_names.index(content)], np.int32)
-        if content and os.path.exists(content):
+    if isinstance(content, str) and content not in class_names:
+        if content.isdecimal() and len(content) < 16:
+            content = int(content)
+        elif content and os.path.exists(content):
             return None
-        raise UserError(f"{what} is {content!r}, which is neither a class nor a file. {known}.")
+        else:
+            raise UserError(f"{what} is {content!r}, which is neither a class nor a file. {known}.")
+    if isinstance(content, str):
+        return np.array([class_names.index(content)], np.int32)
     if isinstance(content, int | np.integer) and not isinstance(content, bool):
-        if not 0 <= content < len(class_names):
-            raise UserError(f"{what} is {content}, but classes are numbered 0 to {len(class_names) - 1}. {known}.")
-        return np.array([content], np.int32)
-    if getattr(content, "ndim", 2) <= 1 and np.asarray(content).dtype.kind in "iuU":
-        content = np.atleast_1d(np.asarray(content)).tolist()
+        return np.array([_position(int(content), class_names, what, known)], np.int32)
+    if hasattr(content, "__array__") and hasattr(content, "dtype"):
+        array = np.asarray(content)
+        if _is_one_hot(array, len(class_names)):
+            raise UserError(f"{what} has a column for each class, but must be classes. Give its argmax(axis=1).")
+        if array.dtype.kind in "iuUTO" and (array.ndim <= 1 or array.shape[1:] == (1,)):
+            content = array.ravel().tolist()
     if isinstance(content, list | tuple):
         each = [as_labels(item, class_names, f"{what}[{i}]") for i, item in enumerate(content)]
         labels = [found for found in each if found is not None]
         if labels and len(labels) < len(each):
             raise UserError(f"{what} holds both classes and images. Give only one kind.")
+        for i, found in enumerate(labels):
+            if len(found) != 1:
+                raise UserError(
+                    f"{what}[{i}] holds {len(found)} numbers, but must be one class: of one-hot, the argmax."
+                )
         return np.concatenate(labels) if labels else None
     return None
 
@@ -48,3 +62,25 @@ def labels_for(
     if labels is None or len(labels) not in (1, count):
         raise UserError(f"{what} must be one class for each of the {count} {items}, or one for all.")
     return np.resize(labels, count)
+
+
+def _position(number: int, class_names: Sequence[str], what: str, known: str) -> int:
+    if str(number) in class_names:
+        return class_names.index(str(number))
+    last = len(class_names) - 1
+    if all(name.isdecimal() for name in class_names) and list(map(int, class_names)) != list(range(last + 1)):
+        found = [i for i, name in enumerate(class_names) if int(name) == number]  # 7 may be called "07"
+        if len(found) != 1:
+            raise UserError(f"{what} is {number}, but {len(found) or 'no'} classes have this name. {known}.")
+        return found[0]
+    if not 0 <= number <= last:
+        raise UserError(f"{what} is {number}, but classes are numbered 0 to {last}. {known}.")
+    return number
+
+
+def _is_one_hot(array: np.ndarray, num_classes: int) -> bool:
+    """Whether rows are one-hot or probabilities. Of an image, all rows of pixels would add up to 1."""
+    if array.ndim != 2 or array.shape[1] != num_classes or not (array.dtype.kind in "biu" or is_float(array.dtype)):
+        return False
+    rows = array.astype(np.float64)
+    return bool((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-2))

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -23,12 +23,16 @@ from infoae_jax.types import Variables
 
 ImagesLike: TypeAlias = object  # every form of images that `infoae_jax.images.read` lists
 
+_MAX_LATENT = 1e30  # in any dimension; beyond it float32 overflows
 _MIN_CONTRAST = 0.25  # between a decoded image and its border, in brightness; with less, the model decodes nothing yet
 _MAX_BORDER_DIFFERENCE = 0.6  # in brightness; beyond it an image must be a negative of what the model knows
 
 
 class Prediction(NamedTuple):
-    """The class that the content classifier reads from each image, and its confidence (a probability)."""
+    """The class that the content classifier reads from each image, and its confidence (a probability).
+
+    Labels are positions in `Model.classes`: where names are other numbers, pass on `np.array(model.classes)[labels]`.
+    """
 
     labels: Int[np.ndarray, " n"]
     confidence: Float[np.ndarray, " n"]
@@ -49,10 +53,10 @@ class Model:
         model.transfer("a.png", 7).images            # the style of a.png with the content 7
         model.transfer(["a.png", "b.png"], "c.png")  # ... with the content of c.png, as the classifier reads it
 
-    Classes are given by name or number. Results are NumPy arrays, always with an axis for several images; images are
-    float32 in [0, 1]. What cannot work raises a UserError that names it. All local devices share the work, and each
-    function is compiled once for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use
-    `module.apply(variables, ...)`.
+    Classes are given by name, or by number: where all names are numbers it is the name, and otherwise the position in
+    `classes`. Results are NumPy arrays, always with an axis for several images; images are float32 in [0, 1]. What
+    cannot work raises a UserError that names it. All local devices share the work, and each function is compiled once
+    for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use `module.apply(variables, ...)`.
 
     Attributes:
       module: the flax module, with the methods `encode`, `decode`, `classify` and `transfer`.
@@ -81,6 +85,11 @@ class Model:
             for name in ("encode", "decode", "classify")
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy: what it was made from, in NumPy."""
+        bank = self.__dict__.get("style_bank", self._style_bank)
+        return type(self), (self.module, jax.tree.map(np.asarray, self.variables), self.info, bank, self.step)
+
     @functools.cached_property
     def style_bank(self) -> StyleBank:
         """Latents of up to 4096 training images; of a run, its data set is needed to compute them once."""
@@ -105,7 +114,7 @@ class Model:
             raise UserError(f"{len(z)} style images do not go with {len(labels)} contents. Give as many, or just one.")
         confidence = None if confidence is None else np.resize(confidence, count)
         labels = np.resize(labels, count)
-        return Transfer(self.decode(np.resize(z, (count, z.shape[1])), labels), labels, confidence)
+        return Transfer(self._generate(np.resize(z, (count, z.shape[1])), labels), labels, confidence)
 
     def grid(
         self, style_images: ImagesLike, content: ClassesLike | ImagesLike = None, style_labels: ClassesLike = None
@@ -113,7 +122,7 @@ class Model:
         """Images of every style with every content (by default, every class). See `transfer`."""
         labels = np.arange(len(self.classes), dtype=np.int32) if content is None else self._content(content)[0]
         z = self.encode(style_images, style_labels)
-        images = self.decode(np.repeat(z, len(labels), axis=0), np.tile(labels, len(z)))
+        images = self._generate(np.repeat(z, len(labels), axis=0), np.tile(labels, len(z)))
         return images.reshape(len(z), len(labels), *images.shape[1:])
 
     def interpolate(
@@ -128,7 +137,7 @@ class Model:
         if steps < 2:
             raise UserError(f"steps is {steps}, but must be at least 2.")
         share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-        return self.decode((1 - share) * a + share * b, labels)
+        return self._generate((1 - share) * a + share * b, np.resize(labels, steps))
 
     def encode(self, images: ImagesLike, labels: ClassesLike = None) -> Float[np.ndarray, "n z"]:
         """Style latents of images; the classifier reads their `labels` unless they are given."""
@@ -139,10 +148,13 @@ class Model:
 
     def decode(self, z: Float[np.ndarray, "n z"], labels: ClassesLike) -> Float[np.ndarray, "n h w c"]:
         """Images from style latents, as `encode` and `sample` give them, with a class for each or one for all."""
-        latents, size = np.asarray(z, np.float32), self.module.bottleneck
+        latents, size = np.asarray(z, np.float64), self.module.bottleneck
         if latents.ndim != 2 or latents.shape[1] != size or not len(latents):
             raise UserError(f"z has the shape {list(latents.shape)}, but must be [N, {size}], with N at least 1.")
-        return self._decode(latents, labels_for(len(latents), labels, self.classes, "labels", "latents")).clip(0, 1)
+        if count := int((~(abs(latents) <= _MAX_LATENT)).sum()):  # NaN is not
+            raise UserError(f"z holds {count} value(s) that are not a number, infinite or beyond {_MAX_LATENT:g}.")
+        labels = labels_for(len(latents), labels, self.classes, "labels", "latents")
+        return self._generate(latents.astype(np.float32), labels)
 
     def predict(self, images: ImagesLike, what: str = "images") -> Prediction:
         """The classes that the content classifier reads from images, which errors and warnings call `what`."""
@@ -162,9 +174,12 @@ class Model:
     def background(self) -> float | None:
         """Brightness in [0, 1] of the background of decoded images, near 0 for MNIST; None if nothing stands out."""
         labels = np.arange(len(self.classes), dtype=np.int32)
-        images = self.decode(np.zeros((len(labels), self.module.bottleneck), np.float32), labels)
+        images = self._generate(np.zeros((len(labels), self.module.bottleneck), np.float32), labels)
         brightness = float(border(images).mean((1, 2)).mean())
         return brightness if float(abs(images - brightness).max()) > _MIN_CONTRAST else None
+
+    def _generate(self, z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n h w c"]:
+        return self._decode(z, labels).clip(0, 1)
 
     def _content(self, content: ClassesLike | ImagesLike) -> tuple[np.ndarray, np.ndarray | None]:
         """Labels; and the confidence with which they were read, if `content` is images."""

@@ -87,6 +87,8 @@ BAD = {
     "no folder": (("--style", "a.png", "--content", "7", "--out", "no/x.png"), "the folder 'no' does not exist"),
     "a folder": (("--style", "a.png", "--content", "7", "--out", "dir.png", "--force"), "'dir.png' exists"),
     "no pixel": (("--style", "a.png", "--content", "7", "--scale", "0"), "--scale is 0"),
+    "a pipe": (("--style", "pipe", "--content", "7"), "pipe cannot be read (it is not a regular file)"),
+    "a number that is no class": (("--style", "a.png", "--content", "10"), "is 10, but classes are numbered 0 to 9"),
     "an empty drawing": (("--style", "white.png", "--content", "7", "--drawing"), "white.png shows no strokes"),
 }
 
@@ -96,6 +98,7 @@ def test_mistakes_are_answered_with_a_sentence(command, words, says, capsys, ima
     (images_here / "notes.png").write_text("not an image")
     (images_here / "dir.png").mkdir()
     Image.new("L", (40, 40), "white").save("white.png")
+    os.mkfifo("pipe")
     before = sorted(path.name for path in images_here.iterdir())
     words = words if "--out" in words else (*words, "--out", "out.png")
     assert command("transfer", "RUN", *words) == 2

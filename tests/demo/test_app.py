@@ -113,5 +113,5 @@ def test_a_run_is_shown_with_its_test_images_or_without(untrained, one_device, m
 def test_examples_of_another_model_are_refused(bundle, examples, tmp_path):
     extras = {"examples/images": examples.images[:, 2:], "examples/labels": examples.labels}
     write_npz(tmp_path / "mine.npz", bundle._replace(extras=extras))
-    with pytest.raises(UserError, match=r"mine\.npz' are not images of this model. Export it again"):
+    with pytest.raises(UserError, match=r"mine\.npz' is damaged.*examples.*do not fit its model\). Export it again"):
         load_demo(str(tmp_path / "mine.npz"))

@@ -1,3 +1,7 @@
+import copy
+import dataclasses
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +55,14 @@ def test_transfer_is_the_models_clipped(model, images, apply):
 
 def test_content_by_number_name_or_image(model, images):
     expected = model.transfer(images, LABELS).images
-    for content in ([1, 2, 3], ("1", "2", "3"), np.array(["1", "2", "3"]), jnp.array(LABELS), [np.int8(1), "2", 3]):
+    for content in (
+        [1, 2, 3],
+        LABELS[:, None],
+        jnp.array(LABELS)[:, None],
+        np.array(["1", "2", "3"]),
+        jnp.array(LABELS),
+        [np.int8(1), "2", 3],
+    ):
         np.testing.assert_array_equal(model.transfer(images, content).images, expected)
     np.testing.assert_array_equal(model.transfer(images, "3").images, model.transfer(images, [3, 3, 3]).images)
     read = model.predict(images[::-1])
@@ -119,6 +130,16 @@ BAD = {
     "a class as style": (lambda m, x: m.transfer(7, 7), r"style_images is 7 \(int\)"),
     "latents of another length": (lambda m, x: m.decode(np.zeros((1, 3)), 1), r"\[1, 3\], but must be \[N, 32\]"),
     "no latents": (lambda m, x: m.decode(np.zeros((0, 32)), 1), r"\[0, 32\], but must be \[N, 32\], with N at least 1"),
+    "not a number": (
+        lambda m, x: m.decode(np.full((1, 32), np.nan), 1),
+        r"z holds 32 value\(s\) that are not a number",
+    ),
+    "infinite": (lambda m, x: m.decode(np.eye(32) * np.float32(3e38) * 2, 1), r"z holds .* not a number, infinite"),
+    "beyond floats": (lambda m, x: m.decode(np.full((1, 32), 1e300), 1), r"z holds 32 value\(s\).*beyond 1e\+30"),
+    "one-hot": (lambda m, x: m.transfer(x, np.eye(10, dtype=np.uint8)[:3]), "content has a column for each class"),
+    "one-hot style": (lambda m, x: m.encode(x, np.eye(10)[:3]), "style_labels has a column for each class.*argmax"),
+    "one-hot labels": (lambda m, x: m.decode(np.zeros((3, 32)), np.eye(10)[:3] > 0), "labels has a column"),
+    "a column of floats": (lambda m, x: m.transfer(x, LABELS[:, None] / 4), r"content has the shape \[3, 1\]"),
     "none to sample": (lambda m, x: m.sample(0), "count is 0, but must be at least 1"),
     "fewer than none": (lambda m, x: m.sample(-2), "count is -2"),
     "too few labels": (lambda m, x: m.decode(np.zeros((3, 32)), [1, 2]), "each of the 3 latents"),
@@ -188,7 +209,7 @@ def test_background_is_the_brightness_of_decoded_borders(untrained, monkeypatch)
     assert infoae_jax.load(untrained).background is None  # it decodes nothing yet
     decoded = np.full((10, 32, 32, 3), 0.25, np.float32)
     decoded[:, 8:24, 8:24] = 1
-    monkeypatch.setattr(infoae_jax.Model, "decode", lambda *_: decoded)
+    monkeypatch.setattr(infoae_jax.Model, "_generate", lambda *_: decoded)
     assert infoae_jax.load(untrained).background == 0.25
 
 
@@ -205,3 +226,31 @@ def test_sample_is_seeded_and_decodable(model):
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(one, other)
     assert model.decode(one, 3).shape == (7, 32, 32, 3)
+
+
+def test_numbers_are_names_where_names_are_other_numbers(model, images):
+    info = dataclasses.replace(model.info, class_names=tuple(str(10 * i) for i in range(10)))
+    other = infoae_jax.Model(model.module, model.variables, info, None)
+    expected = model.transfer(images, [1, 2, 3]).images
+    for content in ([10, 20, 30], ("10", "20", "30"), np.array([10, 20, 30])):
+        np.testing.assert_array_equal(other.transfer(images, content).images, expected)
+    np.testing.assert_array_equal(other.decode(model.encode(images), [10, 20, 30]), expected)
+    np.testing.assert_array_equal(other.grid(images), model.grid(images))
+    np.testing.assert_array_equal(other.grid(images, [90], 10), model.grid(images, [9], 1))
+    np.testing.assert_array_equal(
+        other.interpolate(images[0], images[1], 40), model.interpolate(images[0], images[1], 4)
+    )
+    again = np.array(other.classes)[other.predict(images).labels]
+    np.testing.assert_array_equal(other.transfer(images, again).labels, model.predict(images).labels)
+    with pytest.raises(UserError, match="content is 1, but no classes have this name. Classes: 0, 10, 20"):
+        other.transfer(images, 1)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_model_can_be_copied_and_pickled(untrained, images, again):
+    model = infoae_jax.load(untrained)
+    first, found = model.transfer(images, LABELS).images, again(model)
+    np.testing.assert_array_equal(found.transfer(images, LABELS).images, first)
+    assert (found.info, found.step, found.classes) == (model.info, 8, model.classes)
+    np.testing.assert_array_equal(found.sample(3), model.sample(3))
+    assert isinstance(model.__reduce__()[1][3], infoae_jax.StyleBank)  # once it is known, no run folder is needed
