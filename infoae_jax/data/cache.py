@@ -13,7 +13,7 @@ import numpy as np
 
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Splits
-from infoae_jax.files import cache_folder, replacing
+from infoae_jax.files import cache_folder, read_arrays, replacing
 from infoae_jax.types import Json
 
 
@@ -32,11 +32,10 @@ def cache_path(config: DataConfig, key: Json) -> Path:
 
 def read_cache(path: Path) -> Splits | None:
     """The cached data set; None if there is no such file or it is damaged, which is a warning."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
+        arrays = read_arrays(path)
         meta = json.loads(str(arrays.pop("meta")))
         splits = []
         for split in ("train/", "test/"):

@@ -4,13 +4,14 @@ import functools
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from infoae_jax.errors import UserError
 from infoae_jax.inference.description import Bundle
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.npz import read_npz
 from infoae_jax.inference.styles import load_style_bank
-from infoae_jax.models.autoencoder import InfoAutoencoder, build, fresh_variables
+from infoae_jax.models.autoencoder import InfoAutoencoder, build, variable_shapes
 from infoae_jax.pretrained.find import find_model
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import read_info, read_record
@@ -47,18 +48,22 @@ def restore_variables(run: str | Path, step: int | None = None) -> tuple[int, In
     """A checkpoint of a run folder, by default the newest: its step, the networks and their variables.
 
     Raises:
-      UserError: if it is no run folder, or has no such checkpoint.
+      UserError: if it is no run folder, has no such checkpoint, or one with values that are not finite.
     """
     run = Path(run)
     info = read_info(run)
     module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # The variables alone: the optimiser's state is twice their size, and other versions of the code may differ in it.
-    abstract = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), fresh_variables(module, 0)
-    )
+    shapes: Variables = {"constants": {}} | variable_shapes(module)
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:
             if restored := checkpoints.restore(abstract, step, "variables"):
+                if not all(np.isfinite(values).all() for values in jax.tree.leaves(restored[1])):
+                    raise UserError(
+                        f"The checkpoint of step {restored[0]} in {str(run)!r} holds values that are infinite or not a "
+                        f"number. Choose another step."
+                    )
                 return restored[0], module, restored[1]
     raise UserError(f"{str(run)!r} has no checkpoint yet. Train it first, or wait for its first checkpoint.")

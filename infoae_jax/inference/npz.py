@@ -10,29 +10,40 @@ signature.
 import hashlib
 import io
 import json
+import reprlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import write_atomically
+from infoae_jax.files import Signature, npz_signatures, read_array, write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 from infoae_jax.inference.model import Model
-from infoae_jax.inference.styles import StyleBank
-from infoae_jax.models.autoencoder import InfoAutoencoder, build, fresh_variables
-from infoae_jax.runs.folder import parse_record
+from infoae_jax.inference.styles import MAX_LATENTS, StyleBank, checked_bank
+from infoae_jax.models.autoencoder import InfoAutoencoder, build, variable_shapes
+from infoae_jax.runs.folder import RunInfo, parse_record
 from infoae_jax.types import Json, Variables
 
 Dtype: TypeAlias = Literal["float32", "float16", "int8"]
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 _COLLECTIONS = "params/", "constants/"
 _TRAINING_ONLY = "/adversary/", "/alignment_helpers/"  # networks that are not exported
+_SCALE = "/kernel/scale"
+_FLOATS = "float32", "float16"
+_EXTRAS = {  # arrays beside the variables, and their types
+    "styles/z": _FLOATS,
+    "styles/labels": ("int32",),
+    "examples/images": ("uint8",),
+    "examples/labels": ("int32",),
+}
+MAX_EXAMPLES = 10_000
+MAX_BYTES = 2**30  # of all arrays
+_MAX_DESCRIPTION_BYTES = 2**24
 _MIN_INT8_SIZE = 4096  # entries; in smaller kernels int8 saves little for its error
 
 
@@ -45,10 +56,14 @@ def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
       dtype: of the parameters; floats among `bundle.extras` follow it, down to float16.
 
     Raises:
-      UserError: if a value does not fit into float16.
+      UserError: if a value does not fit into float16, or the file would be too large to be read.
     """
     named = {name: np.asarray(v, np.float32) for name, v in _exported(bundle.model.variables).items()}
     stored = {k: v for name, values in (named | bundle.extras).items() for k, v in _encoded(name, values, dtype)}
+    if (size := sum(values.nbytes for values in stored.values())) > MAX_BYTES:
+        raise UserError(
+            f"The model has {size / 1e6:,.0f} MB, but an export at most {MAX_BYTES / 1e6:,.0f}. Use a smaller dtype."
+        )
     description = describe(bundle, "variables by name; a kernel stored as int8 is int8 * scale")
     description["arrays"] = {name: {"shape": list(v.shape), "dtype": str(v.dtype)} for name, v in stored.items()}
     description["sha256"] = _checksum(description, stored)
@@ -68,21 +83,55 @@ def read_npz(path: str | Path) -> Bundle:
       UserError: if it is no such file, is damaged, or has another format.
     """
     with naming_damage(path, "a file of `infoae export --to npz`"):
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            description = from_json(archive[DESCRIPTION_FILE])
-            stored = {name: archive[name] for name in description["arrays"]}
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            signatures = npz_signatures(archive, MAX_BYTES)
+            if (size := archive.getinfo(DESCRIPTION_FILE).file_size) > _MAX_DESCRIPTION_BYTES:
+                raise ValueError(f"its {DESCRIPTION_FILE} has {size / 1e6:,.0f} MB")
+            with archive.open(DESCRIPTION_FILE) as member:
+                description = from_json(member.read(size))  # without `size`, more might be unpacked than it says
+            info = parse_record(description["run"], path)
+            module = _build(info)
+            _check_signatures(signatures, module)  # before any array takes memory
+            stored = {name: read_array(archive, name) for name in signatures}
         if _checksum({k: v for k, v in description.items() if k != "sha256"}, stored) != description["sha256"]:
             raise ValueError("its checksum does not match its content")
-        arrays = {name: _decoded(name, stored) for name in stored if not name.endswith("/kernel/scale")}
+        arrays = {name: _decoded(name, stored) for name in stored if not name.endswith(_SCALE)}
         variables = {k: jnp.asarray(v) for k, v in arrays.items() if k.startswith(_COLLECTIONS)}
+        if wrong := [name for name in variables if not np.isfinite(arrays[name]).all()]:
+            raise ValueError(f"{wrong[0]} holds values that are infinite or not a number")
         extras = {name: values for name, values in arrays.items() if not name.startswith(_COLLECTIONS)}
-        info = parse_record(description["run"], path)
-        module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
-        _check_variables(module, variables)
         bank = _style_bank(extras, module)
+        _check_examples(extras, module)
     variables = {"constants": {}} | unflatten_dict(variables, sep="/")
     model = Model(module, variables, info, bank, description["step"])
     return Bundle(model, description["run"], extras, description["figures"])
+
+
+def _build(info: RunInfo) -> InfoAutoencoder:
+    """The networks of a description that anybody may have written."""
+    shape, names = info.image_shape, info.class_names
+    if not (len(shape) == 3 and all(type(side) is int for side in shape) and shape[2] in (1, 3)):
+        raise ValueError(f"its image_shape is {shape}")
+    if len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its class_names are {reprlib.repr(names)}")
+    return build(info.config.model, shape, len(names), info.config.train.dtype)
+
+
+def _check_signatures(found: Mapping[str, Signature], module: InfoAutoencoder) -> None:
+    """Raises `ValueError` unless the arrays are those that `write_npz` writes for this model."""
+    shapes = {name: v.shape for name, v in _exported(variable_shapes(module)).items()}
+    shapes |= {f"{n}/scale": shapes[n][-1:] for n in shapes if n.endswith("/kernel") and f"{n}/scale" in found}
+    given = {name: f.shape for name, f in found.items() if name not in _EXTRAS}
+    if shapes != given:
+        name = min(shapes.items() ^ given.items())[0]
+        raise ValueError(f"{name} is {given.get(name)}, but must be {shapes.get(name)}")
+    rows: dict[str, tuple[int, ...]] = {"styles/z": (module.bottleneck,), "examples/images": module.image_shape}
+    for name, (shape, dtype) in found.items():
+        dtypes = _EXTRAS.get(name, ("int8",) if f"{name}/scale" in found else _FLOATS)
+        most = MAX_LATENTS if name.startswith("styles/") else MAX_EXAMPLES
+        fits = name not in _EXTRAS or (shape[1:] == rows.get(name, ()) and shape[:1] <= (most,))
+        if not fits or str(dtype) not in dtypes:
+            raise ValueError(f"{name} are {dtype}{list(shape)}, which do not fit its model")
 
 
 def _encoded(name: str, values: np.ndarray, dtype: Dtype) -> list[tuple[str, np.ndarray]]:
@@ -128,19 +177,14 @@ def _exported(variables: Variables) -> dict[str, Any]:
     return {name: v for name, v in flat.items() if not any(part in name for part in _TRAINING_ONLY)}
 
 
-def _check_variables(module: InfoAutoencoder, variables: Mapping[str, jax.Array]) -> None:
-    shapes = {name: v.shape for name, v in _exported(fresh_variables(module, 0)).items()}
-    found = {name: values.shape for name, values in variables.items()}
-    if shapes != found:
-        name = min(shapes.items() ^ found.items())[0]
-        raise ValueError(f"{name} is {found.get(name)}, but must be {shapes.get(name)}")
-
-
 def _style_bank(extras: Arrays, module: InfoAutoencoder) -> StyleBank | None:
     if not {"styles/z", "styles/labels"} <= extras.keys():
         return None
-    z, labels = extras["styles/z"], extras["styles/labels"]
-    fits = z.ndim == 2 and len(z) > 0 and z.shape[1] == module.bottleneck and labels.shape == z.shape[:1]
-    if not (fits and np.isfinite(z).all() and np.isin(labels, np.arange(module.num_classes)).all()):
-        raise ValueError(f"style latents {z.dtype}{list(z.shape)} with their classes do not fit its model")
-    return StyleBank(z.astype(np.float32), labels.astype(np.int32))
+    return checked_bank(extras["styles/z"], extras["styles/labels"], module.bottleneck, module.num_classes)
+
+
+def _check_examples(extras: Arrays, module: InfoAutoencoder) -> None:
+    if {"examples/images", "examples/labels"} <= extras.keys():
+        labels = extras["examples/labels"]
+        if len(labels) != len(extras["examples/images"]) or not np.isin(labels, np.arange(module.num_classes)).all():
+            raise ValueError("its examples have classes that do not fit its model")

@@ -6,7 +6,6 @@ A run's bank of them is `styles.npz` in its folder. It belongs to one checkpoint
 import contextlib
 import io
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -15,12 +14,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import write_atomically
+from infoae_jax.files import read_arrays, write_atomically
 from infoae_jax.inference.run_data import load_run_data
 from infoae_jax.runs.folder import read_info
 
 Encode: TypeAlias = Callable[..., np.ndarray]  # (images, labels) -> latents
 STYLE_BANK_FILE = "styles.npz"
+MAX_LATENTS = 4096  # in a bank
 NUM_EXPORTED_LATENTS = 512  # latents that go along with an exported model
 
 
@@ -38,22 +38,29 @@ class Neighbours(NamedTuple):
     distances: Float[np.ndarray, "n k"]
 
 
+def checked_bank(z: np.ndarray, labels: np.ndarray, size: int, num_classes: int) -> StyleBank:
+    """A bank as it was read; `ValueError` unless it fits a model with latents of `size`."""
+    fits = z.ndim == 2 and 0 < len(z) <= MAX_LATENTS and z.shape[1] == size and labels.shape == z.shape[:1]
+    if not (fits and np.isfinite(z).all() and np.isin(labels, np.arange(num_classes)).all()):
+        raise ValueError(f"style latents {z.dtype}{list(z.shape)} with their classes do not fit its model")
+    return StyleBank(z.astype(np.float32), labels.astype(np.int32))
+
+
 def load_style_bank(run: Path, step: int, encode: Encode, data_dir: str | None = None) -> StyleBank:
     """The style bank of a run folder, made and kept there if it is missing, damaged or not of the checkpoint of `step`.
 
     Raises:
       UserError: if the bank must be made but the run's data set cannot be found.
     """
-    path = run / STYLE_BANK_FILE
-    damage = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile
-    with contextlib.suppress(*damage), open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        if int(archive["step"]) == step:
-            return StyleBank(archive["z"].astype(np.float32), archive["labels"].astype(np.int32))
+    path, info = run / STYLE_BANK_FILE, read_info(run)
+    with contextlib.suppress(Exception):  # damage leads to many kinds
+        if path.is_file() and int((arrays := read_arrays(path))["step"]) == step:
+            return checked_bank(arrays["z"], arrays["labels"], info.config.model.bottleneck, len(info.class_names))
     try:
-        train = load_run_data(read_info(run), data_dir).train
+        train = load_run_data(info, data_dir).train
     except UserError as error:
         raise UserError(f"{str(run)!r} has no style latents yet, and no data set to compute them: {error}") from error
-    rows = np.random.default_rng(0).permutation(len(train))[:4096]
+    rows = np.random.default_rng(0).permutation(len(train))[:MAX_LATENTS]
     labels = train.labels[rows].astype(np.int32)
     bank = StyleBank(encode(train.images[rows], labels), labels)
     buffer = io.BytesIO()

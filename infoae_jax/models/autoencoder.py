@@ -228,10 +228,11 @@ def build(
 
 def fresh_variables(model: InfoAutoencoder, seed: int) -> Variables:
     """Initial variables of `model`, on the host: a pure function of `seed`."""
-    return {"constants": {}} | draw(_shapes(model), seed)
+    return {"constants": {}} | draw(variable_shapes(model), seed)
 
 
 @functools.lru_cache(8)  # as the trials of a sweep have the same
-def _shapes(model: InfoAutoencoder) -> Variables:
+def variable_shapes(model: InfoAutoencoder) -> Variables:
+    """Shapes and dtypes of the variables of `model`. Nothing of their size is allocated."""
     example = jnp.zeros((1, *model.image_shape), jnp.uint8), jnp.zeros(1, jnp.int32)
     return jax.eval_shape(lambda: model.init(jax.random.key(0), *example))

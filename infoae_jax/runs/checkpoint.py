@@ -41,6 +41,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             self._folder.mkdir(parents=True, exist_ok=True)
         this = jax.process_index()  # of several processes this one alone: otherwise Orbax would wait for the others
         options = ocp.CheckpointManagerOptions(
+            save_interval_steps=int(self._writes),  # Orbax warns of any other for a reader
             max_to_keep=keep,
             read_only=not self._writes,
             create=False,

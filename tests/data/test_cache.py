@@ -45,3 +45,23 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_run(tmp_path):
         splits = load_splits(config_of(rendered, tmp_path / "file", "tiny"))
     assert len(splits.train) == 256
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_cache_that_claims_more_than_it_has_takes_no_memory(tmp_path):
+    config = config_of(rendered, tmp_path, "tiny")
+    good = load_splits(config)
+    (file,) = tmp_path.glob("*.npz")
+    np.savez_compressed(file, **{"train/images": np.zeros(10**8, np.uint8)})
+    with pytest.warns(UserWarning, match=r"damaged \(its arrays would take 100 MB, more than 0\)"):
+        again = load_splits(config)
+    np.testing.assert_array_equal(again.train.images, good.train.images)
+
+
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(tmp_path):
+    config = config_of(rendered, tmp_path, "tiny")
+    load_splits(config)
+    (file,) = tmp_path.glob("*.npz")
+    file.unlink()
+    os.mkfifo(file)
+    load_splits(config)
+    assert file.is_file()

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -37,3 +40,26 @@ def test_load_refuses_what_is_no_run(tmp_path, tiny_config):
     with pytest.raises(UserError, match="no checkpoint yet"):
         infoae_jax.load(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]  # reading leaves no trace
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_checkpoint_with_numbers_that_are_none_is_refused(untrained, tmp_path, monkeypatch, value):
+    restore = Checkpoints.restore
+
+    def spoilt(*arguments):
+        step, variables = restore(*arguments)
+        bias = variables["params"]["image_decoder"]["out"]["bias"]
+        variables["params"]["image_decoder"]["out"]["bias"] = bias.at[0].set(value)
+        return step, variables
+
+    monkeypatch.setattr(Checkpoints, "restore", spoilt)
+    with pytest.raises(UserError, match=r"step 8 in .*run' holds values that are infinite or not a number\. Choose"):
+        infoae_jax.load(untrained)
+
+
+def test_load_says_nothing(untrained, child_environment):
+    code = f"import infoae_jax; infoae_jax.load({str(untrained)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=child_environment, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

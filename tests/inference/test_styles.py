@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -102,3 +103,28 @@ def test_no_style_bank_is_made_from_other_images(copy):
     (copy / "config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="not those that the run was trained on"):
         infoae_jax.load(copy).sample(1)
+
+
+@pytest.mark.parametrize("damage", ["nan", "inf", "size", "label", "rows", "huge", "array", "pipe"])
+def test_a_style_bank_that_does_not_fit_is_made_again(copy, damage):
+    first, path = infoae_jax.load(copy).style_bank, copy / STYLE_BANK_FILE
+    z, labels = first.z.copy(), first.labels.copy()
+    if damage in ("nan", "inf"):
+        z[3, 4] = float(damage)
+    elif damage == "size":
+        z = z[:, 1:]
+    elif damage == "label":
+        labels[5] = 10
+    elif damage == "rows":
+        z = z[1:]
+    path.unlink()
+    if damage == "huge":
+        np.savez_compressed(path, step=8, z=np.zeros((10**6, 32), np.float32), labels=np.zeros(10**6, np.int32))
+    elif damage == "array":
+        with open(path, "wb") as file:
+            np.save(file, z)
+    elif damage == "pipe":
+        os.mkfifo(path)
+    else:
+        np.savez(path, step=8, z=z, labels=labels)
+    np.testing.assert_array_equal(infoae_jax.load(copy).style_bank.z, first.z)
