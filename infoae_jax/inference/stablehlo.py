@@ -3,9 +3,10 @@
 The programs take any batch size and run on CPU, CUDA and TPU. Their checksums find damage; they are not signatures.
 """
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -71,13 +72,36 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
     folder = Path(folder)
     with naming_damage(folder, "a folder of `infoae export --to stablehlo`"):
         description = from_json((folder / DESCRIPTION_FILE).read_bytes())
-        programs = {}
+        theirs, programs = description["exported_by"]["jax"], {}
         for name in FUNCTIONS:
             data = (folder / f"{name}.stablehlo").read_bytes()
             if hashlib.sha256(data).hexdigest() != description["functions"][name]["sha256"]:
                 raise ValueError(f"the checksum of {name}.stablehlo does not match")
-            programs[name] = jax_export.deserialize(bytearray(data))
-            text = programs[name].mlir_module()
-            if text.count("custom_call") != text.count(_HARMLESS_CALL):
-                raise UserError(f"'{folder / name}.stablehlo' calls functions outside its program. It was not run.")
+            with _naming_versions(folder, theirs):
+                programs[name] = program = jax_export.deserialize(bytearray(data))
+                text = program.mlir_module()
+                if text.count("custom_call") != text.count(_HARMLESS_CALL):
+                    raise UserError(f"'{folder / name}.stablehlo' calls functions outside its program. It was not run.")
+                if theirs != jax.__version__:  # what can be read may still not compile
+                    jax.jit(program.call).lower(*map(_of_one_image, program.in_avals)).compile()
     return {name: jax.jit(program.call) for name, program in programs.items()}
+
+
+@contextlib.contextmanager
+def _naming_versions(folder: Path, theirs: str) -> Iterator[None]:
+    """Explains errors in the block by the version of JAX that made the export, if it is another one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if theirs == jax.__version__:
+            raise
+        raise UserError(
+            f"{str(folder)!r} was exported by jax {theirs}, which this jax {jax.__version__} cannot use. Use that "
+            f"version, or export again from the run or an .npz file, which is the format for keeping."
+        ) from error
+
+
+def _of_one_image(argument: jax.core.ShapedArray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *argument.shape[1:]), argument.dtype)

@@ -129,3 +129,37 @@ def test_only_an_earlier_export_is_replaced(bundle, programs, tmp_path):
     with pytest.raises(UserError, match="holds more than an earlier export. Choose another --out"):
         write_stablehlo(out, bundle)
     assert (out / "mine.txt").read_text() == "mine"
+
+
+def say_version(folder, version):
+    description = json.loads((folder / "description.json").read_text())
+    description["exported_by"]["jax"] = version
+    (folder / "description.json").write_text(json.dumps(description))
+
+
+def test_an_export_of_another_jax_is_used_if_it_works(bundle, programs, tmp_path):
+    other = shutil.copytree(programs, tmp_path / "other")
+    say_version(other, "0.1.2")
+    assert read_stablehlo(other)["classify"](np.zeros((2, *SHAPE), np.float32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("version", ["0.1.2", "99.0.0"])
+def test_versions_are_named_if_an_export_of_another_jax_cannot_be_read(programs, tmp_path, version):
+    other = shutil.copytree(programs, tmp_path / "other")
+    replace_program(other, "encode", b"\xff" * 100)
+    say_version(other, version)
+    says = rf"exported by jax {version}, which this jax {jax.__version__} cannot use.*\.npz file.*for keeping"
+    with pytest.raises(UserError, match=says):
+        read_stablehlo(other)
+
+
+def test_versions_are_named_if_an_export_of_another_jax_can_be_read_but_not_run(programs, tmp_path, monkeypatch):
+    other = shutil.copytree(programs, tmp_path / "other")
+    say_version(other, "0.1.2")
+
+    def call(*_):
+        raise NotImplementedError("an operation that is no more")
+
+    monkeypatch.setattr(jax_export.Exported, "call", call)
+    with pytest.raises(UserError, match="exported by jax 0.1.2"):
+        read_stablehlo(other)
