@@ -19,8 +19,8 @@ def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> In
     A number, also as text, is the class of that name. Only where names are no numbers can it be a position among them.
 
     Raises:
-      UserError: for a number or name that is neither a class nor a file, a list with both classes and images, or
-        one-hot rows.
+      UserError: for a number or name that is neither a class nor a file, a list with both classes and images, one-hot
+        rows, or a row or column of anything but numbers and names.
     """
     known = f"Classes: {', '.join(class_names[:20])}" + (", ..." if len(class_names) > 20 else "")
     if isinstance(content, str) and content not in class_names:
@@ -38,7 +38,9 @@ def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> In
         array = np.asarray(content)
         if _is_one_hot(array, len(class_names)):
             raise UserError(f"{what} has a column for each class, but must be classes. Give its argmax(axis=1).")
-        if array.dtype.kind in "iuUTO" and (array.ndim <= 1 or array.shape[1:] == (1,)):
+        if array.ndim <= 1 or array.shape[1:] == (1,):
+            if array.dtype.kind not in "iuUTO":
+                raise UserError(f"{what} is {array.dtype}{list(array.shape)}, but classes are whole numbers or names.")
             content = array.ravel().tolist()
     if isinstance(content, list | tuple):
         each = [as_labels(item, class_names, f"{what}[{i}]") for i, item in enumerate(content)]

@@ -94,6 +94,13 @@ def test_one_hot_rows_and_probabilities_are_refused(dtype, make):
             as_labels(rows, NAMES, "content")
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 1), ()])
+@pytest.mark.parametrize("dtype", [bool, np.float32, complex, "M8[s]"])
+def test_rows_and_columns_of_other_things_are_refused(shape, dtype):
+    with pytest.raises(UserError, match=r"content is .*\[.*\], but classes are whole numbers or names"):
+        as_labels(np.zeros(shape, dtype), NAMES, "content")
+
+
 @pytest.mark.parametrize("rows", [ROWS.astype(int).tolist(), list(ROWS.astype(int)), [[1, 2]], [1, [2, 0]]])
 def test_lists_in_lists_are_refused(rows):
     with pytest.raises(UserError, match=r"content\[\d\] holds [23] numbers, but must be one class.*argmax"):

@@ -139,7 +139,10 @@ BAD = {
     "one-hot": (lambda m, x: m.transfer(x, np.eye(10, dtype=np.uint8)[:3]), "content has a column for each class"),
     "one-hot style": (lambda m, x: m.encode(x, np.eye(10)[:3]), "style_labels has a column for each class.*argmax"),
     "one-hot labels": (lambda m, x: m.decode(np.zeros((3, 32)), np.eye(10)[:3] > 0), "labels has a column"),
-    "a column of floats": (lambda m, x: m.transfer(x, LABELS[:, None] / 4), r"content has the shape \[3, 1\]"),
+    "a column of floats": (
+        lambda m, x: m.transfer(x, LABELS[:, None] / 4),
+        r"content is float64\[3, 1\], but classes are whole",
+    ),
     "none to sample": (lambda m, x: m.sample(0), "count is 0, but must be at least 1"),
     "fewer than none": (lambda m, x: m.sample(-2), "count is -2"),
     "too few labels": (lambda m, x: m.decode(np.zeros((3, 32)), [1, 2]), "each of the 3 latents"),
