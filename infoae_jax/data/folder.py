@@ -13,7 +13,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import decode_files
 from infoae_jax.errors import UserError
-from infoae_jax.images.read import list_images, reading
+from infoae_jax.images.read import IF_UNREADABLE, list_images, reading
 
 Classes: TypeAlias = dict[str, list[Path]]  # image files by class
 _SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
@@ -118,26 +118,27 @@ def _tell_unused(root: Path, files: Sequence[Path]) -> None:
     """Prints how many files below `root` are not among `files`, and the first of them; hidden ones do not count."""
     classes = {path.parent for path in files}
     folders = {root} | classes | {path.parent for path in classes}
-    counts = {
-        path: sum(1 for _ in _visible_files(path))
-        for folder in sorted(folders)
-        for path in sorted(set(_visible(folder)).difference(files, folders))
-    }
-    unused = [f"{p.relative_to(root)}" + (f"/ ({n} files)" if p.is_dir() else "") for p, n in counts.items() if n]
-    if unused:
-        more = f" and {len(unused) - _MAX_NAMED} more" if len(unused) > _MAX_NAMED else ""
-        print(
-            _printable(f"{root}: {sum(counts.values())} file(s) are not used: {', '.join(unused[:_MAX_NAMED])}{more}.")
-        )
+    used = folders.union(files)
+    others = [path for folder in sorted(folders) for path in _visible(folder) if path not in used]
+    counts = {path: sum(1 for _ in _visible_files(path)) for path in others}
+    names = [
+        f"{p.relative_to(root)}" + (f"/ ({n} file{'s' * (n > 1)})" if p.is_dir() else "")
+        for p, n in counts.items()
+        if n
+    ]
+    if names:
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        these = ", ".join(names[:_MAX_NAMED])
+        print(_printable(f"{root}: {sum(counts.values())} file(s) are not used: {these}{more}."))
 
 
 def _visible(folder: Path) -> list[Path]:
-    with reading(f"The folder {folder}"):
+    with reading(f"The folder {folder}", IF_UNREADABLE):
         return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def _sub_folders(folder: Path) -> list[Path]:
-    with reading(f"The folder {folder}"):
+    with reading(f"The folder {folder}", IF_UNREADABLE):
         return [p for p in _visible(folder) if p.is_dir()]
 
 

@@ -30,6 +30,7 @@ from infoae_jax.images.handwriting import centre_strokes
 from infoae_jax.images.pixels import is_float, to_float, to_pil, to_uint8
 
 _PIL_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not, for instance, EPS, which runs programs
+IF_UNREADABLE = "Check its permissions, or choose another folder."
 _MAX_SKETCH_SIDE = 512  # pixels: a photo has more noise than its strokes have detail
 Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
 
@@ -114,7 +115,7 @@ def reading(what: str, advice: str = "Check or replace it.") -> Iterator[None]:
 
 def list_images(folder: Path) -> list[Path]:
     """The PNG and JPEG files in a folder except hidden ones, sorted by name; it is an error if there are none."""
-    with reading(f"The folder {folder}"):
+    with reading(f"The folder {folder}", IF_UNREADABLE):
         files = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and not p.is_dir())
     if not (files := [p for p in files if p.suffix.lower() in (".png", ".jpg", ".jpeg")]):
         advice = "Add some (its sub-folders are not searched), or choose another folder."

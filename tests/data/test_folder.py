@@ -124,7 +124,8 @@ def test_everything_that_is_not_used_is_counted_and_named(image_folder, tmp_path
     config = config_of(folder, tmp_path, dir=str(root))
     load_splits(config)
     assert capsys.readouterr().out == ""
-    (root / ".hidden").touch()
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "1.png").touch()
     (root / "a" / ".hidden").mkdir()
     (root / "a" / ".hidden" / "1.png").touch()
     (root / "b" / "empty").mkdir()
@@ -141,7 +142,7 @@ def test_everything_that_is_not_used_is_counted_and_named(image_folder, tmp_path
     (root / "b" / os.fsdecode(b"\xff.txt")).touch()
     (root / "b" / "x.jpg").mkdir()
     (root / "b" / "x.jpg" / "0.jpg").touch()
-    expected = "9 file(s) are not used: 0.png, a/more/ (3 files), a/x.png/ (1 files) and 4 more."
+    expected = "9 file(s) are not used: 0.png, a/more/ (3 files), a/x.png/ (1 file) and 4 more."
     for _ in range(2):  # also when the images come from the cache
         load_splits(config)
         assert capsys.readouterr().out == f"{root}: {expected}\n"
