@@ -120,7 +120,7 @@ def _tell_unused(root: Path, files: Sequence[Path]) -> None:
     folders = {root} | classes | {path.parent for path in classes}
     used = folders.union(files)
     others = [path for folder in sorted(folders) for path in _visible(folder) if path not in used]
-    counts = {path: sum(1 for _ in _visible_files(path)) for path in others}
+    counts = {path: _count_files(path) for path in others}
     names = [
         f"{p.relative_to(root)}" + (f"/ ({n} file{'s' * (n > 1)})" if p.is_dir() else "")
         for p, n in counts.items()
@@ -142,13 +142,13 @@ def _sub_folders(folder: Path) -> list[Path]:
         return [p for p in _visible(folder) if p.is_dir()]
 
 
-def _visible_files(path: Path) -> Iterator[Path]:
-    """`path` itself if it is no folder, otherwise all files below it."""
-    if not path.is_dir():
-        yield path
-    for parent, folders, names in os.walk(path):
+def _count_files(path: Path) -> int:
+    """Files below a folder, hidden ones apart. What cannot be opened as a folder, such as a file, counts as one."""
+    count, others = 0, list[OSError]()
+    for _, folders, names in os.walk(path, onerror=others.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
+        count += sum(not name.startswith(".") for name in names)
+    return count + len(others)
 
 
 def _printable(text: str) -> str:

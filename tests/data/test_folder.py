@@ -221,6 +221,21 @@ def test_what_is_no_regular_file_is_named_not_waited_for(image_folder, tmp_path,
         load_splits(config_of(folder, tmp_path, dir=str(root)))
 
 
+def test_a_folder_that_is_not_used_and_may_not_be_read_is_named(image_folder, tmp_path, monkeypatch, capsys):
+    root = image_folder(count=2)
+    image_folder(("more",), root=root / "pear")
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path) == root / "pear" / "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    load_splits(config_of(folder, tmp_path, dir=str(root)))
+    assert capsys.readouterr().out == f"{root}: 1 file(s) are not used: pear/more/ (1 file).\n"
+
+
 @pytest.mark.parametrize(
     ("call", "where", "named"),
     [
