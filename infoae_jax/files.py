@@ -1,34 +1,66 @@
-"""Atomic writes, JSON files and arrays read with care, and the user's cache folder."""
+"""Paths that users give, atomic writes, JSON files read as typed values, and the user's cache folder."""
 
 import contextlib
-import math
 import os
+import re
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, TypeVar
 
 import msgspec
-import numpy as np
 from platformdirs import user_cache_path
 
 from infoae_jax.errors import UserError
 
 T = TypeVar("T")
 _MAX_JSON_BYTES = 64 << 20
+_MAX_NAME_BYTES = 255  # of each part of a path, on all common file systems
+_MAX_PATH_BYTES = 3500  # of the 4096 that Linux allows: the rest is for what lies in a folder
+_MAX_PREFIX = 50  # characters of a temporary name, so that it is not longer than file systems allow
+
+
+def user_path(given: str | os.PathLike[str], what: str) -> Path:
+    """The path that a user gave, with `~` for a home folder.
+
+    Args:
+      what: its name in errors: that of the option or setting.
+
+    Raises:
+      UserError: if no file can have this path, or it is a URL.
+    """
+    text = os.fspath(given)
+    try:
+        path = Path(text).expanduser()
+        sizes = [len(os.fsencode(part)) for part in path.parts]
+        size = len(os.fsencode(path.absolute()))
+    except (OSError, RuntimeError, ValueError) as error:  # no such home or working folder, or no such file names
+        raise UserError(f"{what} is {text!r}, which cannot be a path ({error}). Give another.") from error
+    if not text.strip():
+        raise UserError(f"{what} is {text!r}, but must name a file or folder.")
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise UserError(f"{what} is {text!r}, but a path must not hold line breaks or other control characters.")
+    if re.match(r"[A-Za-z][\w+.-]+:/", text):
+        raise UserError(f"{what} is {text!r}, but must be a path on this machine. Copy or mount what the URL names.")
+    if max(sizes, default=0) > _MAX_NAME_BYTES or size > _MAX_PATH_BYTES:
+        shown = f"{text[:40]}...{text[-20:]}"
+        raise UserError(f"{what} is {shown!r}, which is too long ({len(text)} characters). Choose a shorter one.")
+    return path
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that replaces `path` when the block ends: readers see all of it, or the former content."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+    prefix = f".{path.name[:_MAX_PREFIX]}-"
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=prefix, delete=False) as file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            file.close()  # Windows replaces and removes no open file
             os.replace(file.name, path)
         except BaseException:
+            file.close()
             with contextlib.suppress(OSError):
                 os.unlink(file.name)
             raise
@@ -64,57 +96,8 @@ def explain(error: Exception) -> str:
     return (text.strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-class Signature(NamedTuple):
-    """What an array in a file is said to be."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-def npz_signatures(archive: zipfile.ZipFile, limit: int) -> dict[str, Signature]:
-    """What the arrays of an .npz file are, by name. None is read: a small file can stand for more than the memory has.
-
-    Raises:
-      ValueError: if they are larger than `limit` bytes together, or one has another size than its file.
-    """
-    for member in archive.infolist():
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are unpacked all at once
-            raise ValueError(f"{member.filename} is compressed in an unusual way")
-    members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-    if (size := sum(member.file_size for member in members)) > limit:
-        raise ValueError(f"its arrays would take {size / 1e6:,.0f} MB, more than {limit / 1e6:,.0f}")
-    found = {}
-    for member in members:
-        with archive.open(member) as file:
-            is_first = np.lib.format.read_magic(file) == (1, 0)
-            read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
-                raise ValueError(f"{member.filename} is {dtype}{list(shape)}, which is not its size")
-        found[member.filename.removesuffix(".npy")] = Signature(shape, dtype)
-    return found
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that is not compressed, so that it takes no more memory than it has bytes.
-
-    Raises:
-      Exception: of many kinds, if it is damaged.
-    """
-    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        names = npz_signatures(archive, os.fstat(file.fileno()).st_size)
-        return {name: read_array(archive, name) for name in names}
-
-
-def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
 def cache_folder() -> Path:
-    """The default folder for what can be computed again; it need not exist yet.
-
-    Raises:
-      RuntimeError: if the user has no home folder.
-    """
-    return user_cache_path("infoae_jax").expanduser()  # raises if platformdirs could not resolve '~'
+    """The default folder for what can be computed again; it need not exist yet, and cannot be made without a home."""
+    with contextlib.suppress(RuntimeError):  # if there is no home folder
+        return user_cache_path("infoae_jax").expanduser()  # raises if platformdirs left '~' as it is
+    return Path(os.devnull, "infoae_jax")

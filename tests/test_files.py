@@ -1,13 +1,14 @@
-import io
+import contextlib
 import os
 import stat
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from infoae_jax.files import cache_folder, read_arrays, write_atomically
+from infoae_jax.errors import UserError
+from infoae_jax.files import cache_folder, user_path, write_atomically
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
@@ -37,30 +38,55 @@ def test_cache_folder_is_where_the_system_wants_it(tmp_path, monkeypatch):
     assert cache_folder().is_relative_to(tmp_path / "home")
 
 
-def test_no_home_is_an_error_rather_than_a_folder_called_tilde(monkeypatch):
+def test_without_a_home_nothing_can_be_cached_nor_in_a_folder_called_tilde(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(RuntimeError, match="home"):
-        cache_folder()
+    with pytest.raises(OSError, match="Not a directory"):
+        cache_folder().mkdir(parents=True)
     assert not Path("~").exists()
 
 
-def test_arrays_come_back(tmp_path):
-    arrays = {"a": np.arange(6).reshape(2, 3), "b/c": np.array("text"), "none": np.zeros((0, 3), bool)}
-    np.savez(tmp_path / "x.npz", **arrays)
-    found = read_arrays(tmp_path / "x.npz")
-    assert found.keys() == arrays.keys()
-    for name, values in arrays.items():
-        np.testing.assert_array_equal(found[name], values)
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("", "--out is '', but must name"),
+        ("  ", "must name a file or folder"),
+        ("gs://bucket/run", "on this machine"),
+        ("file:///tmp/run", "on this machine"),
+        (Path("s3://bucket/run"), "on this machine"),
+        ("runs/mnist\n", "line breaks"),
+        ("a\0b", "control characters"),
+        ("\ud800", "cannot be a path"),
+        ("~nobody-has-this-name/run", "cannot be a path"),
+        ("x" * 300, "--out is 'x.*is too long"),
+        ("é" * 130, "too long"),
+        ("x/" * 2000, "too long"),
+    ],
+)
+def test_what_cannot_be_a_path_is_refused_with_its_name(given, says):
+    with pytest.raises(UserError, match=says) as caught:
+        user_path(given, "--out")
+    assert "--out" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(2_000_000_000,), (5,), (7, 1)])
-def test_a_header_that_claims_another_size_is_refused_before_memory_is_taken(tmp_path, shape, monkeypatch):
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "<f8"})
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
-        archive.writestr("a.npy", file.getvalue() + bytes(48))
-    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(ValueError, match=r"a\.npy is float64\[.*\], which is not its size"):
-        read_arrays(tmp_path / "x.npz")
+def test_paths_begin_at_home_or_where_they_say(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/runs", "run") == user_path(Path("~/runs"), "run") == tmp_path / "runs"
+    for text in ("runs/mnist", "/tmp/x y", "C:/runs", "a:b", ".", "..", "lr=0.1,seed=0", "Größe", "x~"):
+        assert user_path(text, "run") == Path(text)
+
+
+@given(st.text())
+def test_any_text_is_a_path_that_can_be_looked_at_or_is_refused(text):
+    with contextlib.suppress(UserError):
+        path = user_path(text, "run")
+        path.exists()
+        (path / "checkpoints" / ("x" * 200)).exists()
+
+
+def test_a_file_with_a_long_name_is_written(tmp_path):
+    for name in ("x" * 255, "é" * 127):
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"

@@ -1,8 +1,11 @@
 """Command-line arguments that several commands share."""
 
 import argparse
+from pathlib import Path
 from typing import TypeAlias
 
+from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 from infoae_jax.pretrained.find import pretrained_names
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # of `infoae`, to which commands are added
@@ -26,6 +29,19 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def to_path(text: str) -> Path:
+    """Reads a path; for `type` of an argparse argument."""
+    try:
+        return user_path(text, "the path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def path_text(text: str) -> str:
+    """As `to_path`, for what takes text."""
+    return str(to_path(text))
 
 
 def percentage(text: str) -> float:

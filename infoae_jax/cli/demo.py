@@ -10,7 +10,7 @@ import argparse
 import signal
 import webbrowser
 
-from infoae_jax.cli.arguments import Commands, add_model_command
+from infoae_jax.cli.arguments import Commands, add_model_command, path_text
 from infoae_jax.errors import UserError
 from infoae_jax.pretrained.find import find_model
 
@@ -18,7 +18,7 @@ from infoae_jax.pretrained.find import find_model
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = add_model_command(commands, "demo", "serve a page to try the model on", __doc__)
-    parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
+    parser.add_argument("--data_dir", type=path_text, help="where the data set is now, if it was moved after training")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: reachable from elsewhere")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")

@@ -6,9 +6,8 @@ infoae export runs/mnist --to stablehlo            functions for JAX alone, on C
 """
 
 import argparse
-from pathlib import Path
 
-from infoae_jax.cli.arguments import Commands, add_model_command
+from infoae_jax.cli.arguments import Commands, add_model_command, path_text, to_path
 from infoae_jax.errors import UserError
 from infoae_jax.pretrained.find import find_model
 
@@ -16,9 +15,9 @@ from infoae_jax.pretrained.find import find_model
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = add_model_command(commands, "export", "write a model to files", __doc__)
-    parser.add_argument("--data_dir", help="where the data set is now, if it was moved after training")
+    parser.add_argument("--data_dir", type=path_text, help="where the data set is now, if it was moved after training")
     parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="kind of files")
-    parser.add_argument("--out", type=Path, help="file or folder; default: model.npz or stablehlo in the run folder")
+    parser.add_argument("--out", type=to_path, help="file or folder; default: model.npz or stablehlo in the run folder")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),

@@ -6,20 +6,20 @@ There is a row for each content: the one image, the steps, the other image.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from infoae_jax.cli import swaps
-from infoae_jax.cli.arguments import Commands
+from infoae_jax.cli.arguments import Commands, to_path
+from infoae_jax.errors import UserError
 from infoae_jax.images.pixels import to_uint8
 
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = swaps.add_parser(commands, "interpolate", "generate a class in styles between two", __doc__)
-    parser.add_argument("--from", dest="style_a", required=True, type=Path, metavar="FILE", help="first style image")
-    parser.add_argument("--to", dest="style_b", required=True, type=Path, metavar="FILE", help="last style image")
+    parser.add_argument("--from", dest="style_a", required=True, type=to_path, metavar="FILE", help="first style image")
+    parser.add_argument("--to", dest="style_b", required=True, type=to_path, metavar="FILE", help="last style image")
     parser.add_argument("--steps", type=int, default=9, help="number of images, at least 2; default: 9")
     parser.set_defaults(run=run)
 
@@ -27,8 +27,13 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the sheet."""
     paths = [arguments.style_a, arguments.style_b]
+    if arguments.steps < 2:
+        raise UserError(f"--steps is {arguments.steps}, but must be at least 2.")
     model = swaps.load_model(arguments, paths)
     a, b = (swaps.read_given([path], model, arguments, "style") for path in paths)
+    for option, images in (("--from", a), ("--to", b)):
+        if len(images) != 1:
+            raise UserError(f"{option} is a folder of {len(images)} images. Name a single one.")
     classes, _ = swaps.read_contents(arguments, model, arguments.steps)
     if model.module.couplings:
         swaps.predict_and_print(model, np.concatenate([a, b]), "style")

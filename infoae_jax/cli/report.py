@@ -1,9 +1,8 @@
 """`infoae report`: one HTML page about runs, or about a sweep."""
 
 import argparse
-from pathlib import Path
 
-from infoae_jax.cli.arguments import WITHIN_HELP, Commands, percentage
+from infoae_jax.cli.arguments import WITHIN_HELP, Commands, percentage, to_path
 from infoae_jax.errors import UserError
 from infoae_jax.sweeps.results import MSE_TOLERANCE
 
@@ -11,8 +10,8 @@ from infoae_jax.sweeps.results import MSE_TOLERANCE
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = commands.add_parser("report", help="compare runs, or the trials of a sweep, on one HTML page")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, help="file to write; default: report.html in the folder")
+    parser.add_argument("runs", nargs="+", type=to_path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=to_path, help="file to write; default: report.html in the folder")
     parser.add_argument("--sweep", action="store_true", help="RUN holds a sweep: make the page about its trials")
     parser.add_argument("--within", type=percentage, metavar="PERCENT", help=WITHIN_HELP)
     parser.set_defaults(run=run)

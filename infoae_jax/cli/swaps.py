@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from infoae_jax.cli.arguments import Commands, add_model_command
+from infoae_jax.cli.arguments import Commands, add_model_command, to_path
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
 from infoae_jax.images.grid import encode_png, sheet, swap_grid
@@ -30,7 +30,7 @@ def add_parser(commands: Commands, name: str, summary: str, description: str | N
     """The parser of a new command, with the arguments that both commands have."""
     parser = add_model_command(commands, name, summary, description, _EPILOG)
     parser.add_argument("--content", nargs="+", required=True, metavar="CLASS", help="classes, 'all', or images")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the file to write")
+    parser.add_argument("--out", type=to_path, required=True, metavar="FILE.png", help="the file to write")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     preparation = parser.add_mutually_exclusive_group()
     preparation.add_argument("--drawing", action="store_true", help="prepare drawings and scans as MNIST's digits are")
@@ -74,9 +74,10 @@ def read_given(paths: Sequence[Path | str], model: "Model", arguments: argparse.
 def read_contents(arguments: argparse.Namespace, model: "Model", per_content: int) -> tuple[list[str], Images | None]:
     """Class names; and the images that they were read from, if --content is images. `per_content`: images of each."""
     is_all, contents = arguments.content == ["all"], None
-    labels = np.arange(len(model.classes)) if is_all else as_labels(arguments.content, model.classes, "--content")
+    given = [text if text in model.classes else os.path.expanduser(text) for text in arguments.content]
+    labels = np.arange(len(model.classes)) if is_all else as_labels(given, model.classes, "--content")
     if labels is None:
-        contents = read_given(arguments.content, model, arguments, "content")
+        contents = read_given(given, model, arguments, "content")
         labels = predict_and_print(model, contents, "content")
     if per_content * len(labels) > MAX_CELLS:
         raise UserError(f"{per_content} x {len(labels)} images are too many for one file (at most {MAX_CELLS}).")

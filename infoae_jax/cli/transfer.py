@@ -10,12 +10,11 @@ misreads a style image, the style is wrong too; --style_class gives the right cl
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from infoae_jax.cli import swaps
-from infoae_jax.cli.arguments import Commands
+from infoae_jax.cli.arguments import Commands, to_path
 from infoae_jax.images.pixels import to_uint8
 from infoae_jax.inference.labels import labels_for
 
@@ -23,7 +22,7 @@ from infoae_jax.inference.labels import labels_for
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = swaps.add_parser(commands, "transfer", "generate classes in the style of your images", __doc__)
-    parser.add_argument("--style", nargs="+", required=True, type=Path, metavar="FILE", help="images, or their folders")
+    parser.add_argument("--style", nargs="+", required=True, type=to_path, metavar="FILE", help="images or folders")
     parser.add_argument("--style_class", nargs="+", metavar="CLASS", help="class of each style image, or one for all")
     parser.set_defaults(run=run)
 

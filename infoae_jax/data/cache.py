@@ -5,21 +5,23 @@ Its name holds a hash of what the images depend on. The archive's checksums are 
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from infoae_jax.arrays import read_arrays
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Splits
-from infoae_jax.files import cache_folder, read_arrays, replacing
+from infoae_jax.files import cache_folder, replacing, user_path
 from infoae_jax.types import Json
 
 
 def data_cache_folder(config: DataConfig) -> Path:
     """`config.cache_dir`, or the user's cache folder."""
-    return Path(config.cache_dir).expanduser() if config.cache_dir else cache_folder()
+    return user_path(config.cache_dir, "config.data.cache_dir") if config.cache_dir else cache_folder()
 
 
 def cache_path(config: DataConfig, key: Json) -> Path:
@@ -32,7 +34,7 @@ def cache_path(config: DataConfig, key: Json) -> Path:
 
 def read_cache(path: Path) -> Splits | None:
     """The cached data set; None if there is no such file or it is damaged, which is a warning."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # also of a home folder that others may not enter
         return None
     try:
         arrays = read_arrays(path)

@@ -13,6 +13,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import decode_files
 from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 from infoae_jax.images.read import IF_UNREADABLE, list_images, reading
 
 Classes: TypeAlias = dict[str, list[Path]]  # image files by class
@@ -29,7 +30,7 @@ def folder_source(config: DataConfig) -> Source:
     Raises:
       UserError: if the folder does not exist, or has too few classes or images.
     """
-    root = Path(config.dir).expanduser()
+    root = user_path(config.dir, "config.data.dir")
     if not os.path.isdir(root):
         raise UserError(f"The image folder {str(root)!r} does not exist, or is not a folder. Check --config.data.dir.")
     folders = _find_splits(root)

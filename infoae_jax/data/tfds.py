@@ -13,6 +13,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import Image, decode, stack
 from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 from infoae_jax.images.read import reading
 
 _RECORDS_PER_READ = 4096
@@ -57,7 +58,7 @@ def read_feature(config: DataConfig, split: str, name: str) -> np.ndarray:
 
 
 def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder:
-    name, folder = config.name, str(Path(config.dir).expanduser()) if config.dir else None
+    name, folder = config.name, str(user_path(config.dir, "config.data.dir")) if config.dir else None
     where = folder or "the default folder of TFDS"
     if folder is not None and Path(folder).is_file():
         raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from infoae_jax.arrays import Signature, npz_signatures, read_array
 from infoae_jax.errors import UserError
-from infoae_jax.files import Signature, npz_signatures, read_array, write_atomically
+from infoae_jax.files import write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import MAX_LATENTS, StyleBank, checked_bank

@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
+from infoae_jax.arrays import read_arrays
 from infoae_jax.errors import UserError
-from infoae_jax.files import read_arrays, write_atomically
+from infoae_jax.files import write_atomically
 from infoae_jax.inference.run_data import load_run_data
 from infoae_jax.runs.folder import read_info
 

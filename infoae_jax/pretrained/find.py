@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 
 FOLDER = Path(__file__).parent
 
@@ -18,9 +19,9 @@ def find_model(run: str | os.PathLike[str]) -> Path:
     A file or run folder of that name comes first; any other folder, for instance of data, does not.
 
     Raises:
-      UserError: if there is none of these.
+      UserError: if there is none of these, or it cannot be a path.
     """
-    path = Path(run)
+    path = user_path(run, "the model")
     if str(run) in pretrained_names() and not (path.is_file() or (path / "config.json").exists()):
         return FOLDER / f"{run}.npz"
     if path.exists():

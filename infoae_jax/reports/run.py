@@ -10,6 +10,7 @@ from markupsafe import Markup
 from infoae_jax.config import differences, to_dict
 from infoae_jax.evaluation.record import Record, read_evaluation
 from infoae_jax.evaluation.table import HEADLINE, Row, table_rows
+from infoae_jax.files import user_path
 from infoae_jax.reports.charts import SERIES, Scale, as_markup, line_chart
 from infoae_jax.reports.page import GENERATOR, data_uri, read_sheets, render_page, replace_own
 from infoae_jax.runs.folder import RunInfo, read_info
@@ -60,11 +61,12 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     Raises:
       UserError: if a folder holds no run, or `out` is a file that is not such a page, or cannot be written.
     """
-    resolved = [Path(run).resolve() for run in runs]
+    folders = [user_path(run, "run") for run in runs]
+    resolved = [folder.resolve() for folder in folders]
     names = [folder.name for folder in resolved]
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in resolved]
-    loaded = [_load(name, f"s{i % len(SERIES)}", Path(runs[i])) for i, name in enumerate(names)]
+    loaded = [_load(name, f"s{i % len(SERIES)}", folders[i]) for i, name in enumerate(names)]
     evaluated = [run for run in loaded if run.record]
     columns = [{(row.group, row.name): row for row in table_rows(run.record)} for run in evaluated if run.record]
     table: dict[str, dict[str, list[Row | None]]] = {}  # by group and name, for each evaluated run
@@ -81,7 +83,7 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
         headline=HEADLINE[:4],
         curves=_curves(loaded),
     )
-    replace_own(Path(out), text, GENERATOR, "Choose another --out.")
+    replace_own(user_path(out, "out"), text, GENERATOR, "Choose another --out.")
 
 
 def _load(name: str, colour: str, folder: Path) -> Run:

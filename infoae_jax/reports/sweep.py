@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from infoae_jax.evaluation.table import HEADLINE, references
+from infoae_jax.files import user_path
 from infoae_jax.reports.charts import MAKER, as_file, as_markup
 from infoae_jax.reports.page import GENERATOR, data_uri, read_sheets, render_page, replace_own
 from infoae_jax.reports.tradeoff import NARROW, PAPER, WIDE, arrange, field_title, heat_map, tradeoff_chart
@@ -28,7 +29,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     Raises:
       UserError: if there are no trials, or a file that is not ours is in the way.
     """
-    folder, trials = results.find_sweep(run)
+    folder, trials = results.find_sweep(user_path(run, "run"))
     results.write_results(folder, trials)
     settings, failed = results.group_by_setting(trials), [trial for trial in trials if trial.reason]
     arrangement, best = arrange(settings), next(iter(results.rank_settings(settings, within)), None)
@@ -69,7 +70,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         tradeoff=tradeoff,
         maps={metric: as_markup(heat, f"map-{metric.name}") for metric, heat in maps.items()},
     )
-    path = Path(out) if out else folder / "report.html"
+    path = folder / "report.html" if out is None else user_path(out, "out")
     replace_own(path, text, GENERATOR, "Choose another --out.")
     return path
 

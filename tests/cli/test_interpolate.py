@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.sheets import cells
@@ -22,4 +23,11 @@ def test_the_way_from_one_image_to_the_other(command, untrained_model, capsys):
 def test_one_step_is_too_few(command, capsys):
     words = ("--from", "a.png", "--to", "b.png", "--content", "7", "--steps=1", "--out", "way.png")
     assert command("interpolate", "RUN", *words) == 2
-    assert "steps is 1, but must be at least 2" in capsys.readouterr().err
+    assert "--steps is 1, but must be at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "other"), [("--from", "--to"), ("--to", "--from")])
+def test_a_folder_of_several_images_is_no_end_of_the_way(command, capsys, option, other):
+    words = (option, "more", other, "b.png", "--content", "7", "--out", "way.png")
+    assert command("interpolate", "RUN", *words) == 2
+    assert f"{option} is a folder of 2 images. Name a single one." in capsys.readouterr().err
