@@ -1,7 +1,7 @@
 """Typed, checked, immutable configuration; `configs/base.py` has the defaults and a comment on each field."""
 
+import contextlib
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -11,12 +11,14 @@ from infoae_jax.errors import UserError
 from infoae_jax.types import Json
 
 MIN_SIDE, MAX_SIDE = 8, 512  # of an image, in pixels
+MAX_SHOWN = 100  # characters of a value in an error
+MAX_COUNT = 2**31 - 1  # of images or steps, which are numbered in 32 bits
 Latent: TypeAlias = Literal["unbounded", "sphere", "ball"]
 DecoderKind: TypeAlias = Literal["dcec", "literal"]
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
 
-def _range(low: float, high: float = math.inf, *, above: bool = False, traced: bool = False) -> Any:
+def _range(low: float, high: float, *, above: bool = False, traced: bool = False) -> Any:
     """A field whose value (or each of whose elements) lies in [low, high], or in (low, high] if `above`.
 
     A `traced` field is an argument of the compiled programs. Type checkers take this for a default: hence `kw_only`.
@@ -90,13 +92,13 @@ class RefineConfig:
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
     tensorboard: bool
-    every_steps: int = _range(1)
-    sample_epochs: tuple[int, ...] = _range(0)
+    every_steps: int = _range(1, MAX_COUNT)
+    sample_epochs: tuple[int, ...] = _range(0, MAX_COUNT)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every_seconds: float = _range(0)
+    every_seconds: float = _range(0, 1e9)
     keep: int = _range(2, 1000)
 
 
@@ -195,7 +197,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Json:
 
 def _parse_section(cls: type[Any], values: Any, path: str) -> Any:
     if not hasattr(values, "keys"):
-        raise UserError(f"{path} is {values!r}, but must be a section with fields.")
+        raise UserError(f"{path} is {_show(values)}, but must be a section with fields.")
     hints, fields = get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
     if unknown := sorted(set(values.keys()) - set(fields)):
         raise UserError(f"{path}.{unknown[0]} does not exist. {path} has the fields {', '.join(fields)}.")
@@ -210,7 +212,9 @@ def _parse_value(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) ->
     if get_origin(hint) is tuple:
         element = get_args(hint)[0]
         if not isinstance(value, tuple | list):
-            raise UserError(f"{path} is {value!r}, but must be a list, each element {_describe(element, (), limits)}.")
+            raise UserError(
+                f"{path} is {_show(value)}, but must be a list, each element {_describe(element, (), limits)}."
+            )
         return tuple(_parse_value(f"{path}[{i}]", v, element, limits) for i, v in enumerate(value))
     options = get_args(hint)  # of a Literal
     kind = type(options[0]) if options else hint
@@ -221,8 +225,16 @@ def _parse_value(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) ->
         and (not limits or limits["low"] <= value <= limits["high"])
         and not (limits and limits["above"] and value == limits["low"])
     ):
-        raise UserError(f"{path} is {value!r}, but must be {_describe(kind, options, limits)}.")
+        raise UserError(f"{path} is {_show(value)}, but must be {_describe(kind, options, limits)}.")
     return float(value) if kind is float else value
+
+
+def _show(value: object) -> str:
+    """A value as errors name it, shortened."""
+    with contextlib.suppress(ValueError):  # Python writes no integers of thousands of digits
+        text = repr(value)
+        return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return "an integer of thousands of digits"
 
 
 def _describe(kind: type, options: tuple[object, ...], limits: Mapping[str, Any]) -> str:
@@ -234,7 +246,7 @@ def _describe(kind: type, options: tuple[object, ...], limits: Mapping[str, Any]
     low, high = f"{limits['low']:g}", f"{limits['high']:.12g}"
     if limits["above"]:
         return f"{noun} above {low} and at most {high}"
-    return f"{noun} of at least {low}" if high == "inf" else f"{noun} from {low} to {high}"
+    return f"{noun} from {low} to {high}"
 
 
 def _check_combinations(config: Config) -> None:
@@ -242,7 +254,9 @@ def _check_combinations(config: Config) -> None:
     if not data.name:
         raise UserError("config.data.name is empty, but must be 'rendered', 'folder', or the name of a TFDS data set.")
     if len(model.filters) != 3:
-        raise UserError(f"config.model.filters is {model.filters}, but must have 3 entries, one for each convolution.")
+        raise UserError(
+            f"config.model.filters is {_show(model.filters)}, but must have 3 entries, one for each convolution."
+        )
     if model.bottleneck < 2 and (model.latent == "sphere" or model.couplings):
         raise UserError(
             "config.model.bottleneck is 1, but a latent on the sphere or with an alignment needs at least 2. Raise it, "

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import base, folder, mnist, rendered, svhn
-from infoae_jax.config import Config, check_image_shape, differences, parse, program_key, to_dict
+from infoae_jax.config import Config, check_image_shape, differences, flatten, parse, program_key, to_dict
 from infoae_jax.errors import UserError
 
 MODULES = {"mnist": mnist, "svhn": svhn, "rendered": rendered, "folder": folder}
@@ -38,6 +38,7 @@ def test_unknown_variant():
         mnist.get_config("papre")
 
 
+FIELDS = sorted(flatten(base.get_config().to_dict()))
 IMPOSSIBLE = [
     ("model.bottleneck", 0, "is 0, but must be a whole number from 1 to 4096"),
     ("model.bottleneck", 16.0, "whole number"),
@@ -75,11 +76,29 @@ IMPOSSIBLE = [
     ("data.split", "", "split"),
     ("log.sample_epochs", (1, -1), r"sample_epochs\[1\] is -1"),
     ("log.tensorboard", 1, "True or False"),
-    ("log.every_steps", 0, "a whole number of at least 1"),
-    ("checkpoint.every_seconds", -1, "a number of at least 0"),
-    ("checkpoint.every_seconds", "30", "a number of at least 0"),
+    ("log.every_steps", 0, "a whole number from 1"),
+    ("checkpoint.every_seconds", -1, "a number from 0 to 1000000000"),
+    ("checkpoint.every_seconds", "30", "a number from 0 to 1000000000"),
     ("checkpoint.keep", 1, "from 2 to 1000"),
+    ("checkpoint.every_seconds", 10**400, "a number from 0 to 1000000000"),
+    ("checkpoint.every_seconds", float("inf"), "is inf, but must be a number from 0"),
+    ("model.filters", (10**5000, 1, 1), r"filters\[0\] is an integer of thousands of digits"),
+    ("data.num_train", 10**400, r"is 10{99}\.\.\., but must be a whole number from 0"),
 ]
+
+
+@given(st.sampled_from(FIELDS), st.sampled_from([1, -1]), st.integers(31, 20_000))
+def test_huge_integers_are_refused_by_every_field(path, sign, bits):
+    values = base.get_config().to_dict()
+    section, field = path.split(".")
+    is_list = isinstance(values[section][field], tuple)
+    values[section][field] = [sign * 2**bits] if is_list else sign * 2**bits
+    if path.endswith("seed") and sign > 0 and bits < 32:
+        parse(values)
+        return
+    with pytest.raises(UserError, match=f"^config.{path}") as caught:
+        parse(values)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(("path", "value", "says"), IMPOSSIBLE)

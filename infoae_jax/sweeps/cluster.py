@@ -4,6 +4,7 @@ A task runs the command line that a person would run for its trials alone. What 
 folders, so all machines must see these. Submitting again does what is left.
 """
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ def parse_options(text: str, cluster: str) -> dict[str, int | str]:
         name, _, value = (word.strip() for word in part.partition("="))
         if not name or not value:
             raise UserError(f"--sweep_cluster_options: {part!r} is not written name=value.")
-        options[name] = int(value) if value.removeprefix("-").isdigit() else value
+        if re.fullmatch(r"-?[0-9]{10,}", value):
+            raise UserError(f"--sweep_cluster_options: {name} has {len(value)} digits, but at most 9 make sense.")
+        options[name] = int(value) if re.fullmatch("-?[0-9]+", value) else value
     if cluster == "local":
         return {"timeout_min": _WEEK_MINUTES, **options}
     if not {"timeout_min", "slurm_time"} & set(options):

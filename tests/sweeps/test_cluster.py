@@ -35,6 +35,7 @@ def test_options_are_passed_on():
     ("name", "options", "says"),
     [
         ("slurm", "", "timeout_min=240"),
+        ("slurm", "timeout_min=" + "9" * 400, "timeout_min has 400 digits"),
         ("slurm", "timeout_min", "'timeout_min' is not written name=value"),
         ("local", "partition_of_slurm=gpu", "partition_of_slurm"),
         ("slurm", "timeout_min=5", "could not be handed to 'slurm'"),  # there is none here
