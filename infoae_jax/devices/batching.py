@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from infoae_jax.devices.compiling import compiler_options
+from infoae_jax.devices.computing import computing
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.types import Tree
 
@@ -61,6 +62,7 @@ def make_batched(function: Callable[..., Any], mesh: Mesh, pixels: int) -> Calla
     whole, parts = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     sharded = _sharded(function, mesh)
 
+    @computing
     def run(variables: Tree, *arrays: np.ndarray) -> np.ndarray:
         size = batch_size(len(arrays[0]), pixels, mesh)
         variables = jax.device_put(variables, whole)

@@ -15,6 +15,7 @@ import jax
 import jaxlib
 
 from infoae_jax.devices.compiling import choose_tuning
+from infoae_jax.errors import UserError
 from infoae_jax.files import cache_folder
 
 # An unknown name in XLA_FLAGS ends the process: hence only the versions that were tried.
@@ -23,6 +24,7 @@ _ONEDNN_FLAGS = (
     "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
     "--xla_cpu_experimental_onednn_custom_call=true",
 )
+MAX_CPU_DEVICES = 256  # each has threads and memory of its own
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -48,9 +50,12 @@ def set_up(
         time then, but XLA cannot keep such programs: each start compiles them.
 
     Raises:
-      UserError: if there is no such tuning.
+      UserError: if there is no such tuning, or the CPU cannot be so many devices.
     """
+    if cpu_devices is not None and not 1 <= cpu_devices <= MAX_CPU_DEVICES:
+        raise UserError(f"--cpu_devices is {cpu_devices}, but must be from 1 to {MAX_CPU_DEVICES}.")
     choose_tuning(gpu_tuning)
+    jax.config.update("jax_enable_x64", False)  # for all threads; library functions see to it themselves
     jax.config.update("jax_num_cpu_devices", cpu_devices or _num_devices(batch_size))
     if _will_use_cpu():
         if onednn:
@@ -102,7 +107,7 @@ def _keep_programs() -> None:
             # What XLA found out about the kernels of a GPU is kept there too, and holds for one version of it.
             folder = cache_folder() / "compiled" / f"{_processor()}-{jaxlib.__version__}"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever can write there can run code here
-        except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home folder
+        except OSError as error:
             warnings.warn(f"Compiled programs cannot be kept in the user's cache folder ({error}).", stacklevel=3)
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))

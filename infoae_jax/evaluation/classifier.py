@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from infoae_jax.devices.computing import computing
 from infoae_jax.types import OptState, Params, Variables
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
@@ -98,6 +99,7 @@ def each_on_a_device(tasks: Sequence[Callable[[], T]]) -> list[T]:
     def take_device() -> None:
         thread.device = next(unused)
 
+    @computing
     def run(task: Callable[[], T]) -> T:
         with jax.default_device(thread.device):
             return task()

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -97,8 +98,11 @@ def load_judges(config: DataConfig, splits: Splits, mesh: Mesh, say: Callable[[s
             for seed, module in enumerate(modules)
         ]
         trained = [jax.device_get(variables) for variables, _ in each_on_a_device(fits)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, flax.serialization.msgpack_serialize({"judges": trained}))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, flax.serialization.msgpack_serialize({"judges": trained}))
+        except OSError as error:  # they serve this evaluation all the same
+            warnings.warn(f"The judges could not be kept in {path.parent} ({error}).", stacklevel=2)
 
     def batched(judge: int, method: str) -> Callable[[Images], np.ndarray]:
         pixels = splits.test.images.shape[1] * splits.test.images.shape[2]

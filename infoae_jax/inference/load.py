@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from infoae_jax.devices.computing import computing
 from infoae_jax.errors import UserError
 from infoae_jax.inference.description import Bundle
 from infoae_jax.inference.model import Model
@@ -32,6 +33,7 @@ def load(run: str | Path, step: int | None = None, data_dir: str | None = None) 
     return load_bundle(run, step, data_dir).model
 
 
+@computing
 def load_bundle(run: str | Path, step: int | None = None, data_dir: str | None = None) -> Bundle:
     """As `load`, with what goes into an export of the model."""
     path = find_model(run)

@@ -13,9 +13,11 @@ from infoae_jax.config import Config, program_key, to_dict
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.devices import hosts
+from infoae_jax.devices.computing import computing
 from infoae_jax.devices.mesh import AXIS, is_gpu
 from infoae_jax.devices.signals import stop_signals
 from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 from infoae_jax.models.autoencoder import InfoAutoencoder, build
 from infoae_jax.runs.folder import lock
 from infoae_jax.training.loop import Loop, noting
@@ -34,11 +36,13 @@ class Result:
     stopped: bool = False  # a signal came, if only after the last step
 
 
+@computing
 def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | None = None) -> Result:
     """Trains as `config` says in the run folder `workdir`, or resumes the run there.
 
     SIGINT and SIGTERM (in the main thread) finish the step (on accelerators and with several processes: all up
-    to the next log line), save, and return. A second SIGINT interrupts at once.
+    to the next log line), save, and return. A second SIGINT interrupts at once, and so does each while a phase
+    begins and compiles, when all is saved: KeyboardInterrupt.
 
     Args:
       workdir: a new or empty folder, or the run folder of the same configuration.
@@ -50,7 +54,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
       UserError: if something about the input, the folder or the devices cannot work.
       DivergedError: if a loss leaves the range of useful numbers; the last sound checkpoint stays.
     """
-    folder, is_alone = Path(workdir), jax.process_count() == 1
+    folder, is_alone = user_path(workdir, "workdir"), jax.process_count() == 1
     if devices is None:
         devices = jax.devices() if not is_alone else jax.local_devices()[: 1 if is_gpu() else None]
     if config.train.batch_size % len(devices):
@@ -80,6 +84,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
         return dataclasses.replace(outcome, stopped=stopped())
 
 
+@computing
 def fit_group(
     configs: Sequence[Config], folders: Sequence[str | Path], devices: Sequence[jax.Device] | None = None
 ) -> list[Result | Exception]:
@@ -106,8 +111,9 @@ def fit_group(
     model, runs, outcomes = build_model(configs[0], splits), dict[int, Run](), dict[int, Result | Exception]()
     shared: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as stack, stop_signals() as stopped:
-        for number, (config, folder) in enumerate(zip(configs, map(Path, folders), strict=True)):
+        for number, (config, given) in enumerate(zip(configs, folders, strict=True)):
             try:
+                folder = user_path(given, "folder")
                 stack.enter_context(lock(folder))
                 runs[number] = Run(config, folder, splits, model, device, one, _printer(folder, not runs), shared)
             except Exception as error:  # another process trains it, for instance

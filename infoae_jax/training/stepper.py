@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from infoae_jax.config import Config, Static, split_settings
 from infoae_jax.devices import hosts
 from infoae_jax.devices.compiling import compiler_options
+from infoae_jax.devices.computing import computing
 from infoae_jax.devices.mesh import AXIS, is_cpu
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.phase import Phase, Span
@@ -161,7 +162,8 @@ class Stepper:
         """The programs of calls of so many steps, compiled at the same time; `take` uses them."""
         arguments = self._carry, self._frozen, self._rows, self._order_of(step), self._hyper
         with ThreadPoolExecutor() as threads:
-            return list(threads.map(lambda steps: self._program(steps).lower(*arguments).compile(), lengths))
+            compile_one = computing(lambda steps: self._program(steps).lower(*arguments).compile())
+            return list(threads.map(compile_one, lengths))
 
     def take(self, step: int, steps: int) -> Taken:
         """Takes `steps` steps, after `step`, within one epoch; what it returns waits on the devices."""
