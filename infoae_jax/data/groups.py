@@ -1,7 +1,5 @@
 """Groups of unseen images, such as their writers, by which leakage is measured."""
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Int
 
@@ -9,6 +7,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import subset_rows
 from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 from infoae_jax.images.read import reading
 
 
@@ -26,7 +25,10 @@ def load_groups(source: str, config: DataConfig, splits: Splits) -> Int[np.ndarr
         return splits.test.factors.get("font")
     if source.endswith(".npz"):
         advice = "It must be an .npz file with a whole number for each image in 'test'."
-        with reading(f"--groups: {source}", advice), np.load(Path(source).expanduser(), allow_pickle=False) as archive:
+        with (
+            reading(f"--groups: {source}", advice),
+            np.load(user_path(source, "--groups"), allow_pickle=False) as archive,
+        ):
             found = archive["test"]
     elif config.name in ("rendered", "folder"):
         raise UserError(f"--groups is {source!r}, but must be an .npz file for a data set that is not of TFDS.")

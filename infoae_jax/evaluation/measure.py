@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import statistics
+import tempfile
 import time
 import timeit
 from collections.abc import Callable, Sequence
@@ -20,12 +21,13 @@ from jax.sharding import Mesh
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.groups import load_groups
 from infoae_jax.devices.batching import make_batched, model_method
+from infoae_jax.devices.computing import computing
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges, load_judges
 from infoae_jax.evaluation.metrics import FIGURES, JUDGED, Groups, NotApplicable, Subject, System
 from infoae_jax.evaluation.record import FORMAT, FULL, Protocol, Record, file_name
-from infoae_jax.files import write_atomically
+from infoae_jax.files import user_path, write_atomically
 from infoae_jax.inference.load import restore_variables
 from infoae_jax.inference.run_data import load_run_data
 from infoae_jax.runs.folder import read_info
@@ -66,6 +68,7 @@ def measure(
     return {"figures": figures, "left_out": left_out, "untrusted": untrusted, "seconds": seconds}
 
 
+@computing
 def evaluate_run(
     run: str | Path,
     protocol: Protocol = FULL,
@@ -73,6 +76,8 @@ def evaluate_run(
     data_dir: str | None = None,
     say: Callable[[str], None] = print,
     groups: str = "",
+    out: str | Path | None = None,
+    show: Callable[[Record], object] = lambda record: None,
 ) -> Record:
     """Measures a run, and writes `evaluation.json` (or `evaluation_quick.json`) into its folder.
 
@@ -81,16 +86,20 @@ def evaluate_run(
       step: of the checkpoint; the newest by default.
       data_dir: where the data set is now, if it was moved.
       groups: of the test images, for the leakage by group: see `data.groups.load_groups`.
+      out: another file or folder to write to; a file that exists is not replaced.
+      show: gets the result before it is written.
 
     Returns:
       The content of the file. A figure that is not finite, such as a correlation with a constant, is None.
 
     Raises:
-      UserError: if the folder is not a run with a checkpoint, or the data set is not the one it was trained on.
+      UserError: if the folder is not a run with a checkpoint, the data set is not the one it was trained on, or the
+        file cannot be written, which is tried first.
     """
-    run = Path(run)
+    run = user_path(run, "run")
     begin = time.perf_counter()
     info = read_info(run)
+    path = find_out(run, protocol, out)
     at, model, variables = restore_variables(run, step)
     try:
         splits = load_run_data(info, data_dir, prepare=True)
@@ -129,8 +138,31 @@ def evaluate_run(
         },
     }
     tidy: Record = json.loads(json.dumps(record), parse_constant=lambda _: None)  # JSON has no NaN
-    write_atomically(run / file_name(protocol), (json.dumps(tidy, indent=1) + "\n").encode())
+    show(tidy)
+    try:
+        write_atomically(path, (json.dumps(tidy, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"The evaluation is done, but {str(path)!r} cannot be written ({error}).") from error
     return tidy
+
+
+def find_out(run: Path, protocol: Protocol, out: str | Path | None = None) -> Path:
+    """The file for an evaluation of `run`; see `evaluate_run`.
+
+    Raises:
+      UserError: if it exists but is not the run's own, or cannot be written.
+    """
+    given = None if out is None else user_path(out, "out")
+    folder = run if given is None else given
+    path = folder / file_name(protocol) if folder.is_dir() else folder
+    if given is not None and path.exists():
+        raise UserError(f"{str(path)!r} exists. Choose another --out.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        advice = "Say where else to write the evaluation with --out."
+        raise UserError(f"The folder {str(path.parent)!r} cannot be written to ({error}). {advice}") from error
 
 
 def _seconds(call: Callable[[], np.ndarray]) -> float:

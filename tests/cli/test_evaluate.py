@@ -1,3 +1,5 @@
+import tempfile
+
 import pytest
 
 from infoae_jax.cli.main import main
@@ -12,9 +14,11 @@ def measured(monkeypatch):
     """What the command measures, as (name of the run, protocol, further arguments); nothing is computed."""
     found = []
 
-    def evaluate_run(run, protocol, *others, **options):
-        found.append((run.name, protocol.name, *others))
-        return {**RECORD, "cost": {**RECORD["cost"], "evaluation_s": 1.4}}
+    def evaluate_run(run, protocol, *others, groups, out, show):
+        found.append((run.name, protocol.name, *others, *filter(None, [groups, out])))
+        record = {**RECORD, "cost": {**RECORD["cost"], "evaluation_s": 1.4}}
+        show(record)
+        return record
 
     monkeypatch.setattr(measure, "evaluate_run", evaluate_run)
     monkeypatch.setattr(device_setup, "set_up", lambda *_: None)  # too late in this process
@@ -67,3 +71,38 @@ def test_a_sweep_without_finished_trials_has_no_best(tmp_path, tiny_config, caps
 def test_a_rule_without_anything_to_choose_is_refused(tmp_path, capsys, sweep):
     assert main(["evaluate", *sweep, str(tmp_path), "--within=5"]) == 2
     assert "Add --best N" in capsys.readouterr().err
+
+
+def test_the_result_of_a_single_run_can_go_elsewhere(tmp_path, tiny_config, measured, capsys):
+    one, two = (make_run(tmp_path / name, tiny_config, evaluated=False) for name in ("one", "two"))
+    for given, out in ((tmp_path, tmp_path / "evaluation.json"), (tmp_path / "x.json", tmp_path / "x.json")):
+        assert main(["evaluate", str(one), f"--out={given}"]) == 0
+        assert measured.pop() == ("one", "full", None, None, given)
+        assert f"{out}  (1 s)\n" in capsys.readouterr().out
+    for words in (["evaluate", str(one), str(two)], ["evaluate", "--sweep", str(one)]):
+        assert main([*words, f"--out={tmp_path}"]) == 2
+        assert "--out is for the result of a single run" in capsys.readouterr().err
+    assert measured == []
+
+
+def test_nothing_is_measured_where_nothing_can_be_written(tmp_path, tiny_config, measured, capsys, monkeypatch):
+    one = make_run(tmp_path / "one", tiny_config, evaluated=False)
+    (tmp_path / "mine.json").write_text("mine")
+    for name, says in (("mine.json", "exists"), ("nowhere/x.json", "cannot be written to")):
+        assert main(["evaluate", str(one), f"--out={tmp_path / name}"]) == 2
+        assert says in capsys.readouterr().err
+
+    def fail(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    assert main(["evaluate", str(one)]) == 2
+    assert "cannot be written to ([Errno 30] Read-only file system). Say where else" in capsys.readouterr().err
+    assert measured == []
+
+
+def test_cpu_devices_are_bounded(tmp_path, tiny_config, capsys):
+    one = make_run(tmp_path / "one", tiny_config, evaluated=False)
+    for count in (257, 10**400):
+        assert main(["evaluate", str(one), f"--cpu_devices={count}"]) == 2
+        assert "--cpu_devices is " in capsys.readouterr().err

@@ -96,3 +96,20 @@ def test_judges_below_their_threshold_are_not_trusted(tiny_config):
         result = measure(blank, splits, judges(*accuracies), SMALL, ("transfer", "composition"))
         assert result["untrusted"] == untrusted
         assert result["figures"].keys() == result["seconds"].keys() == {"transfer", "composition"}
+
+
+def test_a_result_that_cannot_be_written_is_shown_all_the_same(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_module, "load_judges", lambda *_: judges(1.0))
+    monkeypatch.setattr(measure_module, "measure", functools.partial(measure, names=("content",)))
+    shown = []
+    returned = evaluate_run(run, SMALL, out=tmp_path / "x.json", show=shown.append)
+    assert [returned] == shown == [json.loads((tmp_path / "x.json").read_text())]
+    assert not (run / "evaluation_quick.json").exists()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(measure_module, "write_atomically", fail)
+    with pytest.raises(UserError, match="The evaluation is done, but .*No space left"):
+        evaluate_run(run, SMALL, show=shown.append)
+    assert len(shown) == 2
