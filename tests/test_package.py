@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -49,3 +50,35 @@ def test_the_readmes_python_example_runs(untrained, one_device):
     assert names["every"].shape == (2, 10, 32, 32, 3)
     assert len(names["way"]) == len(names["new"]) == 8
     assert names["near"].rows.shape == (2, 1)
+
+
+def test_nothing_of_posix_is_imported(tmp_path):
+    """As on Windows, as far as another system can tell; TFDS is only for data to train on."""
+    code = """
+import os, signal, sys
+# These are portable themselves, as they say.
+import flax, jax, matplotlib.pyplot, ml_collections, optax, orbax.checkpoint, PIL.Image, sklearn, submitit
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+for owner, names in {
+    signal: ("SIGHUP", "SIGKILL", "SIGPIPE", "SIGUSR1", "SIGUSR2"),
+    os: ("fork", "getuid", "sched_getaffinity", "statvfs"),
+}.items():
+    for name in names:
+        delattr(owner, name)
+sys.platform = "win32"
+import importlib, pkgutil
+import infoae_jax
+for module in pkgutil.walk_packages(infoae_jax.__path__, "infoae_jax."):
+    if module.name not in ("infoae_jax.__main__", "infoae_jax.data.tfds"):
+        importlib.import_module(module.name)
+from infoae_jax.cli.main import main
+from infoae_jax.devices.signals import stop_signals
+PIL.Image.new("L", (28, 28)).save("a.png")
+assert main(["transfer", "mnist", "--style=a.png", "--content=7", "--out=b.png"]) == 0
+assert main(["export", "mnist", "--to=npz", "--out=c.npz"]) == 0
+with stop_signals() as stopped:
+    assert not stopped()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)

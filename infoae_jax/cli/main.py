@@ -1,5 +1,7 @@
-"""The command line for trained models: `infoae` or `python -m infoae_jax`. To train one, run `launch.py`.
+"""The command line: `infoae` or `python -m infoae_jax`.
 
+infoae train --config=mnist --workdir=runs/mnist
+                                               train a model, as `python launch.py` does in a clone
 infoae transfer runs/mnist --style a.png --content 7 --out seven.png
                                                a class, or all classes, in the style of your image
 infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
@@ -14,38 +16,38 @@ infoae export runs/mnist --to npz              the model as files for other prog
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 
-from absl import logging
-
 from infoae_jax.cli import demo, evaluate, export, interpolate, report, transfer
-from infoae_jax.errors import UserError, as_sentence
+from infoae_jax.cli.program import IMPOSSIBLE, INTERRUPTED, run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` names, by default the words after the program's name.
 
     Returns:
-      The exit code: 0, or 2 if the input cannot work, or 130 after Ctrl-C.
+      The exit code: 0; 2 if the input cannot work; 70 for a fault of the program; 130 after Ctrl-C; 141 if the reader
+      of the output has gone; for `train`, those of `launch.py`.
     """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["train"]:
+        from infoae_jax.cli.train import launch  # here, as it reads its options by another library
+
+        sys.argv = ["infoae train", *words[1:]]  # where that looks for them
+        return launch()
+    return run_program(lambda: _run(words), (INTERRUPTED, "Interrupted. What was finished before is kept."))
+
+
+def _run(words: Sequence[str]) -> int:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="infoae", description=__doc__, formatter_class=layout)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("train", help="train a model, or all of a sweep")  # and `main` runs it
     for command in (evaluate, report, transfer, interpolate, demo, export):
         command.add(commands)  # with its `run`, which imports what needs JAX: --help and mistakes are answered before
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     if arguments.command is None:
         parser.print_help(sys.stderr)
-        return 2
-    logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error, it also raises
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        arguments.run(arguments)
-    except (UserError, OSError) as error:
-        print(f"error: {as_sentence(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted. What was finished before is kept.", file=sys.stderr)
-        return 130
+        return IMPOSSIBLE
+    arguments.run(arguments)
     return 0

@@ -80,7 +80,12 @@ def run_sweep_command(
 
 def resume_hint() -> str:
     """How to resume, as a sentence."""
-    return f"To resume: python {shlex.join(sys.argv)}"
+    return f"To resume: python {shlex.join([*_program(), *sys.argv[1:]])}"
+
+
+def _program() -> list[str]:
+    """What runs this command again, after the name of the interpreter: `launch.py`, or `infoae train`."""
+    return [sys.argv[0]] if sys.argv[0].endswith(".py") else ["-m", "infoae_jax", "train"]
 
 
 def _run(trials: list[Trial], protocol: Protocol) -> bool:
@@ -106,9 +111,9 @@ def _submit(trials: list[Trial]) -> bool:
     if not left:
         print("Nothing is left to do.")
         return True
+    again = [sys.executable, *_program(), *sys.argv[1:]]
     commands = [
-        [sys.executable, *sys.argv, "--sweep_cluster=", *(f"--sweep_only={trial.name}" for trial in group)]
-        for group in group_trials(left)
+        [*again, "--sweep_cluster=", *(f"--sweep_only={trial.name}" for trial in group)] for group in group_trials(left)
     ]
     logs = trials[0].folder.parent / "cluster"
     jobs = cluster.submit(commands, logs, _CLUSTER.value, _OPTIONS.value)

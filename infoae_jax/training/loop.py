@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from infoae_jax.devices import hosts
+from infoae_jax.devices.signals import nothing_to_save
 from infoae_jax.errors import DivergedError, UserError
 from infoae_jax.runs.metrics import append_metrics
 from infoae_jax.runs.provenance import now
@@ -75,23 +76,27 @@ class Loop:
         def begin(i: int) -> None:
             self.states[i], tables[i] = phase.begin(runs[i], self.states[i], self.step == span.first)
 
-        self._each(begin)
+        with nothing_to_save():
+            self._each(begin)
         if not tables:
             return
         # A run that could not begin takes steps all the same, on the tables of another, and they are lost.
         rows = [tables.get(i, next(iter(tables.values()))) for i in range(len(runs))]
         stepper = Stepper(runs[0].model, phase, span, [r.config for r in runs], self.states, rows, self._layout)
         if stepper.is_resident:
-            stepper.compile(self.step, span.call_lengths(self.step, log_every))
+            with nothing_to_save():
+                stepper.compile(self.step, span.call_lengths(self.step, log_every))
         reporters = [Reporter(run, phase, span, self.step) for run in runs]
         before: Taken | None = None
         initial = list(self.states) if self.step == 0 else []
         with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
             while self.step < span.last and self._goes_on():
                 steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
-                taken, is_first, is_new = stepper.take(self.step, steps), before is None, self.step == 0
-                # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
-                jax.block_until_ready(taken if is_first else before)
+                is_first, is_new = before is None, self.step == 0
+                with nothing_to_save() if is_first else contextlib.nullcontext():  # it compiles
+                    taken = stepper.take(self.step, steps)
+                    # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
+                    jax.block_until_ready(taken if is_first else before)
                 self._tell(reporters)  # an event is told of one call late, so that no device waits for the host
                 before = taken
                 self.step += steps

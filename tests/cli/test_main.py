@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infoae_jax.cli import demo, evaluate, export, interpolate, report, transfer
+from infoae_jax.cli import demo, evaluate, export, interpolate, report, train, transfer
 from infoae_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -28,15 +28,17 @@ def test_help_has_examples_that_are_understood(name, capsys, monkeypatch):
 
 
 def test_the_examples_of_all_commands_are_understood(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])  # which `train` changes
     assert main([]) == 2
     text = capsys.readouterr().err
     examples = [line.split("  ")[0].split() for line in text.splitlines() if line.startswith("infoae ")]
     called = []
     for command in (*COMMANDS.values(), evaluate, report):
         monkeypatch.setattr(command, "run", called.append)
+    monkeypatch.setattr(train, "launch", lambda: called.append(sys.argv) or 0)
     for words in examples:
         assert main(words[1:]) == 0
-    assert {words[1] for words in examples} == {*COMMANDS, "evaluate", "report"}
+    assert {words[1] for words in examples} == {*COMMANDS, "evaluate", "report", "train"}
     assert len(called) == len(examples)
 
 

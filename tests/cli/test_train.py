@@ -1,11 +1,13 @@
 """The real command: fresh, stopped, killed, resumed, and fed with bad input."""
 
 import functools
+import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import jax
@@ -162,6 +164,23 @@ BAD = [
     (["--no_such_flag=1"], "no_such_flag"),
     (["surplus"], "surplus"),
     (["--cpu_devices=0"], "cpu_devices"),
+    (["--cpu_devices=100000"], "--cpu_devices is 100000, but must be from 1 to 256"),
+    ([f"--cpu_devices={10**400}"], "--cpu_devices is 1000"),
+    ([f"--num_processes={10**400}", "--coordinator=a:1"], "--num_processes=1000"),
+    ([f"--process_id={int('1' + '0' * 4000)}", "--coordinator=a:1"], "--process_id=1000"),
+    (["--num_processes=2", "--process_id=2", "--coordinator=a:1"], "--process_id is 2, but must be below"),
+    ([f"--config.train.epochs={10**400}"], "config.train.epochs is 1000"),
+    ([f"--config.train.epochs={'9' * 5000}"], "--config.train.epochs=9999"),
+    ([f"--config.checkpoint.every_seconds={10**400}"], "config.checkpoint.every_seconds is inf"),
+    (["--config.train.seed=3", "--config.data.seed=3", "--config.train.epoch=3"], "(from --config.train.epoch=3)"),
+    (["--workdir="], "--workdir is ''"),
+    (["--workdir=gs://bucket/run"], "--workdir is 'gs://bucket/run', but must be a path on this machine"),
+    (["--workdir=" + "x" * 300], "--workdir is 'xxx"),
+    (["--config.data.cache_dir=file:///x"], "config.data.cache_dir is 'file:///x'"),
+    (
+        ["--config.data.name=folder", "--config.data.channels=3", "--config.data.dir=gs://x"],
+        "config.data.dir is 'gs://x'",
+    ),
 ]
 
 
@@ -170,6 +189,49 @@ def test_bad_input_gets_a_sentence_and_code_2(launch, tmp_path, args, says):
     _, err = finish(launch(*args), code=2)
     assert says in err
     assert not list(tmp_path.glob("run/*.json"))
+
+
+def test_the_file_that_raises_is_named_with_its_line(launch, tmp_path):
+    path = tmp_path / "mine.py"
+    for line in ("1 / 0", "open('nothing')", "raise ValueError", "raise TypeError('no')", "unknown"):
+        path.write_text(f"def get_config():\n    x = 3\n    {line}\n")
+        _, err = finish(launch(config=path), code=2)
+        assert err.startswith(f"error: {path}, line 3: ")
+    for text, says in (("", "it has no function get_config()"), ("def get_config(): pass", "returns nothing")):
+        path.write_text(text)
+        _, err = finish(launch(config=path), code=2)
+        assert str(path) in err
+        assert says in err
+
+
+def test_infoae_train_finds_the_configurations_by_name(tmp_path, child_environment):
+    environment = {**child_environment, "PYTHONPATH": str(ROOT)}
+    (tmp_path / "rendered").mkdir()  # is no configuration
+    (tmp_path / "mine.py").write_text("from configs.rendered import get_config, sweep")
+    for config in (["--config=rendered:tiny"], ["--config", "rendered"], ["--config=mine.py:tiny"]):
+        command = [sys.executable, "-m", "infoae_jax", "train", *config]
+        ways = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+        listing = subprocess.run([*command, "--sweep_list"], **ways)
+        assert listing.returncode == 0, listing.stderr
+        assert "36 new" in listing.stdout
+        mistake = subprocess.run([*command, "--config.model.bottleneck=0"], **ways)
+        assert (mistake.returncode, "bottleneck is 0" in mistake.stderr) == (2, True)
+    assert "--workdir: Run folder" in subprocess.run([*command[:4], "--help"], **ways).stdout
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_configurations(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(ROOT)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    (tmp_path / "mine.py").write_text("from configs.rendered import get_config, sweep")
+    for config in ("rendered:tiny", "mine.py:tiny"):
+        command = [sys.executable, "-m", "infoae_jax", "train", f"--config={config}", "--sweep_list"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+        listing = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert "36 new" in listing.stdout, listing.stderr
 
 
 @pytest.mark.parametrize(
