@@ -60,7 +60,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.close()  # Windows replaces and removes no open file
             os.replace(file.name, path)
         except BaseException:
-            file.close()
+            with contextlib.suppress(OSError):  # it writes what is left, in vain
+                file.close()
             with contextlib.suppress(OSError):
                 os.unlink(file.name)
             raise

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import cache_folder, user_path, write_atomically
+from infoae_jax.files import cache_folder, replacing, user_path, write_atomically
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
@@ -23,6 +23,17 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_nothing_is_left_of_what_cannot_be_written(tmp_path):
+    def write():
+        with replacing(tmp_path / "x") as file:
+            file.write(b"new")
+            os.close(file.fileno())
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_others_may_read_what_was_written(tmp_path):
