@@ -3,16 +3,24 @@
   infoae demo mnist
   infoae demo runs/mnist --port=0 --open
 
-Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise.
+Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise. To use it from another one:
+
+  ssh -L 8000:localhost:8000 user@host     and open http://localhost:8000/
+  infoae demo mnist --trusted_origin=https://demo.example.com     behind a proxy with that address
 """
 
 import argparse
+import contextlib
+import re
 import signal
+import urllib.parse
 import webbrowser
 
 from infoae_jax.cli.arguments import Commands, add_model_command, path_text
 from infoae_jax.errors import UserError
 from infoae_jax.pretrained.find import find_model
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}  # which browsers leave out
 
 
 def add(commands: Commands) -> None:
@@ -21,8 +29,26 @@ def add(commands: Commands) -> None:
     parser.add_argument("--data_dir", type=path_text, help="where the data set is now, if it was moved after training")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: reachable from elsewhere")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")
+    parser.add_argument(
+        "--trusted_origin",
+        action="append",
+        default=[],
+        type=origin,
+        metavar="ORIGIN",
+        help="behind a proxy: https://HOST[:PORT], as browsers show it; may be repeated",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.set_defaults(run=run)
+
+
+def origin(text: str) -> str:
+    """Reads the scheme, host and port of a page, and writes them as browsers do; for `type` of an argparse argument."""
+    text, found = text.lower(), text
+    with contextlib.suppress(ValueError):  # of a port above 65535, or an IPv6 address
+        scheme, port = (parts := urllib.parse.urlsplit(text)).scheme, parts.port
+        if re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?", text):
+            return text.removesuffix(f":{port}") if port == _DEFAULT_PORTS[scheme] else text
+    raise argparse.ArgumentTypeError(f"{found!r} is not written https://HOST or https://HOST:PORT, without a path")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     set_up(1)  # one image at a time is not worth sharing
     demo = load_demo(arguments.model, arguments.step, arguments.data_dir)
-    with Server(demo, arguments.host, arguments.port) as server:
+    with Server(demo, arguments.host, arguments.port, arguments.trusted_origin) as server:
         demo.warm_up()
         print(f"{demo.name}: {server.url}  (Ctrl-C ends it)", flush=True)
         if arguments.host not in ("127.0.0.1", "localhost", "::1"):

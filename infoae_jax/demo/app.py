@@ -1,6 +1,7 @@
 """What the page of `infoae demo` shows, without HTTP. It keeps nothing: the page sends latents back to be decoded."""
 
 import base64
+import reprlib
 import threading
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ from infoae_jax.types import Json
 COLUMNS = 10  # of a sheet
 MAX_BYTES = 12 << 20  # of an upload: enough for a phone's photograph
 MAX_PIXELS = 25_000_000  # of an upload: each takes up to 12 bytes of memory while it is read
+_IF_DAMAGED = "If that is always so, the model is damaged: train or export it again."
 _JPEG_SIDE = 1024  # pixels: the size at which a JPEG is decoded, roughly
 
 
@@ -80,23 +82,21 @@ class Demo:
 
     def encode_example(self, number: object, label: int | None = None) -> Json:
         """As `encode`, of an example."""
-        if not (isinstance(number, int) and 0 <= number < len(self.examples.images)):
-            raise UserError(f"There is no example {number!r}.")
+        if type(number) is not int or not 0 <= number < len(self.examples.images):  # True is an int, too
+            raise UserError(f"There is no example {reprlib.repr(number)}.")
         with self._lock:
             return self._encode(self.examples.images[number], label)
 
     def decode(self, z: object) -> bytes:
         """A PNG file with every class in the style `z`."""
         size = self.model.module.bottleneck
-        try:
-            latent = np.asarray(z, np.float64)
-        except (TypeError, ValueError, OverflowError):
-            latent = np.empty(0)
-        if latent.shape != (size,) or not (abs(latent) < 1e30).all():
+        if not isinstance(z, list) or len(z) != size or not all(type(x) in (int, float) and abs(x) < 1e30 for x in z):
             raise UserError(f"z must be {size} finite numbers.")
         classes = self.model.classes
         with self._lock:
-            images = self.model.decode(np.tile(latent, (len(classes), 1)), classes)
+            images = self.model.decode(np.tile(np.asarray(z, np.float32), (len(classes), 1)), classes)
+        if not np.isfinite(images).all():
+            raise RequestError(f"The image of this z is not finite. Send numbers closer to 0. {_IF_DAMAGED}", 422)
         return _sheet(to_uint8(images))
 
     def prepare(self, file: bytes, is_drawing: bool) -> UInt8[np.ndarray, "h w c"]:
@@ -129,6 +129,8 @@ class Demo:
             warnings.simplefilter("ignore")  # the page shows what the model sees
             prediction = self.model.predict(image[None])
             z = self.model.encode(image[None], None if label is None else classes[label])[0]
+        if not np.isfinite([*z, *prediction.confidence]).all():
+            raise RequestError(f"What the model reads from this image is not finite. {_IF_DAMAGED}", 500)
         return {
             "z": z.astype(float).tolist(),
             "label": int(prediction.labels[0]) if label is None else label,

@@ -11,9 +11,10 @@ import json
 import socket
 import sys
 import urllib.parse
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from infoae_jax.demo.app import MAX_BYTES, Demo, RequestError
 from infoae_jax.errors import UserError
@@ -21,6 +22,7 @@ from infoae_jax.types import Json
 
 Answer: TypeAlias = tuple[str, bytes]  # content type and body
 _MAX_DRAINED_BYTES = 4 * MAX_BYTES  # read from a request that is too long, so that the browser gets the answer
+_PROXY_ADVICE = " Behind a proxy, start it with --trusted_origin=https://HOST."
 _HEADERS = {
     # The page may talk to nobody but this server.
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; "
@@ -36,9 +38,21 @@ _HEADERS = {
 class Server(ThreadingHTTPServer):
     """Serves `demo` at `url`, until `shutdown`."""
 
-    def __init__(self, demo: Demo, host: str = "127.0.0.1", port: int = 0):
-        """Binds the address, where `host` '0.0.0.0' stands for all of this machine's and `port` 0 for a free one."""
-        self.demo, self.host = demo, host
+    request_queue_size = 128  # connections that wait to be accepted
+
+    def __init__(self, demo: Demo, host: str = "127.0.0.1", port: int = 0, trusted_origins: Sequence[str] = ()):
+        """Binds the address.
+
+        Args:
+          host: '0.0.0.0' stands for all of this machine's addresses.
+          port: 0 stands for a free one.
+          trusted_origins: where else browsers find the page, behind a proxy: scheme, host and port, as they write it.
+
+        Raises:
+          UserError: if the address cannot be had.
+        """
+        self.demo, self.host, self.trusted_origins = demo, host, frozenset(trusted_origins)
+        self.trusted_names = {urllib.parse.urlsplit(origin).hostname for origin in trusted_origins}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
@@ -52,14 +66,18 @@ class Server(ThreadingHTTPServer):
         name = "localhost" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{name}]' if ':' in name else name}:{self.server_port}/"
 
-    def is_own_name(self, host: str | None) -> bool:
-        """Whether a request's Host header names this server.
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of visitors who leave: the terminal is for the address and for errors."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def is_own_name(self, name: str) -> bool:
+        """Whether a request to this name is one to this machine.
 
         A page from elsewhere can have its own name lead to this machine (DNS rebinding), and the browser would then let
         it in. It cannot do so with a numeric address.
         """
         try:
-            name = urllib.parse.urlsplit(f"//{host or ''}").hostname
             own = "localhost", self.host.lower(), socket.gethostname().lower()
             return bool(name and (name in own or ip_address(name)))
         except ValueError:
@@ -96,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             url = urllib.parse.urlsplit(self.path)
             self._refuse_strangers(url.path)
-            kind, body = self._answer(url.path, dict(urllib.parse.parse_qsl(url.query)))
+            kind, body = self._answer(url.path, dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True)))
         except (UserError, ValueError) as error:
             status = error.status if isinstance(error, RequestError) else 400
             kind, body = _json_answer({"error": str(error)})
@@ -123,13 +141,16 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET  # noqa: N815 (http.server's names)
 
     def _refuse_strangers(self, path: str) -> None:
-        if not self.server.is_own_name(self.headers["Host"]):
-            raise RequestError(f"This is {self.server.url}; open it by that address.", 403)
-        origin, site = self.headers["Origin"], self.headers["Sec-Fetch-Site"]
-        is_foreign = bool(origin) and urllib.parse.urlsplit(origin).netloc != self.headers["Host"]
+        server, host, origin, site = self.server, *(self.headers[name] for name in ("Host", "Origin", "Sec-Fetch-Site"))
+        name = urllib.parse.urlsplit(f"//{host or ''}").hostname or ""
+        is_own = server.is_own_name(name)
+        if not is_own and name not in server.trusted_names:
+            raise RequestError(f"This is {server.url}; open it by that address.{_PROXY_ADVICE}", 403)
+        is_same = is_own and origin and urllib.parse.urlsplit(origin).netloc == host
+        is_foreign = origin and not is_same and origin not in server.trusted_origins
         # Browsers ask for images and the like without an origin. A link to the page itself may be anywhere.
         if is_foreign or (path.startswith("/api/") and site not in (None, "same-origin", "none")):
-            raise RequestError("Pages from elsewhere may not use this one.", 403)
+            raise RequestError(f"Pages from elsewhere may not use this one.{_PROXY_ADVICE}", 403)
 
     def _read_body(self) -> bytes:
         length = _number(self.headers["Content-Length"] or "")
