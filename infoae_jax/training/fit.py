@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,42 +47,24 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
 
     Args:
       workdir: a new or empty folder, or the run folder of the same configuration.
-      devices: they share each batch. None: one GPU; elsewhere all, and also
-        those of other processes that `hosts.connect` joined: these have to call `fit` too, and the first of them alone
-        reads and writes `workdir`.
+      devices: they share each batch. None: one GPU; elsewhere all, and also those of other processes that
+        `hosts.connect` joined: these have to call `fit` too, and the first of them alone reads and writes `workdir`.
 
     Raises:
       UserError: if something about the input, the folder or the devices cannot work.
       DivergedError: if a loss leaves the range of useful numbers; the last sound checkpoint stays.
     """
-    folder, is_alone = user_path(workdir, "workdir"), jax.process_count() == 1
     if devices is None:
-        devices = jax.devices() if not is_alone else jax.local_devices()[: 1 if is_gpu() else None]
+        devices = jax.devices() if jax.process_count() > 1 else jax.local_devices()[: 1 if is_gpu() else None]
     if config.train.batch_size % len(devices):
         raise UserError(
             f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of the {len(devices)} "
             f"devices that share it."
         )
-    # An Auto mesh, not the Explicit one that jax.make_mesh gives: sharding is no part of the types here.
-    mesh = Mesh(np.array(devices), (AXIS,))
-    local_mesh = mesh if is_alone else Mesh(np.array(jax.local_devices()), (AXIS,))
-    with contextlib.ExitStack() as stack:
-        hosts.check_same("settings", repr({**to_dict(config), "data": None}))  # where the images are may differ
-        hosts.on_first(lambda: stack.enter_context(lock(folder)))
-        splits = load_splits(config.data)
-        hosts.check_same("images", splits.fingerprint)
-        stopped = stack.enter_context(stop_signals())
-        device = f"{len(devices)} x {devices[0].device_kind}"
-
-        def should_stop(is_shared: bool) -> bool:
-            # Several processes have to stop at the same step, so all have to ask.
-            return stopped() if is_alone else is_shared and hosts.any_of(stopped())
-
-        run = Run(config, folder, splits, build_model(config, splits), device, local_mesh)
-        (outcome,) = train([run], Layout(mesh), should_stop)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return dataclasses.replace(outcome, stopped=stopped())
+    (outcome,) = _fit([config], [workdir], devices, is_group=False)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 @computing
@@ -104,26 +87,57 @@ def fit_group(
     """
     if len({program_key(config) for config in configs}) != 1:
         raise ValueError("These configurations do not share a program: see config.program_key.")
-    mesh = Mesh(np.array(jax.local_devices() if devices is None else devices), (AXIS,))
-    one = Mesh(mesh.devices[:1], (AXIS,))  # for what a run computes alone: latents, test metrics, swaps
-    device = f"{mesh.size} x {mesh.devices[0].device_kind}, in a group"
-    splits = load_splits(configs[0].data)
-    model, runs, outcomes = build_model(configs[0], splits), dict[int, Run](), dict[int, Result | Exception]()
-    shared: dict[str, np.ndarray] = {}
-    with contextlib.ExitStack() as stack, stop_signals() as stopped:
-        for number, (config, given) in enumerate(zip(configs, folders, strict=True)):
-            try:
-                folder = user_path(given, "folder")
-                stack.enter_context(lock(folder))
-                runs[number] = Run(config, folder, splits, model, device, one, _printer(folder, not runs), shared)
-            except Exception as error:  # another process trains it, for instance
-                outcomes[number] = error
-        found = train(list(runs.values()), Layout(mesh, is_group=True), lambda is_shared: stopped()) if runs else []
-        outcomes |= dict(zip(runs, found, strict=True))
-        for number, outcome in outcomes.items():
-            if isinstance(outcome, Result):
-                outcomes[number] = dataclasses.replace(outcome, stopped=stopped())
-    return [outcomes[number] for number in range(len(configs))]
+    return _fit(configs, folders, jax.local_devices() if devices is None else devices, is_group=True)
+
+
+def _fit(
+    configs: Sequence[Config], folders: Sequence[str | Path], devices: Sequence[jax.Device], is_group: bool
+) -> list[Result | Exception]:
+    """What became of each run, trained from its newest checkpoint on; what goes wrong with one leaves the others.
+
+    Those that stand at the same step take their steps together: all, unless they were killed while they saved.
+    """
+    is_alone, paths = jax.process_count() == 1, [user_path(folder, "workdir") for folder in folders]
+    # Auto meshes, not the Explicit ones that jax.make_mesh gives: sharding is no part of the types here.
+    layout = Layout(Mesh(np.array(devices), (AXIS,)), is_group)
+    # What a run computes alone (latents, test metrics, swaps), the devices of this host share; in a group, one does it.
+    local = Mesh(np.array(devices[:1] if is_group else devices if is_alone else jax.local_devices()), (AXIS,))
+    device = f"{len(devices)} x {devices[0].device_kind}{', in a group' if is_group else ''}"
+    runs, results, errors = dict[int, Run](), dict[int, Result](), dict[int, Exception]()
+    with contextlib.ExitStack() as stack:
+        hosts.check_same("settings", repr({**to_dict(configs[0]), "data": None}))  # where the images are may differ
+        for number, folder in enumerate(paths):
+            with noting(errors, number, folder):
+                hosts.on_first(functools.partial(stack.enter_context, lock(folder)))
+        if len(errors) == len(paths):
+            return list(errors.values())
+        splits = load_splits(configs[0].data)
+        hosts.check_same("images", splits.fingerprint)
+        stopped = stack.enter_context(stop_signals())
+        model, shared = build_model(configs[0], splits), dict[str, np.ndarray]()
+        states = dict[int, TrainState]()
+        for number, (config, folder) in enumerate(zip(configs, paths, strict=True)):
+            if number not in errors:
+                say = _printer(folder, not runs) if is_group else print_above_bar
+                run = runs[number] = Run(config, folder, splits, model, device, local, say, shared)
+                stack.enter_context(run.files)
+                with noting(errors, number, folder):
+                    states[number] = run.open(init_state(model, config))
+
+        def should_stop(is_shared: bool) -> bool:
+            # Several processes have to stop at the same step, so all have to ask.
+            return stopped() if is_alone else is_shared and hosts.any_of(stopped())
+
+        for step in sorted({int(state.step) for state in states.values()}):
+            numbers = [number for number, state in states.items() if state.step == step]
+            loop = Loop([runs[n] for n in numbers], [states[n] for n in numbers], layout, should_stop)
+            loop.train()
+            errors |= {numbers[i]: error for i, error in loop.errors.items()}
+            results |= {n: Result(loop.states[i], not loop.is_stopped) for i, n in enumerate(numbers)}
+        for number, run in runs.items():
+            with noting(errors, number, run.folder):
+                run.files.close()  # when the last checkpoint is on the disk
+    return [errors.get(n) or dataclasses.replace(results[n], stopped=stopped()) for n in range(len(paths))]
 
 
 def _printer(folder: Path, is_heard: bool) -> Callable[[str], None]:
@@ -144,34 +158,3 @@ def build_model(config: Config, splits: Splits) -> InfoAutoencoder:
         )
     height, width, channels = splits.train.images.shape[1:]
     return build(config.model, (height, width, channels), len(splits.train.class_names), train.dtype)
-
-
-def train(runs: Sequence[Run], layout: Layout, should_stop: Callable[[bool], bool]) -> list[Result | Exception]:
-    """Trains runs that share their programs, each from its newest checkpoint on.
-
-    Those that stand at the same step take their steps together: all, unless they were killed while they saved.
-
-    Args:
-      runs: their folders must be locked.
-      should_stop: as for `Loop`.
-
-    Returns:
-      For each run its result, or what went wrong with it: the others go on.
-    """
-    outcomes, states, errors = dict[int, Result](), dict[int, TrainState](), dict[int, Exception]()
-    with contextlib.ExitStack() as stack:
-        for number, run in enumerate(runs):
-            stack.enter_context(run.files)
-            with noting(errors, number, run):
-                run.open()
-                states[number] = run.restore(init_state(run.model, run.config))
-        for step in sorted({int(state.step) for state in states.values()}):
-            numbers = [number for number, state in states.items() if state.step == step]
-            group = Loop([runs[n] for n in numbers], [states[n] for n in numbers], layout, should_stop)
-            group.train()
-            errors |= {numbers[i]: error for i, error in group.errors.items()}
-            outcomes |= {n: Result(group.states[i], not group.is_stopped) for i, n in enumerate(numbers)}
-        for number, run in enumerate(runs):
-            with noting(errors, number, run):
-                run.files.close()  # when the last checkpoint is on the disk
-    return [errors.get(number) or outcomes[number] for number in range(len(runs))]

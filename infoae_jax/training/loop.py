@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -67,7 +68,7 @@ class Loop:
         """Calls `do` with the number of each run that goes on; what it raises ends that run alone."""
         for i, run in enumerate(self._runs):
             if i not in self.errors:
-                with noting(self.errors, i, run):
+                with noting(self.errors, i, run.folder):
                     do(i)
 
     def _train_phase(self, phase: Phase, span: Span) -> None:
@@ -88,27 +89,26 @@ class Loop:
                 stepper.compile(self.step, span.call_lengths(self.step, log_every))
         reporters = [Reporter(run, phase, span, self.step) for run in runs]
         before: Taken | None = None
-        initial = list(self.states) if self.step == 0 else []
         with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
             while self.step < span.last and self._goes_on():
                 steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
-                is_first, is_new = before is None, self.step == 0
+                is_first = before is None
                 with nothing_to_save() if is_first else contextlib.nullcontext():  # it compiles
                     taken = stepper.take(self.step, steps)
                     # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
-                    jax.block_until_ready(taken if is_first else before)
+                    jax.block_until_ready(before or taken)
                 self._tell(reporters)  # an event is told of one call late, so that no device waits for the host
-                before = taken
-                self.step += steps
+                is_new, self.step = self.step == 0, self.step + steps
                 bar.update(steps)
                 is_event = span.is_event(self.step, log_every)
                 self.is_stopped = self._should_stop(is_event)
                 self._untold = (self.step, taken) if self.is_stopped or is_event else None
                 if is_new and 0 in runs[0].config.log.sample_epochs:  # not before there is a step to tell of
                     self._tell(reporters)
-                    self._each(lambda i: observe(runs[i], initial[i], 0))
-                if is_first and not stepper.is_resident:  # it compiled
-                    _restart(reporters, self.step)
+                    self._each(lambda i: observe(runs[i], self.states[i], 0))
+                if not (before or stepper.is_resident):  # it compiled
+                    self._each(lambda i: reporters[i].restart(self.step))
+                before = taken
                 if self.is_stopped or is_event:
                     self._handle(span, stepper, reporters)
 
@@ -133,7 +133,7 @@ class Loop:
                 run.save(self.states[i])
 
         self._each(settle)
-        _restart(reporters, step)
+        self._each(lambda i: reporters[i].restart(step))
         self._saved = time.monotonic() if saves else self._saved
 
     def _tell(self, reporters: list[Reporter]) -> None:
@@ -143,25 +143,20 @@ class Loop:
             self._each(lambda i: reporters[i](step, *jax.device_get(self._layout.pick(taken, i))))
 
 
-def _restart(reporters: Sequence[Reporter], step: int) -> None:
-    for reporter in reporters:
-        reporter.restart(step)
-
-
 def _magnitude(state: TrainState) -> float:
     """The sum of all parameters' sizes: not finite if one is not."""
     return float(sum(np.abs(leaf).sum(dtype=np.float64) for leaf in map(np.asarray, jax.tree.leaves(state.variables))))
 
 
 @contextlib.contextmanager
-def noting(errors: dict[int, Exception], number: int, run: Run) -> Iterator[None]:
-    """Notes what goes wrong with a run."""
+def noting(errors: dict[int, Exception], number: int, folder: Path) -> Iterator[None]:
+    """Notes what goes wrong with the run of this number, in `folder`."""
     try:
         yield
     except OSError as error:
         errors[number] = UserError(
-            f"The run folder {str(run.folder)!r} could not be written ({error}). Mend that, or make room, and run the "
-            f"same command: it resumes from the last checkpoint, if there is one."
+            f"The run folder {str(folder)!r} could not be written ({error}). Mend that, or make room, and run the same "
+            f"command: it resumes from the last checkpoint, if there is one."
         )
         errors[number].__cause__ = error
     except (DivergedError, UserError) as error:  # a sentence says it all, and its frames hold memory

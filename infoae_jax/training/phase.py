@@ -78,11 +78,8 @@ class Span:
 
     def call_lengths(self, step: int, log_every: int) -> set[int]:
         """The numbers of steps between all that are logged, from `step` on."""
-        lengths, end = set[int](), min(step + 2 * self.steps_per_epoch, self.last)
-        while step < end:
-            lengths.add(steps := self.steps_until_event(step, log_every))
-            step += steps
-        return lengths
+        steps = range(step, min(step + 2 * self.steps_per_epoch, self.last))
+        return {self.steps_until_event(s, log_every) for s in steps if s == step or self.is_event(s, log_every)}
 
     def is_event(self, step: int, log_every: int) -> bool:
         """Whether this step is logged: each `log_every`-th of an epoch, and its last."""

@@ -53,25 +53,20 @@ class Run:
     checkpoints: Checkpoints | None = None
     tensorboard: Any = None  # a tensorboardX writer
 
-    def open(self) -> None:
-        """Opens or makes the folder, which must be locked.
+    def open(self, fresh: TrainState) -> TrainState:
+        """Opens or makes the folder, which must be locked; returns its newest checkpoint's state, or else `fresh`.
 
         Raises:
           UserError: if the folder holds another experiment or cannot be written.
         """
         config, splits, names = self.config, self.splits, self.splits.train.class_names
         info = RunInfo(config, self.model.image_shape, names, len(splits.train), len(splits.test), splits.fingerprint)
-        hosts.on_first(lambda: open_run(self.folder, info, self.device))
-        if hosts.is_first():
+
+        def read() -> TrainState:
+            open_run(self.folder, info, self.device)
             self.checkpoints = self.files.enter_context(Checkpoints(self.folder, config.checkpoint.keep, wait=is_cpu()))
             if config.log.tensorboard:
                 self.tensorboard = self.files.enter_context(_tensorboard(self.folder))
-
-    def restore(self, fresh: TrainState) -> TrainState:
-        """The state of the newest checkpoint, or else `fresh`."""
-
-        def read() -> TrainState:
-            assert self.checkpoints is not None
             found = self.checkpoints.restore(fresh)
             return found[1] if found else fresh
 
