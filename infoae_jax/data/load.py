@@ -1,6 +1,7 @@
 """The labelled images that a configuration names: from TFDS, from a folder, or rendered; decoded once, then cached."""
 
 import hashlib
+import sys
 import warnings
 
 import numpy as np
@@ -27,6 +28,7 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
     path = cache_path(config, source.key)
     splits = read_cache(path)
     if splits is None:
+        print(f"Reading the images of {config.name!r}; a copy is kept for the next time.", file=sys.stderr, flush=True)
         train, test = source.decode()
         train, test = _subset(train, config.num_train, config.seed), _subset(test, config.num_test, config.seed)
         _check(train, test, config.name)

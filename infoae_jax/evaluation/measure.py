@@ -43,6 +43,7 @@ def measure(
     protocol: Protocol = FULL,
     names: Sequence[str] = tuple(FIGURES),
     groups: Groups = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Json:
     """Measures the figures `names` of any system, not only of a run.
 
@@ -50,6 +51,7 @@ def measure(
       splits: images that it was trained on, and unseen ones.
       judges: of the same data set.
       groups: of the unseen images, for the leakage by group: see `data.groups.load_groups`.
+      say: is called with a sentence on what is measured next.
 
     Returns:
       `figures` by name; `left_out`: by name, why one makes no sense here; `untrusted`: names of those whose judges stay
@@ -59,6 +61,7 @@ def measure(
     figures, left_out, seconds = {}, {}, {}
     for name in names:
         begin = time.perf_counter()
+        say(f"Measuring {name} ...")
         try:
             figures[name] = FIGURES[name](subject)
         except NotApplicable as reason:
@@ -112,7 +115,7 @@ def evaluate_run(
     system = System(*(functools.partial(method, variables) for method in methods))
     judges = load_judges(info.config.data, splits, mesh, say)
     prepared = time.perf_counter()
-    measured = measure(system, splits, judges, protocol, groups=members)
+    measured = measure(system, splits, judges, protocol, groups=members, say=say)
     seconds = measured.pop("seconds")
     speeds = [rate for line in read_metrics(run, "autoencoder") if isinstance(rate := line.get("images_per_s"), float)]
     images, labels = splits.test.images[:2000], splits.test.labels[:2000]

@@ -10,7 +10,6 @@ signature.
 import hashlib
 import io
 import json
-import reprlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe,
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import MAX_LATENTS, StyleBank, checked_bank
 from infoae_jax.models.autoencoder import InfoAutoencoder, build, variable_shapes
-from infoae_jax.runs.folder import RunInfo, parse_record
+from infoae_jax.runs.folder import parse_record
 from infoae_jax.types import Json, Variables
 
 Dtype: TypeAlias = Literal["float32", "float16", "int8"]
@@ -91,7 +90,7 @@ def read_npz(path: str | Path) -> Bundle:
             with archive.open(DESCRIPTION_FILE) as member:
                 description = from_json(member.read(size))  # without `size`, more might be unpacked than it says
             info = parse_record(description["run"], path)
-            module = _build(info)
+            module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
             _check_signatures(signatures, module)  # before any array takes memory
             stored = {name: read_array(archive, name) for name in signatures}
         if _checksum({k: v for k, v in description.items() if k != "sha256"}, stored) != description["sha256"]:
@@ -106,16 +105,6 @@ def read_npz(path: str | Path) -> Bundle:
     variables = {"constants": {}} | unflatten_dict(variables, sep="/")
     model = Model(module, variables, info, bank, description["step"])
     return Bundle(model, description["run"], extras, description["figures"])
-
-
-def _build(info: RunInfo) -> InfoAutoencoder:
-    """The networks of a description that anybody may have written."""
-    shape, names = info.image_shape, info.class_names
-    if not (len(shape) == 3 and all(type(side) is int for side in shape) and shape[2] in (1, 3)):
-        raise ValueError(f"its image_shape is {shape}")
-    if len(names) < 2 or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"its class_names are {reprlib.repr(names)}")
-    return build(info.config.model, shape, len(names), info.config.train.dtype)
 
 
 def _check_signatures(found: Mapping[str, Signature], module: InfoAutoencoder) -> None:

@@ -77,6 +77,7 @@ class Loop:
         def begin(i: int) -> None:
             self.states[i], tables[i] = phase.begin(runs[i], self.states[i], self.step == span.first)
 
+        self._each(lambda i: runs[i].print(f"{phase.name}: preparing and compiling ..."))
         with nothing_to_save():
             self._each(begin)
         if not tables:
