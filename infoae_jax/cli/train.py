@@ -60,6 +60,7 @@ def _launch() -> int:
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; raises `UserError` if that fails."""
     argv, path = _find_config(argv)
+    nothing = f"The function get_config() of {path!r} returns nothing."
     try:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -73,7 +74,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if is_sweep() and _COORDINATOR.value:
             raise UserError("A sweep does not run over several hosts at once; hand it to a cluster: --sweep_cluster.")
         if _CONFIG.value is None and path:
-            raise UserError(f"The function get_config() of {path!r} returns nothing.")
+            raise UserError(nothing)
         if _CONFIG.value is None:
             raise UserError("Say what to train: --config=mnist, svhn, rendered or folder, or a file of your own.")
         parse(_CONFIG.value)  # also raises what loading the file raised
@@ -84,7 +85,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise
     except Exception as error:  # a configuration file is the user's code and may raise anything
         lines = re.findall(rf'File "{re.escape(path)}", line (\d+)', "".join(traceback.format_exception(error)))
-        if lines or isinstance(error, AttributeError):
+        if "<class 'NoneType'>" in str(error):  # has no settings to override
+            raise UserError(nothing) from error
+        if lines or "get_config" in str(error):
             where = f", line {lines[-1]}" if lines else ""
             raise UserError(f"{path}{where}: {as_sentence(error)}") from error
         raise UserError(as_sentence(error, _culprit(argv))) from error

@@ -252,7 +252,7 @@ def test_bad_config_files(launch, config, says):
 def test_no_config_at_all():
     result = subprocess.run([sys.executable, "launch.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "--config=configs/mnist.py" in result.stderr
+    assert "--config=mnist" in result.stderr
 
 
 def test_another_experiment_in_the_same_folder(launch):
