@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import base, folder, mnist, rendered, svhn
@@ -87,6 +87,7 @@ IMPOSSIBLE = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(FIELDS), st.sampled_from([1, -1]), st.integers(31, 20_000))
 def test_huge_integers_are_refused_by_every_field(path, sign, bits):
     values = base.get_config().to_dict()

@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoae_jax.errors import UserError
@@ -89,6 +89,7 @@ def test_paths_begin_at_home_or_where_they_say(monkeypatch, tmp_path):
         assert user_path(text, "run") == Path(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_path_that_can_be_looked_at_or_is_refused(text):
     with contextlib.suppress(UserError):

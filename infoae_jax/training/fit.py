@@ -43,7 +43,7 @@ def fit(config: Config, workdir: str | Path, devices: Sequence[jax.Device] | Non
 
     SIGINT and SIGTERM (in the main thread) finish the step (on accelerators and with several processes: all up
     to the next log line), save, and return. A second SIGINT interrupts at once, and so does each while a phase
-    begins and compiles, when all is saved: KeyboardInterrupt.
+    begins, when all is saved: KeyboardInterrupt.
 
     Args:
       workdir: a new or empty folder, or the run folder of the same configuration.

@@ -93,11 +93,9 @@ class Loop:
         with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
             while self.step < span.last and self._goes_on():
                 steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
-                is_first = before is None
-                with nothing_to_save() if is_first else contextlib.nullcontext():  # it compiles
-                    taken = stepper.take(self.step, steps)
-                    # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
-                    jax.block_until_ready(before or taken)
+                taken = stepper.take(self.step, steps)
+                # Two calls in flight keep a device busy. (On several CPU devices XLA deadlocks if it holds many.)
+                jax.block_until_ready(before or taken)
                 self._tell(reporters)  # an event is told of one call late, so that no device waits for the host
                 is_new, self.step = self.step == 0, self.step + steps
                 bar.update(steps)
