@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infoae_jax.errors import UserError
+from infoae_jax.files import user_path
 from infoae_jax.images.handwriting import centre_strokes
 from infoae_jax.images.pixels import is_float, to_float, to_pil, to_uint8
 
@@ -169,7 +170,7 @@ def _open_all(images: object, shape: tuple[int, int, int], what: str) -> Iterato
         for i, item in enumerate(images):
             yield from _open_all(item, shape, f"{what}[{i}]")
     elif isinstance(images, str | os.PathLike):
-        path = Path(images)
+        path = user_path(images, what)
         for file in list_images(path) if os.path.isdir(path) else [path]:
             yield open_image(file, file), str(file)
     elif isinstance(images, Image.Image):

@@ -13,7 +13,7 @@ import jax
 from jax import export as jax_export
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import write_atomically
+from infoae_jax.files import user_path, write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -69,7 +69,7 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
     Raises:
       UserError: if it is no such folder, is damaged, or holds a program that calls anything but XLA's own operations.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "folder")
     with naming_damage(folder, "a folder of `infoae export --to stablehlo`"):
         description = from_json((folder / DESCRIPTION_FILE).read_bytes())
         theirs, programs = description["exported_by"]["jax"], {}

@@ -144,8 +144,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         reason = explain(error) if isinstance(error, Exception) else error
         sound = [step for step in sorted(self._manager.all_steps()) if (self._folder / str(step)).is_dir()]
         return UserError(
-            f"A checkpoint could not be saved in {self._run} ({reason}). Sound ones: steps {sound}. Make "
-            f"room and run the same command to resume from the newest."
+            f"A checkpoint could not be saved in {self._run} ({reason}). Sound ones: "
+            f"{sound or 'none yet'}. Make room and run the same command: it resumes from the newest."
         )
 
 

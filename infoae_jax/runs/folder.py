@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from infoae_jax.config import Config, check_image_shape, differences, parse
 from infoae_jax.errors import BusyError, UserError
-from infoae_jax.files import read_json, write_atomically
+from infoae_jax.files import read_json, user_path, write_atomically
 from infoae_jax.runs.provenance import environment, now
 from infoae_jax.types import Json
 
@@ -136,7 +136,8 @@ def check_config(folder: Path, config: Config) -> RunInfo:
 
 def read_info(folder: str | Path) -> RunInfo:
     """Reads config.json; raises `UserError` if it is missing, damaged, or in another format."""
-    return parse_record(read_record(folder), Path(folder) / "config.json")
+    folder = user_path(folder, "run")
+    return parse_record(read_record(folder), folder / "config.json")
 
 
 def read_record(folder: str | Path) -> Json:

@@ -37,12 +37,12 @@ def test_the_first_host_alone_writes_and_prints(make_run, tmp_path, monkeypatch,
     written = []
     writer = type("Writer", (), {"add_scalar": lambda self, *args: written.append(args)})()
     run = make_run(tensorboard=writer)
-    run.log("autoencoder", 3, loss=0.5)
+    run.log("autoencoder_step", 3, loss=0.5)
     run.print("heard")
     monkeypatch.setattr(hosts, "is_first", lambda: False)
     other = make_run()
-    other.log("autoencoder", 4, loss=0.5)
+    other.log("autoencoder_step", 4, loss=0.5)
     other.print("unheard")
-    assert read_metrics(tmp_path) == [{"kind": "autoencoder", "step": 3, "loss": 0.5}]
-    assert written == [("autoencoder/loss", 0.5, 3)]
+    assert read_metrics(tmp_path) == [{"kind": "autoencoder_step", "step": 3, "loss": 0.5}]
+    assert written == [("autoencoder_step/loss", 0.5, 3)]
     assert capsys.readouterr().out == "heard\n"
