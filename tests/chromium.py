@@ -108,7 +108,7 @@ class Chromium:
         if event.get("method") == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(parameters["exceptionDetails"]))
         elif event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.errors.append(parameters["entry"]["text"])
+            self.errors.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
@@ -121,7 +121,7 @@ class Chromium:
             raise RuntimeError(json.dumps(result["exceptionDetails"]))
         return result["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30) -> Any:
+    def wait(self, script: str, seconds: float = 300) -> Any:
         """Waits until the expression is true, and returns its value."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -129,6 +129,12 @@ class Chromium:
                 raise TimeoutError(f"{script} did not come true in {seconds} s; errors: {self.errors}")
             time.sleep(0.05)
         return value
+
+    def wait_for_refusal(self, status: int) -> None:
+        """Waits until Chromium logs an answer of this status, perhaps after the page shows it, and forgets it."""
+        while not (found := [text for text in self.errors if f"status of {status} " in text]):
+            self.run("new Promise(done => setTimeout(done, 50))")
+        self.errors.remove(found[0])
 
     def box(self, selector: str) -> tuple[float, float, float, float]:
         """Left, top, width and height of an element in the window, after scrolling to it."""

@@ -4,6 +4,7 @@ import atexit
 import dataclasses
 import os
 import shutil
+import signal
 import tempfile
 
 # Optimising the machine code takes longer than running it in most tests. The caller's flags win: with
@@ -11,6 +12,10 @@ import tempfile
 _FOUR = "--xla_force_host_platform_device_count=4"
 _FLAGS = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "").replace(_FOUR, "")
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {_FOUR}"
+
+# Where a shell starts the tests in the background, SIGINT is ignored, and the processes that they start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The CPU can be four devices. (On one GPU, tests that need several fail.)
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") != "cpu":
@@ -47,10 +52,9 @@ from infoae_jax.training.stepper import step_program
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-settings.register_profile(
-    "ci", derandomize=True
-)  # the same examples each time; elsewhere hypothesis looks for new ones
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+# The same examples each time in CI; elsewhere hypothesis looks for new ones. A busy machine may take long for one.
+settings.register_profile("tests", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

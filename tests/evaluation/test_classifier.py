@@ -8,7 +8,7 @@ from infoae_jax.evaluation.classifier import each_on_a_device
 
 
 def test_tasks_run_at_once_each_on_its_own_device_and_come_back_in_order():
-    together = threading.Barrier(jax.local_device_count(), timeout=30)
+    together = threading.Barrier(jax.local_device_count(), timeout=300)
     used = set()
 
     def task(i):
@@ -28,7 +28,7 @@ def test_error_in_a_task_is_raised_and_stops_those_that_have_not_begun():
     def fail():
         raise ValueError("broken")
 
-    tasks = [fail] + [lambda i=i: time.sleep(0.001) or ran.append(i) for i in range(1000)]
+    tasks = [fail] + [lambda i=i: time.sleep(0.05) or ran.append(i) for i in range(1000)]
     with pytest.raises(ValueError, match="broken"):
         each_on_a_device(tasks)
     assert len(ran) < 1000
