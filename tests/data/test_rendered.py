@@ -96,9 +96,9 @@ def test_bad_digits(digits):
 
 @pytest.mark.slow
 def test_the_default_size_is_rendered_in_seconds():
-    begin = time.perf_counter()
+    begin = time.process_time()  # of all threads, whatever else the machine does
     generate(24_000, 0, 0)
-    assert time.perf_counter() - begin < 60
+    assert time.process_time() - begin < 60
 
 
 def test_more_than_the_memory_holds_is_refused_before_it_is_taken(tmp_path, monkeypatch):
