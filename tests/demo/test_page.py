@@ -99,6 +99,21 @@ def test_uploads_work_and_broken_ones_are_explained(browser, tmp_path):
     browser.wait("!$('tiles').classList.contains('stale')")
 
 
+def test_what_comes_for_an_image_that_was_cleared_meanwhile_is_not_shown(browser):
+    browser.run("""(() => {
+        const decode = Image.prototype.decode;
+        Image.prototype.decode = function() {
+            Image.prototype.decode = decode;
+            slots.a.clear();
+            return decode.call(this);
+        };
+        slots.a.pick(2);
+    })()""")
+    browser.wait("slots.a.source === null")
+    settled(browser)
+    assert browser.run("slots.a.state === null && slots.a.shown === null")
+
+
 def test_a_phone_draws_with_a_finger_and_nothing_is_cut_off(server):
     with chromium.Chromium(390, 844, phone=True) as phone:
         phone.open(server.url)
