@@ -38,9 +38,9 @@ def get_config() -> ConfigDict:
     model.reference_couplings = 10  # coupling layers of the distribution that all classes share; 0 = the normal one
 
     config.train = train = ConfigDict()  # the first phase: autoencoder, adversary and content classifier
-    train.epochs = 15
-    train.batch_size = 256  # each epoch leaves out the images that do not fill a batch (different ones each time)
-    train.learning_rate = 1e-3  # Adam
+    train.epochs = 15  # passes over the training images
+    train.batch_size = 256  # images in a batch; an epoch leaves out those that do not fill one (others each time)
+    train.learning_rate = 1e-3  # of Adam
     # 'cosine' (falls to 0, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but rises during the first tenth, as
     # in Goyal et al. 2017) or 'constant'
     train.learning_rate_schedule = "cosine"
@@ -50,19 +50,19 @@ def get_config() -> ConfigDict:
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase over which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
-    train.seed = 0
+    train.seed = 0  # of all that is random in a training: initial parameters, order of images, swaps
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
-    alignment.epochs = 50
-    alignment.batch_size = 1024
-    alignment.learning_rate = 2e-3  # Adam, falls to 0 as a cosine
+    alignment.epochs = 50  # passes over the latents of the training images
+    alignment.batch_size = 1024  # latents in a batch
+    alignment.learning_rate = 2e-3  # of Adam; falls to 0 as a cosine
     alignment.style_weight = 0.1  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 0.2  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
-    refine.epochs = 3  # 0 = no refinement
-    refine.learning_rate = 1e-3  # Adam, falls to 0 as a cosine
+    refine.epochs = 3  # passes over the training images; 0 = no refinement
+    refine.learning_rate = 1e-3  # of Adam; falls to 0 as a cosine
     refine.style_weight = 0.01  # weight of the error of a latent after it was decoded and encoded again
     refine.cycle_weight = 2.0  # weight of the image's error when it is decoded from that new latent
     refine.content_weight = 0.002  # weight of the content classifier's cross-entropy on swaps

@@ -38,9 +38,9 @@ def test_unknown_attribute():
         infoae_jax.lode  # noqa: B018
 
 
-def test_the_readmes_python_example_runs(untrained, one_device):
-    section = (Path(__file__).parents[1] / "README.md").read_text().split("## From Python")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+def test_the_python_example_of_the_documentation_runs(untrained, one_device):
+    page = (Path(__file__).parents[1] / "docs/pages/python.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.S)[0]
     code = code.replace('"runs/mnist"', repr(str(untrained))).replace("(2, 28, 28, 1)", "(2, 32, 32, 3)")
     names = {}
     exec(code, names)

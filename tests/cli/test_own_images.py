@@ -1,4 +1,4 @@
-"""The walk-through of README.md, from a folder of images to swaps of them, with fewer images and `:tiny`."""
+"""The walk-through of docs/pages/own-images.md, from images to swaps of them, with fewer images and `:tiny`."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from infoae_jax.devices import setup as device_setup
 from infoae_jax.runs.folder import read_info
 from infoae_jax.training.fit import fit
 
-SECTION = (Path(__file__).parents[2] / "README.md").read_text().split("## Your own images")[1].split("\n## ")[0]
+PAGE = (Path(__file__).parents[2] / "docs/pages/own-images.md").read_text()
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_from_a_folder_to_swaps(here, one_device, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert "ABCDEFGH" in code
     assert "range(500)" in code
     exec(code.replace("range(500)", "range(10)"), {})
 
-    commands = [shlex.split(line) for line in SECTION.splitlines() if line.startswith("    ") and " --" in line]
+    commands = [shlex.split(line) for line in PAGE.splitlines() if line.startswith("    ") and " --" in line]
     training, transfer, evaluation = (words for words in commands if words[0] in ("python", "infoae"))
     assert training[:3] == ["python", "launch.py", "--config=configs/folder.py"]
     options = dict(word.removeprefix("--").split("=") for word in training[3:])
