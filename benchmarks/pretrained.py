@@ -142,8 +142,8 @@ def card(name: str, bundle: Bundle, evaluation: Record, figures: Json) -> str:
         f"    infoae demo {name}\n    infoae_jax.load({name!r})",
         f"**Data.** {_DATA[name]} {info.num_train:,} training and {info.num_test:,} test images.",
         f"**Training.** `{_command(name, bundle.model)}`: {', '.join(training)}.",
-        f"**Figures of the run**, by `infoae evaluate`, on {evaluation['data']['test']:,} test images (README.md "
-        f"explains them):",
+        f"**Figures of the run**, by `infoae evaluate`, on {evaluation['data']['test']:,} test images "
+        f"(docs/pages/evaluation.md explains them):",
         "| figure | value |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows),
         f"**Cost of rounding.** In this file large kernels have 8 bits, with a scale for each output channel, and the "
         f"rest 16; the adversary is left out. On {after['images']:,} test images:",

@@ -8,7 +8,7 @@
     python benchmarks/speed.py scaling   # a step with 20,000, 60,000 and 120,000 images
     python benchmarks/speed.py use       # 1,000 calls of `Model.transfer` against the bare networks
     python benchmarks/speed.py demo --model=mnist   # milliseconds from a stroke to all classes in its style
-    python benchmarks/speed.py table     # the tables of README.md
+    python benchmarks/speed.py table     # the tables of docs/pages/performance.md
 
 Each command but the last appends JSON lines to --out. Absolute times are only there to compute the ratios from; they
 mean little by themselves. `pytorch_rival.py` says how to make the rival's environment.

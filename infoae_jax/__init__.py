@@ -3,7 +3,7 @@
     model = infoae_jax.load("runs/mnist")
     swaps = model.transfer(["a.png", "b.png"], content=7).images
 
-README.md has the rest.
+docs/pages/python.md has the rest.
 """
 # ruff: noqa: F401 (the names are exported)
 

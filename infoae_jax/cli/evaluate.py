@@ -1,4 +1,9 @@
-"""`infoae evaluate`: measures leakage, reconstruction, transfer and style of runs."""
+"""Measures leakage, reconstruction, transfer and style of runs, on images that they were not trained on.
+
+infoae evaluate runs/mnist                           a table, and evaluation.json in the run folder
+infoae evaluate runs/mnist --groups writers.npz      also the leakage to somebody who does not know the writer
+infoae evaluate --sweep runs/mnist --best 3          the three best settings of a sweep
+"""
 
 import argparse
 from pathlib import Path
@@ -13,7 +18,11 @@ from infoae_jax.sweeps.results import MSE_TOLERANCE, TRAINED, find_sweep, group_
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser("evaluate", help="measure leakage, reconstruction, transfer and style of runs")
+    summary, layout = (
+        "measure leakage, reconstruction, transfer and style of runs",
+        argparse.RawDescriptionHelpFormatter,
+    )
+    parser = commands.add_parser("evaluate", help=summary, description=__doc__, formatter_class=layout)
     parser.add_argument("runs", nargs="+", type=to_path, metavar="RUN", help="run folder")
     parser.add_argument("--sweep", action="store_true", help="RUN holds a sweep: evaluate its trained trials")
     parser.add_argument("--best", type=positive_int, metavar="N", help="sweeps: only the N best settings, all seeds")

@@ -21,6 +21,13 @@ from collections.abc import Sequence
 from infoae_jax.cli import demo, evaluate, export, interpolate, report, transfer
 from infoae_jax.cli.program import IMPOSSIBLE, INTERRUPTED, run_program
 
+_TRAIN = """Trains a model, or with --sweep all that the configuration lists: infoae train --config=mnist
+
+  infoae train --config=rendered --workdir=runs/first --config.model.bottleneck=16
+  infoae train --config=mine.py                        a configuration of your own
+
+The same command resumes a training that was stopped."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` names, by default the words after the program's name.
@@ -33,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["train"]:
         from infoae_jax.cli.train import launch  # here, as it reads its options by another library
 
-        sys.argv = ["infoae train", *words[1:]]  # where that looks for them
+        sys.argv = ["infoae train", *words[1:]]  # where that looks for them, and for the text of --help:
+        sys.modules["__main__"].__doc__ = _TRAIN
         return launch()
     return run_program(lambda: _run(words), (INTERRUPTED, "Interrupted. What was finished before is kept."))
 

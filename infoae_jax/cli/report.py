@@ -1,4 +1,8 @@
-"""`infoae report`: one HTML page about runs, or about a sweep."""
+"""Makes one HTML page about runs, side by side, or about a sweep.
+
+infoae report runs/mnist runs/wide
+infoae report --sweep runs/mnist                     with charts as SVG and PNG files
+"""
 
 import argparse
 
@@ -9,7 +13,8 @@ from infoae_jax.sweeps.results import MSE_TOLERANCE
 
 def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
-    parser = commands.add_parser("report", help="compare runs, or the trials of a sweep, on one HTML page")
+    summary, layout = "compare runs, or the trials of a sweep, on one HTML page", argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser("report", help=summary, description=__doc__, formatter_class=layout)
     parser.add_argument("runs", nargs="+", type=to_path, metavar="RUN", help="run folder")
     parser.add_argument("--out", type=to_path, help="file to write; default: report.html in the folder")
     parser.add_argument("--sweep", action="store_true", help="RUN holds a sweep: make the page about its trials")

@@ -42,7 +42,7 @@ def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> In
             if array.dtype.kind not in "iuUTO":
                 raise UserError(f"{what} is {array.dtype}{list(array.shape)}, but classes are whole numbers or names.")
             content = array.ravel().tolist()
-    if isinstance(content, list | tuple):
+    if isinstance(content, list | tuple | range):
         each = [as_labels(item, class_names, f"{what}[{i}]") for i, item in enumerate(content)]
         labels = [found for found in each if found is not None]
         if labels and len(labels) < len(each):

@@ -22,6 +22,7 @@ def test_classes_by_number_and_name(classes):
     assert labels.dtype == np.int32
     assert labels.tolist() == [1, 0]
     assert as_labels("7", NAMES, "content").tolist() == [2]
+    assert as_labels(range(2), NAMES, "content").tolist() == [0, 1]
 
 
 def test_images_are_no_classes(tmp_path):

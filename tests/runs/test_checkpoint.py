@@ -173,7 +173,7 @@ def test_a_failed_save_is_said_and_the_former_ones_stay(saved, monkeypatch):
 
     with Checkpoints(saved, keep=2) as checkpoints:
         monkeypatch.setattr(checkpoints._manager, "save", fail)
-        with pytest.raises(UserError, match=r"No space left.*steps \[2, 3\].*Make room"):
+        with pytest.raises(UserError, match=r"No space left.*Sound ones: \[2, 3\].*Make room"):
             checkpoints.save(4, state_at(4))
     assert restore(saved)[0] == 3
 
@@ -183,7 +183,7 @@ def test_a_full_disk_is_said_before_anything_is_written(saved, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with (
         Checkpoints(saved, keep=2) as checkpoints,
-        pytest.raises(UserError, match=r"needs 1\.1 MB, but 1\.0 MB are left.*steps \[2, 3\]"),
+        pytest.raises(UserError, match=r"needs 1\.1 MB, but 1\.0 MB are left.*Sound ones: \[2, 3\]"),
     ):
         checkpoints.save(4, state_at(4))
     assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["2", "3"]

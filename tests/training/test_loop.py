@@ -13,8 +13,6 @@ from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.training import stepper as stepper_module
 from infoae_jax.training.fit import build_model, fit
-from infoae_jax.training.loop import noting
-from infoae_jax.training.run import Run
 from infoae_jax.training.stepper import Stepper
 from tests.small_training import after_step, assert_identical, call, interrupt
 
@@ -157,21 +155,3 @@ def test_later_phases_are_observed_at_the_same_epochs_and_at_their_end(aligned):
     """Epochs 0, 1 and 2 are asked for; 2, 4 and 5 end a phase."""
     _, _, folder = aligned
     assert [line["epoch"] for line in read_metrics(folder, "test")] == [0, 1, 2, 4, 5]
-
-
-def test_a_folder_that_cannot_be_written_gets_the_remedy_that_fits(tmp_path):
-    run = object.__new__(Run)
-    run.folder = tmp_path
-
-    def says():
-        errors = {}
-        with noting(errors, 0, run):
-            raise OSError(28, "No space left on device")
-        return str(errors[0])
-
-    assert "It has no checkpoint yet: put that right" in says()
-    (tmp_path / "checkpoints").write_text("")
-    assert "It has no checkpoint yet: put that right" in says()
-    (tmp_path / "checkpoints").unlink()
-    (tmp_path / "checkpoints" / "12").mkdir(parents=True)
-    assert "Its last checkpoint is intact" in says()
