@@ -145,10 +145,9 @@ def test_a_run_is_loaded(untrained, tmp_path, one_device):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "newest checkpoint"])
-def test_a_run_is_resumed(trained_once, tmp_path, name):
-    run = tmp_path / "run"
-    shutil.copytree(trained_once[1], run)
-    settings = infoae_jax.read_info(run).config
+def test_a_run_is_resumed(tiny_config, tmp_path, name):
+    settings, run = tiny_config, tmp_path / "run"
+    fit(settings, run)
     path = run / name
     if name == "newest checkpoint":
         newest = max((run / "checkpoints").iterdir(), key=lambda p: int(p.name))

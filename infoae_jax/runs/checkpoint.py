@@ -34,22 +34,26 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
           UserError: if it is no folder.
         """
         self._run, self._folder = run.absolute(), run.absolute() / "checkpoints"
-        self._wait, self._writes = wait, keep is not None
+        self._wait, self._manager = wait, None
         if self._folder.exists() and not self._folder.is_dir():
             raise UserError(f"{self._folder} is no folder. Move it away, or choose another --workdir.")
-        if self._writes:
-            self._folder.mkdir(parents=True, exist_ok=True)
         this = jax.process_index()  # of several processes this one alone: otherwise Orbax would wait for the others
+        alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+        handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+        self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        if keep is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            save_interval_steps=int(self._writes),  # Orbax warns of any other for a reader
-            max_to_keep=keep,
-            read_only=not self._writes,
-            create=False,
-            cleanup_tmp_directories=self._writes,
-            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}),
+            max_to_keep=keep, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
         )
         with _quiet():
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            try:
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
+            except Exception:  # from Orbax's own notes on a checkpoint: damaged, it seems, and nobody needs them
+                for notes in self._folder.glob("*/_CHECKPOINT_METADATA"):
+                    notes.rename(notes.with_name("damaged_notes"))
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: Tree) -> None:
         """Saves a copy of `state`, which may be donated at once, unless there is a checkpoint of `step` already.
@@ -57,6 +61,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         Raises:
           UserError: if this checkpoint, or the one before it, cannot be written.
         """
+        assert self._manager is not None, "opened only to read"
         if step in self._manager.all_steps():
             return
         copy = jax.tree.map(np.array, state)
@@ -82,7 +87,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         Raises:
           UserError: if `step` is not there, was written for another kind of state, or every checkpoint is damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self._steps()[::-1]
         if step is not None and step not in steps:
             raise UserError(f"{self._run} has no checkpoint of step {step}. There are: {steps[::-1]}.")
         damaged: dict[int, Exception] = {}
@@ -96,9 +101,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             for other, reason in damaged.items():
                 about = f"The checkpoint of step {other} in {self._run} is damaged ({explain(reason)})"
                 warnings.warn(f"{about}; that of step {candidate} is used instead.", stacklevel=2)
-            for other in damaged if self._writes else []:  # only now that there is one to resume from
-                # Kept, but out of the way of a new checkpoint of the same step.
-                shutil.move(self._folder / str(other), self._run / f"damaged_checkpoint_{other}")
+            if self._manager is not None and damaged:  # only now that there is one to resume from
+                for other in damaged:  # kept, but out of the way of a new checkpoint of the same step
+                    shutil.move(self._folder / str(other), self._run / f"damaged_checkpoint_{other}")
                 self._manager.reload()
             return candidate, state
         if not damaged:
@@ -112,7 +117,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
     def _read(self, step: int, abstract: Tree, part: str) -> Tree:
         def read(**items: object) -> Tree:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            return self._reader.restore(self._folder / str(step), args=ocp.args.Composite(**items))
 
         check, prefix = read(check=ocp.args.JsonRestore())["check"], f".{part}" if part else ""
         layout = {name: kind for name, kind in check["layout"].items() if name.startswith(prefix)}
@@ -133,6 +138,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         return state
 
     def __exit__(self, *exception: object) -> None:
+        self._reader.close()
+        if self._manager is None:
+            return
         try:
             self._manager.wait_until_finished()
             self._manager.close()
@@ -140,12 +148,15 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if exception[0] is None:  # otherwise the first failure is the one to report
                 raise self._failure(error) from error
 
+    def _steps(self) -> list[int]:
+        """Of the checkpoints on the disk, ascending; others than complete ones have longer names."""
+        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdecimal() and path.is_dir())
+
     def _failure(self, error: Exception | str) -> UserError:
         reason = explain(error) if isinstance(error, Exception) else error
-        sound = [step for step in sorted(self._manager.all_steps()) if (self._folder / str(step)).is_dir()]
         return UserError(
             f"A checkpoint could not be saved in {self._run} ({reason}). Sound ones: "
-            f"{sound or 'none yet'}. Make room and run the same command: it resumes from the newest."
+            f"{self._steps() or 'none yet'}. Make room and run the same command: it resumes from the newest."
         )
 
 

@@ -48,16 +48,15 @@ def test_the_callers_own_settings_stay():
         assert jax.numpy.zeros(2, float).dtype.name == "float64"
 
 
-@pytest.mark.parametrize("platform", ["cuda", "cpuu", "tpu"])
 @pytest.mark.parametrize(
-    "words",
+    ("platform", "words"),
     [
-        ["-m", "infoae_jax", "export", "mnist", "--to=npz", "--out=x.npz"],
-        ["-c", "import infoae_jax; infoae_jax.load('mnist')"],
-        [
-            "-c",
-            "import infoae_jax; infoae_jax.fit(infoae_jax.parse(__import__('configs.base').base.get_config()), 'x')",
-        ],
+        ("cuda", ["-m", "infoae_jax", "export", "mnist", "--to=npz", "--out=x.npz"]),
+        ("cpuu", ["-c", "import infoae_jax; infoae_jax.load('mnist')"]),
+        (
+            "tpu",
+            ["-c", "from configs import base; from infoae_jax import fit, parse; fit(parse(base.get_config()), 'x')"],
+        ),
     ],
 )
 def test_a_platform_that_is_not_there_is_named(words, platform, tmp_path):

@@ -141,6 +141,18 @@ def test_a_damaged_layout_is_no_other_version_if_the_one_before_is_sound(saved):
         assert restore(saved)[0] == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"performance_metrics": 3}', b"\xff"])
+def test_damaged_notes_of_orbax_matter_to_nobody(saved, content):
+    for step in (2, 3):
+        (saved / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").write_bytes(content)
+    assert restore(saved)[0] == 3
+    with Checkpoints(saved, keep=2) as checkpoints:
+        assert checkpoints.restore(abstract())[0] == 3
+        checkpoints.save(4, state_at(4))
+    assert restore(saved)[0] == 4
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["3", "4"]
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     for keep in (None, 2):
