@@ -15,6 +15,7 @@ from infoae_jax.errors import UserError
 
 T = TypeVar("T")
 _MAX_JSON_BYTES = 64 << 20
+_MAX_REASON = 150  # characters
 _MAX_NAME_BYTES = 255  # of each part of a path, on all common file systems
 _MAX_PATH_BYTES = 3500  # of the 4096 that Linux allows: the rest is for what lies in a folder
 _MAX_PREFIX = 50  # characters of a temporary name, so that it is not longer than file systems allow
@@ -94,7 +95,8 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
 def explain(error: Exception) -> str:
     """The first line of what an error says, or else its name."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0][:300]
+    line = (text.strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
 
 
 def cache_folder() -> Path:

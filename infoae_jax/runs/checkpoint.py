@@ -18,6 +18,8 @@ from infoae_jax.errors import UserError
 from infoae_jax.files import explain
 from infoae_jax.types import Tree
 
+_LATE, _SECONDS_OF_LATE_READS = "Event loop is closed", 0.5  # what reads say that end after another has failed
+
 
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The folder `checkpoints/` of a run, to be used in a `with`, which ends when all that was saved is on the disk."""
@@ -163,14 +165,18 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences Orbax's remarks, and the tracebacks of reads that it drops when one of them has failed."""
-    verbosity, hook = logging.get_verbosity(), sys.unraisablehook
+    verbosity, dropped, uncaught = logging.get_verbosity(), sys.unraisablehook, sys.excepthook
     logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = lambda drop: None if "Event loop is closed" in str(drop.exc_value) else hook(drop)
+    sys.unraisablehook = lambda drop: None if _LATE in str(drop.exc_value) else dropped(drop)
+    sys.excepthook = lambda kind, error, trace: None if _LATE in str(error) else uncaught(kind, error, trace)
     try:
         yield
+    except Exception:
+        time.sleep(_SECONDS_OF_LATE_READS)
+        raise
     finally:
         logging.set_verbosity(verbosity)
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = dropped, uncaught
 
 
 def _checksums(tree: Tree, prefix: str = "") -> dict[str, int]:

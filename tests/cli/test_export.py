@@ -1,6 +1,9 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +16,8 @@ from infoae_jax.inference import run_data
 from infoae_jax.inference.npz import read_npz
 from infoae_jax.inference.stablehlo import FUNCTIONS
 from infoae_jax.inference.styles import NUM_EXPORTED_LATENTS, STYLE_BANK_FILE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -108,3 +113,21 @@ def test_mistakes_are_answered_and_leave_nothing(export, tmp_path, words, senten
     assert sentence in printed
     assert "Traceback" not in printed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "folder.npz"]
+
+
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before_without_any_traceback(
+    untrained, tmp_path, child_environment
+):
+    run = shutil.copytree(untrained, tmp_path / "run")
+    for file in (run / "checkpoints" / "8" / "state").rglob("d/*"):
+        content = bytearray(file.read_bytes())
+        for at in range(len(content) // 10, len(content), max(len(content) // 50, 1)):
+            content[at] ^= 0xFF
+        file.write_bytes(content)
+    command = [sys.executable, "-m", "infoae_jax", "export", str(run), "--to=npz", f"--out={tmp_path / 'x.npz'}"]
+    done = subprocess.run(command, env=child_environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = f"warning: The checkpoint of step 8 in {run} is damaged ("
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("); that of step 3 is used instead.\n")
+    assert read_npz(tmp_path / "x.npz").model.step == 3
