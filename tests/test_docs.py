@@ -169,6 +169,7 @@ def test_the_readmes_python_makes_the_image_beside_it(tmp_path, monkeypatch, one
     assert abs(made - shown).max() <= 8  # convolutions round differently on other machines
 
 
+@pytest.mark.slow
 def test_the_training_from_python_runs(tmp_path, monkeypatch, cache):
     code = python_blocks("docs/pages/python.md")[1]
     monkeypatch.chdir(tmp_path)

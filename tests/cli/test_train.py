@@ -117,7 +117,7 @@ def test_killed_at_any_moment_and_resumed_is_bit_identical(launch, tmp_path, chi
         np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("which", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_save_and_say_how_to_resume(launch, tmp_path, which):
     args = ("--config.train.epochs=500",)
     process = launch(*args)

@@ -17,8 +17,7 @@ import jax, numpy as np
 import infoae_jax
 from configs import rendered
 values = rendered.get_config("tiny")
-values.data.cache_dir, values.train.epochs, values.model.couplings = sys.argv[1], 1, 2
-values.alignment.epochs, values.refine.epochs = 1, 1
+values.data.cache_dir, values.train.epochs = sys.argv[1], 1
 result = infoae_jax.fit(infoae_jax.parse(values), sys.argv[2], devices=jax.devices()[:1])
 assert {leaf.dtype.name for leaf in jax.tree.leaves(result.state)} == {"float32", "int32"}
 model = infoae_jax.load(sys.argv[2])
