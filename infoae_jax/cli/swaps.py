@@ -11,7 +11,7 @@ import numpy as np
 from infoae_jax.cli.arguments import Commands, add_model_command, to_path
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
-from infoae_jax.images.grid import encode_png, sheet, swap_grid
+from infoae_jax.images.grid import encode_png, encode_swaps, sheet
 from infoae_jax.images.read import Images, read_drawings, read_images
 from infoae_jax.inference.labels import as_labels
 from infoae_jax.pretrained.find import find_model
@@ -35,7 +35,7 @@ def add_parser(commands: Commands, name: str, summary: str, description: str | N
     preparation = parser.add_mutually_exclusive_group()
     preparation.add_argument("--drawing", action="store_true", help="prepare drawings and scans as MNIST's digits are")
     preparation.add_argument("--invert", action="store_true", help="the images are negatives of what the model knows")
-    parser.add_argument("--swaps_only", action="store_true", help="leave out the images that were given")
+    parser.add_argument("--swaps_only", action="store_true", help="leave out the images given, and class names")
     parser.add_argument("--scale", type=int, default=2, help="side of each pixel in the file; default: 2")
     return parser
 
@@ -92,10 +92,14 @@ def predict_and_print(model: "Model", images: Images, what: str) -> np.ndarray:
     return labels
 
 
-def write_sheet(arguments: argparse.Namespace, sources: np.ndarray, swaps: np.ndarray) -> None:
-    image = sheet(swaps) if arguments.swaps_only else swap_grid(sources, swaps)
+def write_sheet(
+    arguments: argparse.Namespace, sources: np.ndarray, swaps: np.ndarray, names: Sequence[str] = ()
+) -> None:
+    """Writes the file; `names` stand above the columns, unless only swaps are wanted."""
+    scale = arguments.scale
+    png = encode_png(sheet(swaps), scale) if arguments.swaps_only else encode_swaps(sources, swaps, names, scale)
     try:
-        write_atomically(arguments.out, encode_png(image, arguments.scale))
+        write_atomically(arguments.out, png)
     except OSError as error:
         raise UserError(f"--out: {str(arguments.out)!r} cannot be written ({error.strerror}).") from error
     print(arguments.out)

@@ -40,4 +40,4 @@ def run(arguments: argparse.Namespace) -> None:
     if contents is not None and not arguments.swaps_only:
         sources = np.concatenate([np.full_like(contents[:1], 255), sources])
         images = np.concatenate([contents[None], images])
-    swaps.write_sheet(arguments, sources, images)
+    swaps.write_sheet(arguments, sources, images, classes)

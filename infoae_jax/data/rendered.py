@@ -8,8 +8,6 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import distribution
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +17,7 @@ from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Dataset, Source
 from infoae_jax.data.decode import check_memory
 from infoae_jax.errors import UserError
+from infoae_jax.images.grid import font_folder
 from infoae_jax.images.pixels import to_float, to_uint8
 
 VERSION = 1  # of the images that a seed gives; to be raised whenever they change
@@ -176,12 +175,10 @@ def _blur(mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 @cache
 def _glyphs() -> tuple[np.ndarray, np.ndarray]:
     """All digits of all fonts, centred, equally high: masks [fonts, 10, cell, cell] and the spacing of each font."""
-    # `locate_file` does not import matplotlib, which is slow.
-    folder = Path(str(distribution("matplotlib").locate_file("matplotlib/mpl-data/fonts/ttf")))
     atlas = np.zeros((len(FONTS), 10, _CELL_SIDE, _CELL_SIDE), np.float32)
     spacings = np.zeros(len(FONTS), np.float32)
     for f, name in enumerate(FONTS):
-        path = folder / f"{name}.ttf"
+        path = font_folder() / f"{name}.ttf"
         top, bottom = ImageFont.truetype(path, 200).getbbox("0")[1::2]
         font = ImageFont.truetype(path, round(200 * _GLYPH_HEIGHT / (bottom - top)))
         low, high = font.getbbox("0")[1::2]

@@ -28,11 +28,11 @@ _ATTRIBUTES = ("slant", "thickness", "area", "length", "width", "height", "inten
 _MSE = "Cycle-VAE .0531; class means .0529; class means + PCA-16 .0256"
 # Templates: each group is a figure, each value a format for its entries, each reference is for MNIST.
 _ROWS = (
-    Row("leakage", "probe accuracy", "{probe_accuracy:.2%}", "lower", "Cycle-VAE 78.5 % (its paper: 17.56 %)"),
+    Row("leakage", "probe accuracy", "{probe_accuracy:.1%}", "lower", "Cycle-VAE 78.5% (its paper: 17.6%)"),
     Row("leakage", "best probe", "{best_probe}, {protocol:words}"),
-    Row("leakage", "chance (most frequent class)", "{chance:.2%}"),
+    Row("leakage", "chance (most frequent class)", "{chance:.1%}"),
     *(
-        Row("leakage", title, f"{{highest[{p}]:.2%}} ({{interval[{p}][0]:.1%}} to {{interval[{p}][1]:.1%}})", "lower")
+        Row("leakage", title, f"{{highest[{p}]:.1%}} ({{interval[{p}][0]:.1%}} to {{interval[{p}][1]:.1%}})", "lower")
         for title, p in (
             ("(a) fitted on training codes", "fitted_on_training_codes"),
             ("(b) folds by group", "folds_by_group"),
@@ -40,15 +40,15 @@ _ROWS = (
         )
     ),
     Row("leakage", "groups", "{groups:,}"),
-    Row("leakage", "probe accuracy, training images", "{training_codes_accuracy:.2%}", "lower"),
+    Row("leakage", "probe accuracy, training images", "{training_codes_accuracy:.1%}", "lower"),
     Row("leakage", "bits about the class, at least", "{information_bits:.3f} of {entropy_bits:.2f}", "lower"),
     Row("reconstruction", "MSE", "{mse:.5f}", "lower", _MSE),
     Row("reconstruction", "PSNR, SSIM", "{psnr:.2f} dB, {ssim:.4f}", "higher"),
     Row("reconstruction", "MSE increase, other latent", "{mse_increase_with_other_latent:.5f}", "higher"),
-    Row("content", "accuracy of the model's classifier", "{content_accuracy:.2%}", "higher"),
-    Row("transfer", "transfer accuracy", "{transfer_accuracy:.2%}", "higher", "Cycle-VAE 94.0 %"),
-    Row("transfer", "worst class", "{worst_accuracy:.2%} (class {worst_class})", "higher"),
-    Row("transfer", "judges on real images", "{judge_accuracy:.2%} (threshold {judge_threshold:.1%})"),
+    Row("content", "accuracy of the model's classifier", "{content_accuracy:.1%}", "higher"),
+    Row("transfer", "transfer accuracy", "{transfer_accuracy:.1%}", "higher", "Cycle-VAE 94.0%"),
+    Row("transfer", "worst class", "{worst_accuracy:.1%} (class {worst_class})", "higher"),
+    Row("transfer", "judges on real images", "{judge_accuracy:.1%} (threshold {judge_threshold:.1%})"),
     *(
         Row(
             "style",
@@ -66,13 +66,13 @@ _ROWS = (
     Row("counterfactual", "PSNR, SSIM", "{psnr:.2f} dB, {ssim:.4f}", "higher"),
     Row("composition", "L1 after 1 null swap (0..255)", "{l1_after_1:.2f}", "lower", "Cycle-VAE 26.8"),
     Row("composition", "L1 after 10 null swaps", "{l1_after_10:.2f}", "lower", "Cycle-VAE 47.1"),
-    Row("composition", "judges' accuracy after 10", "{accuracy_after_10:.2%}", "higher"),
+    Row("composition", "judges' accuracy after 10", "{accuracy_after_10:.1%}", "higher"),
     Row("reversibility", "there and back", "MSE {mse:.4f}, R2 {r2:.3f}", "lower", "Cycle-VAE .0709, R2 -0.15"),
     Row("reversibility", "there, blurred, and back", "MSE {blurred_mse:.4f}, R2 {blurred_r2:.3f}", "lower"),
     Row("realism", "Fréchet distance", "{frechet_distance:.2f}", "lower"),
     Row("realism", "Fréchet distance of real images", "{frechet_distance_real_images:.2f}"),
     Row("realism", "Fréchet distance of reconstructions", "{frechet_distance_reconstructions:.2f}", "lower"),
-    Row("realism", "precision, recall", "{precision:.2%}, {recall:.2%}", "higher"),
+    Row("realism", "precision, recall", "{precision:.1%}, {recall:.1%}", "higher"),
     Row("cost", "encode, decode", "{encode_images_per_s:,.0f}, {decode_images_per_s:,.0f} images/s on {device}"),
     Row("cost", "parameters", "{parameters:,}"),
 )

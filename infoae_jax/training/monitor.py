@@ -11,7 +11,7 @@ from tqdm import tqdm
 from infoae_jax.devices import hosts
 from infoae_jax.errors import DivergedError
 from infoae_jax.files import write_atomically
-from infoae_jax.images.grid import MAX_COLUMNS, encode_png, one_of_each, swap_grid
+from infoae_jax.images.grid import MAX_COLUMNS, encode_swaps, one_of_each
 from infoae_jax.images.pixels import to_float
 from infoae_jax.training.phase import Phase, Span
 from infoae_jax.training.run import Run
@@ -67,7 +67,7 @@ def observe(run: Run, state: TrainState, epoch: int) -> dict[str, float]:
     is_right = apply("classify", test.images).argmax(axis=1) == test.labels
     metrics = {"reconstruction": float(np.concatenate(errors).mean()), "content_accuracy": float(is_right.mean())}
     run.log("test", int(state.step), epoch=epoch, **metrics)
-    run.print(f"  test: reconstruction {metrics['reconstruction']:.5f}, content {metrics['content_accuracy']:.2%}")
+    run.print(f"  test: reconstruction {metrics['reconstruction']:.5f}, content {metrics['content_accuracy']:.1%}")
     if not all(map(math.isfinite, metrics.values())):
         return metrics  # a ruined model has no swaps to show
     rows = one_of_each(test.labels)
@@ -76,8 +76,9 @@ def observe(run: Run, state: TrainState, epoch: int) -> dict[str, float]:
     if hosts.is_first():
         folder = run.folder / "samples"
         folder.mkdir(exist_ok=True)
-        sheet = swap_grid(test.images[rows], swaps.reshape(len(rows), len(targets), *swaps.shape[1:]))
-        write_atomically(folder / f"epoch_{epoch:04d}.png", encode_png(sheet))
+        swaps = swaps.reshape(len(rows), len(targets), *swaps.shape[1:])
+        sheet = encode_swaps(test.images[rows], swaps, test.class_names[: len(targets)])
+        write_atomically(folder / f"epoch_{epoch:04d}.png", sheet)
     return metrics
 
 
@@ -122,7 +123,8 @@ class Reporter:
             self._print(f"{where}  {self._shown(means)}  {rate:,.0f} images/s  {left} left of this phase")
 
     def _shown(self, values: dict[str, float]) -> str:
-        return "  ".join(f"{name.replace('_', ' ')} {values[name]:.4g}" for name in self._phase.shown)
+        forms = {name: ".1%" if name.endswith("accuracy") else ".4g" for name in self._phase.shown}
+        return "  ".join(f"{name.replace('_', ' ')} {values[name]:{form}}" for name, form in forms.items())
 
     def _print(self, text: str) -> None:
         self._run.print(text)

@@ -49,7 +49,7 @@ def test_from_a_folder_to_swaps(here, one_device, capsys):
         assert main(transfer[1:]) == 0
     assert capsys.readouterr().out == "swaps.png\n"
     sheet = np.asarray(Image.open("swaps.png"))
-    assert sheet.shape == (2 * (2 * 34 - 2), 2 * (9 * 34 - 2 + 8), 3)
+    assert sheet.shape == (2 * (13 + 2 * 34 - 2), 2 * (9 * 34 - 2 + 8), 3)
     paper = np.array([np.asarray(Image.open(f"letters/{name}.png"))[0, 0] for name in ("B/7", "E/8")], int)
-    assert abs(sheet[[4, 74], 4].astype(int) - paper).max() < 3  # the first column: the images given
+    assert abs(sheet[[30, 100], 4].astype(int) - paper).max() < 3  # the first column: the images given
     assert evaluation == ["infoae", "evaluate", "runs/letters", "--quick"]

@@ -19,7 +19,7 @@ def test_every_style_with_every_class(command, untrained_model, capsys):
         f"style {i + 1} is read as '{read.labels[i]}' ({read.confidence[i]:.1%} sure)" for i in range(len(read.labels))
     ]
     assert name == "grid.png"
-    sources, found = cells("grid.png", 3, 10)
+    sources, found = cells("grid.png", 3, 10, header=13)
     for source, name in zip(sources, ("a.png", "more/c.png", "more/d.png"), strict=True):
         np.testing.assert_array_equal(source, np.asarray(Image.open(name)))
     expected = untrained_model.grid(["a.png", "more"])
@@ -51,7 +51,7 @@ def test_the_content_of_images(command, untrained_model, capsys):
     printed = capsys.readouterr().out
     for i in range(2):
         assert f"content {i + 1} is read as '{expected.labels[i]}' ({expected.confidence[i]:.1%} sure)" in printed
-    sources, found = cells("swap.png", 2, 2)
+    sources, found = cells("swap.png", 2, 2, header=13)
     np.testing.assert_array_equal(found[0], [np.asarray(Image.open(name)) for name in ("b.png", "more/c.png")])
     assert sources[0].min() == 255
     assert abs(found[1] / 255 - expected.images).max() < 0.003
@@ -67,7 +67,7 @@ def test_negatives_and_drawings_are_turned_first(command):
     page[40:100, 30:40] = 20
     Image.fromarray(page).save("pen.png")
     assert command("transfer", "RUN", "--style", "pen.png", "--drawing", "--out=3.png", *shared) == 0
-    source = cells("3.png", 1, 1)[0][0]
+    source = cells("3.png", 1, 1, header=13)[0][0]
     assert source[:4].max() == 0
     assert source[14:18, 14:18].min() > 200
 

@@ -11,15 +11,15 @@ def values(record):
 
 def test_figures_are_written_out():
     found = values(RECORD)
-    assert found["leakage", "probe accuracy"] == "81.23%"
+    assert found["leakage", "probe accuracy"] == "81.2%"
     assert found["leakage", "best probe"] == "mlp_512, folds at random"
-    assert found["leakage", "(a) fitted on training codes"] == "50.00% (40.0% to 60.0%)"
+    assert found["leakage", "(a) fitted on training codes"] == "50.0% (40.0% to 60.0%)"
     assert found["style", "slant, correlation"] == "0.910 (reconstruction 0.990)"
     assert found["style", "width, correlation"] == "undefined (reconstruction 0.900)"
     assert found["cost", "encode, decode"] == "1,000, 900 images/s on 2 x cpu"
     (transfer,) = {group for group, _ in found if group.startswith("transfer")}
     assert "untrusted" in transfer
-    assert found[transfer, "judges on real images"] == "99.00%, 99.00%, 99.00% (threshold 99.3%)"
+    assert found[transfer, "judges on real images"] == "99.0%, 99.0%, 99.0% (threshold 99.3%)"
 
 
 def test_each_figure_of_a_record_has_its_rows():
@@ -38,7 +38,7 @@ def test_each_figure_of_a_record_has_its_rows():
 
 
 def test_worst_class_is_printed_by_its_name():
-    assert "90.00% (class nought)" in as_text(RECORD)
+    assert "90.0% (class nought)" in as_text(RECORD)
 
 
 def test_what_was_left_out_has_a_reason_or_no_row():
@@ -48,7 +48,7 @@ def test_what_was_left_out_has_a_reason_or_no_row():
     figures = json.loads(json.dumps(RECORD["figures"]))
     del figures["leakage"]["highest"]["folds_at_random"]
     found = values({**RECORD, "figures": figures})
-    assert found["leakage", "(a) fitted on training codes"] == "50.00% (40.0% to 60.0%)"
+    assert found["leakage", "(a) fitted on training codes"] == "50.0% (40.0% to 60.0%)"
     assert ("leakage", "(c) folds at random") not in found
 
 

@@ -1,9 +1,12 @@
 import io
 
+import hypothesis.strategies as st
 import numpy as np
+import pytest
+from hypothesis import given, settings
 from PIL import Image
 
-from infoae_jax.images.grid import arrange, encode_png, one_of_each, sheet, swap_grid
+from infoae_jax.images.grid import arrange, encode_png, encode_swaps, one_of_each, sheet, swap_grid
 
 
 def test_a_grid_of_swaps_sets_the_first_column_apart():
@@ -40,3 +43,47 @@ def test_png_keeps_the_pixels():
     decoded = np.asarray(Image.open(io.BytesIO(encode_png(canvas, scale=3))))
     np.testing.assert_array_equal(decoded[::3, ::3], canvas)
     assert Image.open(io.BytesIO(encode_png(canvas[..., :1]))).mode == "L"
+
+
+def named(names, side=28, scale=2):
+    """The space for names above each column, and the grid below it."""
+    sources, swaps = np.full((1, side, side, 1), 9, np.uint8), np.full((1, len(names), side, side, 1), 99, np.uint8)
+    pixels = np.asarray(Image.open(io.BytesIO(encode_swaps(sources, swaps, names, scale))))
+    top, column = len(pixels) - scale * side, scale * (side + 2)
+    np.testing.assert_array_equal(pixels[top::scale, ::scale], swap_grid(sources, swaps)[..., 0])
+    first = column + scale * 8
+    assert (pixels[:top, :first] == 255).all()  # none above the style images
+    return [pixels[:top, first + i * column :][:, :column] for i in range(len(names))]
+
+
+def width(header):
+    return int((header < 255).any(axis=0).sum())
+
+
+@pytest.mark.parametrize("scale", [1, 2, 5])
+def test_names_stand_in_the_middle_above_their_columns(scale):
+    for header in named(["0", "four", "Äß"], scale=scale):
+        inked = np.flatnonzero((header < 255).any(axis=0))
+        assert abs((inked[0] + inked[-1]) / 2 - scale * 28 / 2) <= 2 * scale
+
+
+def test_names_are_cut_where_the_column_ends():
+    short, long, longer, _ = named(["jeans", "a long name", "a long name indeed", "0"])
+    np.testing.assert_array_equal(long, longer)
+    assert not np.array_equal(short, long)
+
+
+def test_names_that_cannot_be_shown_are_left_out():
+    shown, foreign = named(["0", "\u65e5\u672c"])  # no letters of the font
+    assert width(shown)
+    assert not width(foreign)
+    (header,) = named(["0123"], side=4, scale=1)  # narrower than a letter
+    assert header.size == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=30), min_size=1, max_size=4))
+def test_any_name_stays_within_its_column(names):
+    for header in named(names):
+        assert (header[:, 2 * 28 :] == 255).all()
+        assert (header[-2:] == 255).all()

@@ -90,14 +90,14 @@ def test_samples_show_the_models_swaps(run, tmp_path):
     (line,) = read_metrics(tmp_path, "test")
     assert line == {"kind": "test", "step": 8, "epoch": 2, **metrics}
     assert run.lines[0].endswith(
-        f"test: reconstruction {metrics['reconstruction']:.5f}, content {metrics['content_accuracy']:.2%}"
+        f"test: reconstruction {metrics['reconstruction']:.5f}, content {metrics['content_accuracy']:.1%}"
     )
     row = np.flatnonzero(test.labels == 4)[0]
     source = np.repeat(test.images[row : row + 1], 10, axis=0)
     swaps = np.asarray(call(run.model, state.variables, "transfer", source, np.arange(10)))
     with Image.open(tmp_path / "samples" / "epoch_0002.png") as sheet:
-        assert sheet.size == (2 * (11 * 34 - 2 + 8), 2 * (10 * 34 - 2))
-        shown = np.asarray(sheet)[::2, ::2]
+        assert sheet.size == (2 * (11 * 34 - 2 + 8), 2 * (13 + 10 * 34 - 2))
+        shown = np.asarray(sheet)[::2, ::2][13:]
     line = shown[4 * 34 : 4 * 34 + 32]
     np.testing.assert_array_equal(line[:, :32], test.images[row])
     expected = np.rint(np.clip(swaps[7], 0, 1) * 255)
@@ -146,7 +146,7 @@ def test_an_epoch_has_its_means_and_a_line(run, report, tmp_path):
     rate = line.pop("images_per_s")
     assert rate > 0
     assert line == {"kind": "autoencoder", "step": 4, "epoch": 1, **dict.fromkeys(METRICS, 0.5)}
-    shown = "reconstruction 0.5  adversary 0.5  adversary accuracy 0.5  content accuracy 0.5  lambda 0.5"
+    shown = "reconstruction 0.5  adversary 0.5  adversary accuracy 50.0%  content accuracy 50.0%  lambda 0.5"
     assert run.lines == [f"autoencoder 1/2  {shown}  {rate:,.0f} images/s  00:00 left of this phase"]
 
 
