@@ -80,6 +80,35 @@ def test_the_content_of_b_is_shown_large_in_the_style_of_a(browser):
     assert browser.run(f"$('result').toDataURL() === {TILES}[{other}]")
 
 
+def test_the_result_is_saved_enlarged(browser):
+    settled(browser)
+    browser.run("HTMLAnchorElement.prototype.click = function() { window.saved = [this.download, this.href]; }")
+    browser.click("#save")
+    name, address = browser.wait("window.saved")
+    assert name == f"a <b>model {browser.run('content')}.png"
+    pixels = from_data_url(address)
+    shown = from_data_url(browser.run("$('result').toDataURL()"))
+    np.testing.assert_array_equal(pixels, shown.repeat(10, axis=0).repeat(10, axis=1))
+
+
+def test_the_way_between_the_styles_is_shown_and_moves_the_slider(browser, demo):
+    browser.run("slots.a.pick(1), slots.b.pick(10)")
+    browser.wait("slots.a.source.example === 1 && slots.b.source.example === 10")
+    settled(browser)
+    labels = browser.run("[slots.a.state.label, content]")
+    rows = sorted(set(labels), key=labels.index)
+    way = browser.run("[...document.querySelectorAll('#way canvas')].map(c => c.toDataURL())")
+    assert len(way) == 6 * len(rows)
+    for slot, column in (("a", 0), ("b", 5)):
+        sheet = decoded(demo, browser.run(f"slots.{slot}.state.z"))
+        for row, label in enumerate(rows):
+            np.testing.assert_array_equal(from_data_url(way[6 * row + column]), sheet[:, 28 * label : 28 * label + 28])
+    browser.click("#way button:nth-child(3)")
+    browser.wait(f"$('share-shown').textContent === '40%' && content === {rows[0]}")
+    settled(browser)
+    assert browser.run("$('result').toDataURL()") == way[2]
+
+
 def test_uploads_work_and_broken_ones_are_explained(browser, tmp_path):
     before = settled(browser)
     (tmp_path / "good.png").write_bytes(as_file(digit(ink=0, ground=255)))
@@ -94,7 +123,8 @@ def test_uploads_work_and_broken_ones_are_explained(browser, tmp_path):
     assert settled(browser) == after
     browser.wait_for_refusal(400)
     browser.click("#a .clear")
-    browser.wait("$('tiles').classList.contains('stale') && $('share').disabled")
+    browser.wait("$('tiles').classList.contains('stale') && $('share').disabled && $('save').disabled")
+    browser.wait("$('between').hidden")
     browser.stroke("#a .pad canvas", STROKES)
     browser.wait("!$('tiles').classList.contains('stale')")
 
