@@ -55,7 +55,7 @@ def set_scale(axes: Axes, which: Literal["x", "y"], scale: Scale, num_ticks: int
     else:
         axis.set_major_locator(MaxNLocator(num_ticks, steps=[1, 2, 2.5, 5, 10]))
     percent = scale == "percent"
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g} %" if percent else f"{value:.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.5g}%" if percent else f"{value:.6g}"))
 
 
 def annotate(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> Annotation:
@@ -69,14 +69,15 @@ def annotate(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float
     return axes.annotate(text, at, offset, **place | {"color": MUTED, "fontsize": 8} | style)
 
 
-def line_chart(lines: Mapping[int, Sequence[tuple[float, float]]], scale: Scale) -> Figure:
-    """Values over epochs: (epoch, value) of each run, by the run's number."""
-    figure, axes = new_chart(3.7, 2.1)
+def line_chart(lines: Mapping[int, Sequence[tuple[float, float]]], scale: Scale, quantity: str) -> Figure:
+    """Values of a quantity over epochs: (epoch, value) of each run, by the run's number."""
+    figure, axes = new_chart(3.7, 2.3)
     for number, points in lines.items():
         colour, dashes = SERIES[number % len(SERIES)], "--" if number >= len(SERIES) else "-"
         axes.plot(*zip(*points, strict=True), dashes, color=colour, linewidth=1.5, gid=f"run-{number}")
     set_scale(axes, "y", scale, 4)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.set(xlabel="epoch", ylabel=quantity)
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     return lay_out(figure)
 

@@ -17,17 +17,17 @@ from infoae_jax.runs.folder import RunInfo, read_info
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.types import Json
 
-# Title, kind of the lines in metrics.jsonl, what to read there, scale.
-_CURVES: tuple[tuple[str, str, str, Scale], ...] = (
-    ("Reconstruction error (MSE), training images", "autoencoder", "reconstruction", "log"),
-    ("Reconstruction error (MSE), test images", "test", "reconstruction", "log"),
-    ("Content classifier: accuracy on test images", "test", "content_accuracy", "percent"),
-    ("Adversary: accuracy in training (not the leakage)", "autoencoder", "adversary_accuracy", "percent"),
-    ("Lambda: how strongly the class is hidden", "autoencoder", "lambda", "linear"),
-    ("Alignment: accuracy of its adversary", "alignment", "adversary_accuracy", "percent"),
-    ("Alignment: error of the swaps' appearance features", "alignment", "style", "linear"),
-    ("Refinement: error of style latents, encoded again", "refinement", "style", "linear"),
-    ("Refinement: error of images after a swap and back", "refinement", "cycle", "linear"),
+# Title, kind of the lines in metrics.jsonl, what to read there, scale, title of the axis.
+_CURVES: tuple[tuple[str, str, str, Scale, str], ...] = (
+    ("Reconstruction error (MSE), training images", "autoencoder", "reconstruction", "log", "MSE"),
+    ("Reconstruction error (MSE), test images", "test", "reconstruction", "log", "MSE"),
+    ("Content classifier: accuracy on test images", "test", "content_accuracy", "percent", "accuracy"),
+    ("Adversary: accuracy in training (not the leakage)", "autoencoder", "adversary_accuracy", "percent", "accuracy"),
+    ("Lambda: how strongly the class is hidden", "autoencoder", "lambda", "linear", "lambda"),
+    ("Alignment: accuracy of its adversary", "alignment", "adversary_accuracy", "percent", "accuracy"),
+    ("Alignment: error of the swaps' appearance features", "alignment", "style", "linear", "error"),
+    ("Refinement: error of style latents, encoded again", "refinement", "style", "linear", "error"),
+    ("Refinement: error of images after a swap and back", "refinement", "cycle", "linear", "error"),
 )
 
 
@@ -66,7 +66,8 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     names = [folder.name for folder in resolved]
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in resolved]
-    loaded = [_load(name, f"s{i % len(SERIES)}", folders[i]) for i, name in enumerate(names)]
+    colours = [f"s{i % len(SERIES)}" + (" dashed" if i >= len(SERIES) else "") for i in range(len(names))]
+    loaded = [_load(*each) for each in zip(names, colours, folders, strict=True)]
     evaluated = [run for run in loaded if run.record]
     columns = [{(row.group, row.name): row for row in table_rows(run.record)} for run in evaluated if run.record]
     table: dict[str, dict[str, list[Row | None]]] = {}  # by group and name, for each evaluated run
@@ -75,7 +76,7 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     text = render_page(
         "run.html",
         [differences],
-        title=" and ".join(names) if len(names) < 3 else f"{len(names)} runs",
+        title=f"{' and '.join(names) if len(names) < 3 else f'{len(names)} runs'}: {_subject(loaded)}",
         runs=loaded,
         evaluated=evaluated,
         table=table,
@@ -86,15 +87,23 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     replace_own(user_path(out, "out"), text, GENERATOR, "Choose another --out.")
 
 
+def _subject(runs: list[Run]) -> str:
+    """The data sets of the runs, and the protocols by which they were measured."""
+    data = dict.fromkeys(run.info.config.data.name for run in runs)
+    protocols = dict.fromkeys(f"{run.record['protocol']['name']} protocol" for run in runs if run.record)
+    return ", ".join([*data, *protocols])
+
+
 def _load(name: str, colour: str, folder: Path) -> Run:
     info = read_info(folder)
     samples = {epoch: data_uri(sheet, "png") for epoch, sheet in read_sheets(folder).items()}
     return Run(name, colour, folder, info, read_metrics(folder), read_evaluation(folder), samples)
 
 
-def _curves(runs: list[Run]) -> dict[str, Markup]:
-    curves: dict[str, Markup] = {}
-    for title, kind, name, scale in _CURVES:
+def _curves(runs: list[Run]) -> dict[str, tuple[Markup, list[Run]]]:
+    """Charts by title, each with the runs that it shows."""
+    curves: dict[str, tuple[Markup, list[Run]]] = {}
+    for title, kind, name, scale, quantity in _CURVES:
         found = {}
         for number, run in enumerate(runs):
             points = [(line["epoch"], y) for line in run.of_kind(kind) if isinstance(y := line.get(name), float)]
@@ -102,5 +111,8 @@ def _curves(runs: list[Run]) -> dict[str, Markup]:
             if len(points) > 1 and (name != "cycle" or any(y for _, y in points)):  # 0: without this loss
                 found[number] = points
         if found:
-            curves[title] = as_markup(line_chart(found, scale), f"curve-{len(curves)}")
+            curves[title] = (
+                as_markup(line_chart(found, scale, quantity), f"curve-{len(curves)}"),
+                [runs[i] for i in found],
+            )
     return curves

@@ -54,7 +54,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     text = render_page(
         "sweep.html",
         (format_value, short_name, field_title, results.format_duration),
-        title=f"{name}, sweep",
+        title=": ".join(filter(None, [f"{name}, sweep", arrangement.subject])),
         folder=folder,
         within=within,
         trials=trials,

@@ -4,7 +4,8 @@ What a reader can point at has an id that ends with `pick-` and the name of its 
 """
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from matplotlib.transforms import Bbox
 
 from infoae_jax.evaluation.table import Metric, Reference
 from infoae_jax.reports.charts import CARD, INK, MUTED, RULE, SERIES, annotate, lay_out, new_chart, set_scale
-from infoae_jax.sweeps.results import Setting, TrialResult
+from infoae_jax.sweeps.results import MSE_TOLERANCE, Setting, TrialResult
 from infoae_jax.sweeps.trials import format_value, short_name
 from infoae_jax.types import Json
 
@@ -31,6 +32,12 @@ class Arrangement(NamedTuple):
     along: str | None  # the field whose value changes along a curve; None if no number is swept
     others: list[str]  # the other swept fields
     curves: dict[str, list[Setting]]  # by label
+
+    @property
+    def subject(self) -> str:
+        """What was measured how, for titles: the data set and the protocol; '' if there are no settings."""
+        trials = [trial for setting in self.settings for trial in setting.trials][:1]
+        return "".join(f"{trial.data}, {trial.protocol} protocol" for trial in trials)
 
 
 def arrange(settings: Sequence[Setting]) -> Arrangement:
@@ -63,6 +70,7 @@ def tradeoff_chart(
     trials = [trial for setting in arrangement.settings for trial in setting.trials]
     chance = next((trial.chance for trial in trials if trial.chance is not None), None)
     _set_frame(axes, [_point(trial.figures.get) for trial in trials], chance)
+    _set_title(axes, arrangement.subject)
     for i, (label, settings) in enumerate(arrangement.curves.items()):
         colour, marker = SERIES[i % len(SERIES)], _MARKERS[i // len(SERIES) % len(_MARKERS)]
         points = [_point(setting.mean) for setting in settings]
@@ -105,21 +113,22 @@ def heat_map(
     def cell(values: Json) -> tuple[int, int]:
         return columns.index(values.get(along)), labels.index(_label(others, values))
 
-    figure, axes = new_chart(4.4, 0.42 * len(labels) + 0.9)
+    figure, axes = new_chart(max(3.7, 0.6 * len(columns) + 0.9), 0.42 * len(labels) + 1.1)
+    _set_title(axes, f"{metric.title} {'↓' if metric.better == 'lower' else '↑'}  ({arrangement.subject})")
     texts: dict[tuple[int, int], tuple[str, str]] = {cell(trial.values): (trial.state, MUTED) for trial in failed}
-    low, span = min(means.values()), max(means.values()) - min(means.values())
+    middle, span = (min(means.values()) + max(means.values())) / 2, _colour_span(arrangement.settings, metric, means)
     for setting in arrangement.settings:
         x, y = cell(setting.values)
         mean = means.get(setting.name)
         texts[x, y] = metric.write(mean), INK
         if mean is not None:
-            share = (mean - low) / span if span else 0.5
+            share = 0.5 + (mean - middle) / span if span else 0.5
             strength = 0.06 + 0.54 * (share if metric.better == "higher" else 1 - share)
             patch = Rectangle((x - 0.46, y - 0.45), 0.92, 0.9, facecolor=(SERIES[0], strength), linewidth=1.4)
             patch.set(edgecolor=INK if setting is best else "none", gid=f"pick-{setting.name}")
             axes.add_patch(patch)
     for (x, y), (text, colour) in texts.items():
-        axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=8 if len(columns) < 8 else 6.5)
+        axes.text(x, y, text, color=colour, ha="center", va="center", fontsize=9)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(labels) - 0.5, -0.5))
     axes.set_xticks(range(len(columns)), [format_value(value) if along else "" for value in columns])
     axes.set_xlabel(field_title(along) if along else "")
@@ -128,6 +137,19 @@ def heat_map(
         axes.set_ylabel(field_title(others[0]))
     axes.set_yticks(range(len(labels)), labels)
     return lay_out(figure)
+
+
+def _colour_span(settings: Sequence[Setting], metric: Metric, means: Mapping[str, float]) -> float:
+    """How far the ends of the colour scale lie apart: all means, and so much that noise has little contrast."""
+    seeds = [setting.spread(metric.name) for setting in settings if len(setting.trials) > 1]
+    # Means of a few seeds often differ by twice their deviation. Without several seeds nobody knows it; then a share
+    # of the value counts as little that the recommendation overlooks, too.
+    noise = 4 * statistics.fmean(seeds) if seeds else MSE_TOLERANCE * max(map(abs, means.values()))
+    return max(max(means.values()) - min(means.values()), noise)
+
+
+def _set_title(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", color=MUTED, fontsize=9)
 
 
 def _point(value_of: Callable[[str], float | None]) -> tuple[float, float]:

@@ -70,12 +70,31 @@ def test_runs_stand_side_by_side_with_what_differs(make, render):
     append_metrics(two, "end", step=12, time="2020-01-01T00:00:00Z")
     text = render(one, two)
     page = Page(text)
-    assert "a/same and b/same" in page.text
+    assert "a/same and b/same: rendered, quick protocol" in page.text
     assert "train.lambda_adv: 0.001 -> 0.07" in page.text
     assert f"Not evaluated yet: infoae evaluate {two}" in " ".join(page.text.split())
     assert "3 of 2 epochs,\nfinished" in page.text
     assert page.tags.count("svg") == 5
     assert curves(text) == 10
+
+
+def test_curves_of_several_runs_have_a_legend_each(make, render):
+    runs = [make(f"run{i}") for i in range(7)]
+    assert 'class="key"' not in render(runs[0])
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", render(*runs).partition("<h2>Curves</h2>")[2], re.DOTALL)
+    assert len(captions) == 5
+    for caption in captions:
+        assert re.findall(r'dot (s\d[^"]*)"></i>(run\d)', caption) == [
+            *((f"s{i}", f"run{i}") for i in range(6)),
+            ("s0 dashed", "run6"),
+        ]
+
+
+def test_a_leakage_below_chance_is_called_noise(make, render):
+    record = copy.deepcopy(RECORD)
+    record["figures"]["leakage"]["probe_accuracy"] = 0.1
+    assert "chance 11.3%, below it is noise" in Page(render(make("lucky", record=record))).text
+    assert "below it is noise" not in Page(render(make("one"))).text
 
 
 def test_figures_of_several_protocols_are_told_apart(make, render):

@@ -43,7 +43,7 @@ def charts(text):
 def test_page_shows_all_trials_and_recommends_by_the_rule(text):
     page = Page(text)
     words = " ".join(page.text.split())
-    assert "mine, sweep" in page.text
+    assert "mine, sweep: rendered, quick protocol" in page.text
     assert "10 trials begun: 8 finished, 2 diverged." in words
     assert "bottleneck=16,lambda_adv=0.01" in page.text.partition("Trade-off")[0]
     assert "MSE is at most 10% above" in words
@@ -75,6 +75,13 @@ def test_what_can_be_pointed_at_is_in_every_chart(text):
     names = re.findall(r'\bid="([^"]+)"', text)
     assert len(names) == len(set(names))
     assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(names)
+
+
+def test_a_recommended_leakage_below_chance_is_called_noise(make, text):
+    assert "noise" not in Page(text).text
+    folder = make(({"model.bottleneck": 8}, (0.11, 0.01)), ({"model.bottleneck": 4}, (0.2, 0.01)))
+    words = " ".join(Page(write_sweep_report(folder).read_text()).text.split())
+    assert "Its leakage is below chance, which is noise" in words
 
 
 def test_full_figures_stand_beside_those_that_are_compared(make):

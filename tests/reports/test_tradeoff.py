@@ -100,6 +100,33 @@ def test_map_is_strongest_where_a_metric_is_best_and_frames_the_recommended(make
     assert {text.get_color() for text in axes.texts if text.get_text() != "diverged"} == {INK}
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.01", "0.1"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("λ", "bottleneck")
+    assert axes.get_title(loc="left") == f"{metric.title} ↓  (rendered, quick protocol)"
+
+
+def strengths(trials):
+    axes = heat_map(arrange(group_by_setting(trials)), None, LEAKAGE).axes[0]
+    return [patch.get_facecolor()[3] for patch in axes.patches]
+
+
+@pytest.mark.parametrize(("step", "is_noise"), [(0.001, True), (0.3, False)])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_noise_has_little_contrast_in_a_map(make, step, is_noise, seeds):
+    trials = [
+        ({"model.bottleneck": 2 + i, "train.seed": seed}, (0.2 + step * i + 0.01 * seed, 0.01))
+        for i in range(3)
+        for seed in seeds
+    ]
+    found = strengths(make(*trials))
+    assert found == sorted(found, reverse=True)
+    assert (found[0] - found[-1] < 0.15) == is_noise
+
+
+def test_values_of_a_map_are_as_large_however_many_there_are(make):
+    trials = make(*[({"train.lambda_adv": 0.01 * i}, (0.2 + 0.01 * i, 0.01)) for i in range(12)])
+    figure = heat_map(arrange(group_by_setting(trials)), None, MSE)
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)
+    assert {text.get_fontsize() for text in figure.axes[0].texts} == {9}
 
 
 def test_no_map_of_what_no_setting_has(make):
