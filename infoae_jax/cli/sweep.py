@@ -93,15 +93,15 @@ def _run(trials: list[Trial], protocol: Protocol) -> bool:
     from infoae_jax.sweeps.runner import run_sweep  # imports of JAX and Matplotlib
 
     outcome, folder = run_sweep(trials, protocol), trials[0].folder.parent
-    if outcome.stopped:
-        print(f"Stopped, everything is saved. {resume_hint()}")
-    if outcome.busy:
-        print(f"Other processes train {', '.join(outcome.busy)}. Run the same command later for what is left.")
     if outcome.failed:
         names = "".join(f"\n  {name}" for name in outcome.failed)
         print(f"{len(outcome.failed)} of {len(trials)} trials failed; {FAILURE_FILE} in their folders says why:{names}")
     if any(trial.is_comparable for trial in read_trials(folder)):
         print(write_sweep_report(folder))
+    if outcome.busy:
+        print(f"Other processes train {', '.join(outcome.busy)}. Run the same command later for what is left.")
+    if outcome.stopped:
+        print(f"Stopped, everything is saved. {resume_hint()}")
     return not outcome.failed
 
 

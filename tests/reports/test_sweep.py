@@ -199,3 +199,13 @@ def test_pointing_choosing_and_sorting(path):
             found = browser.run(f"{rows}.map(row => parseFloat(row.cells[4].textContent))")
             assert found == order(found)
         assert browser.errors == []
+
+
+@pytest.mark.skipif(chromium.executable() is None, reason="Chromium is not installed")
+def test_on_a_phone_only_the_table_scrolls_and_a_shadow_says_so(path):
+    with chromium.Chromium(390, 844, phone=True) as phone:
+        phone.open(path.as_uri())
+        assert phone.run("document.documentElement.scrollWidth") <= 390
+        assert phone.run("(t => t.scrollWidth > t.clientWidth)(document.querySelector('.scroll'))")
+        attachment = phone.run("getComputedStyle(document.querySelector('.scroll')).backgroundAttachment")
+        assert attachment == "local, local, scroll, scroll"
