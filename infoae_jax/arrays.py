@@ -1,12 +1,14 @@
 """Arrays in .npz files, read with care: their headers may claim more than the memory has."""
 
+import io
 import math
-import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from infoae_jax.files import read_regular
 
 
 class Signature(NamedTuple):
@@ -40,14 +42,17 @@ def npz_signatures(archive: zipfile.ZipFile, limit: int) -> dict[str, Signature]
     return found
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that is not compressed, so that it takes no more memory than it has bytes.
+def read_arrays(path: Path, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file.
+
+    Args:
+      limit: bytes of memory that they may take; by default, as many as the file has, as it is not compressed.
 
     Raises:
       Exception: of many kinds, if it is damaged.
     """
-    with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-        names = npz_signatures(archive, os.fstat(file.fileno()).st_size)
+    with zipfile.ZipFile(io.BytesIO(read_regular(path, limit))) as archive:
+        names = npz_signatures(archive, path.stat().st_size if limit is None else limit)
         return {name: read_array(archive, name) for name in names}
 
 

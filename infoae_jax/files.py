@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def user_path(given: str | os.PathLike[str], what: str) -> Path:
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise UserError(f"{what} is {text!r}, but a path must not hold line breaks or other control characters.")
     if re.match(r"[A-Za-z][\w+.-]+:/", text):
-        raise UserError(f"{what} is {text!r}, but must be a path on this machine. Copy or mount what the URL names.")
+        raise UserError(f"{what} is {text!r}, but must be a path on this machine, not a URL.")
     if max(sizes, default=0) > _MAX_NAME_BYTES or size > _MAX_PATH_BYTES:
         shown = f"{text[:40]}...{text[-20:]}"
         raise UserError(f"{what} is {shown!r}, which is too long ({len(text)} characters). Choose a shorter one.")
@@ -75,6 +76,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.chmod(file.name, 0o644)
 
 
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """The bytes of a file; `ValueError` if it has more than `limit`, or is a pipe or device, which would block."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is not a regular file")
+    if limit is not None and found.st_size > limit:
+        raise ValueError(f"it has {found.st_size:,} bytes")
+    return path.read_bytes()
+
+
 def read_json(path: Path, kind: type[T], advice: str) -> T:
     """The content of a JSON file as a `kind`, which msgspec checks: a `TypedDict`, for instance.
 
@@ -83,9 +94,7 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
       UserError: if it cannot be read or is nothing of the kind; `advice` says what to do.
     """
     try:
-        if (size := path.stat().st_size) > _MAX_JSON_BYTES or not path.is_file():
-            raise ValueError(f"it has {size:,} bytes" if path.is_file() else "it is no file")
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular(path, _MAX_JSON_BYTES), type=kind)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(path) from error
     except (OSError, ValueError, RecursionError) as error:

@@ -10,10 +10,8 @@ Ctrl-C ends it. Only programs on this machine can reach it, unless --host says o
 """
 
 import argparse
-import contextlib
 import re
 import signal
-import urllib.parse
 import webbrowser
 
 from infoae_jax.cli.arguments import Commands, add_model_command, path_text
@@ -43,12 +41,12 @@ def add(commands: Commands) -> None:
 
 def origin(text: str) -> str:
     """Reads the scheme, host and port of a page, and writes them as browsers do; for `type` of an argparse argument."""
-    text, found = text.lower(), text
-    with contextlib.suppress(ValueError):  # of a port above 65535, or an IPv6 address
-        scheme, port = (parts := urllib.parse.urlsplit(text)).scheme, parts.port
-        if re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?", text):
-            return text.removesuffix(f":{port}") if port == _DEFAULT_PORTS[scheme] else text
-    raise argparse.ArgumentTypeError(f"{found!r} is not written https://HOST or https://HOST:PORT, without a path")
+    found = text.lower().removesuffix("/")
+    parts = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?", found)
+    if parts and int(parts[3] or 1) < 65536:
+        is_default = not parts[3] or int(parts[3]) == _DEFAULT_PORTS[parts[1]]
+        return f"{parts[1]}://{parts[2]}" + ("" if is_default else f":{parts[3]}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not written https://HOST or https://HOST:PORT, without a path")
 
 
 def run(arguments: argparse.Namespace) -> None:

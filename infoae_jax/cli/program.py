@@ -12,7 +12,7 @@ from absl import logging
 from infoae_jax.devices.signals import end_on_signals
 from infoae_jax.errors import DivergedError, UserError, as_sentence
 
-DIVERGED, IMPOSSIBLE, CRASHED, INTERRUPTED, UNHEARD = 1, 2, 70, 130, 141
+DIVERGED, IMPOSSIBLE, CRASHED, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141
 # 70: sysexits.h calls it 'software error'; 130 and 141: what shells report after SIGINT and SIGPIPE.
 
 
@@ -27,14 +27,16 @@ def run_program(run: Callable[[], int | None], when_interrupted: tuple[int, str]
             stream.reconfigure(errors="backslashreplace")  # the encoding of the console may lack what a name holds
     logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error, it also raises
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    os.environ["MPLBACKEND"] = "agg"  # no window is ever opened
     end_on_signals(*when_interrupted)
     try:
         code = run() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
-        return UNHEARD
+        return BROKEN_PIPE
     except (UserError, DivergedError, OSError) as error:
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else IMPOSSIBLE

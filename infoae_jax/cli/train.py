@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 import infoae_jax
 from infoae_jax.cli import sweep
-from infoae_jax.cli.program import run_program
+from infoae_jax.cli.program import IMPOSSIBLE, run_program
 from infoae_jax.cli.sweep import is_sweep, resume_hint, run_sweep_command
 from infoae_jax.config import Config, parse
 from infoae_jax.errors import UserError, as_sentence
@@ -53,7 +53,7 @@ def _launch() -> int:
     try:
         app.run(_main, flags_parser=_parse_flags)
     except SystemExit as stop:  # which absl ends with
-        return stop.code if isinstance(stop.code, int) else 0
+        return stop.code if isinstance(stop.code, int) else IMPOSSIBLE if stop.code else 0
     return 0
 
 
@@ -79,8 +79,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise UserError("Say what to train: --config=mnist, svhn, rendered or folder, or a file of your own.")
         parse(_CONFIG.value)  # also raises what loading the file raised
         return rest
-    except SystemExit:  # absl ends --help with 1
-        sys.exit(0)
+    except SystemExit as stop:
+        if any(re.match("--?(help|h$|[?]$)", word) for word in argv):  # absl ends with 1
+            sys.exit(0)
+        raise UserError(f"{path!r} ends the program ({stop.code}).") from stop
     except UserError:
         raise
     except Exception as error:  # a configuration file is the user's code and may raise anything
@@ -97,10 +99,10 @@ def _find_config(argv: Sequence[str]) -> tuple[list[str], str]:
     """The command line with a path for the name of a configuration that comes with the package; and this path."""
     words, path = list(argv), ""
     for i, word in enumerate(words):
-        if word == "--config" and words[i + 1 :]:
+        if word in ("--config", "-config") and words[i + 1 :]:
             words[i : i + 2] = [f"--config={words[i + 1]}"]
-        if words[i].startswith("--config="):
-            path, colon, variant = words[i].removeprefix("--config=").partition(":")
+        if re.match("--?config=", words[i]):
+            path, colon, variant = words[i].partition("=")[2].partition(":")
             ours = _config_folder() / f"{path}.py"
             path = str(ours) if path.isidentifier() and ours.exists() and not Path(path).is_file() else path
             words[i] = f"--config={path}{colon}{variant}"

@@ -34,6 +34,8 @@ def decode_files(paths: Sequence[Path], config: DataConfig) -> Images:
 
 def check_memory(needed: int, what: str) -> None:
     """Raises `UserError` if `what` needs more bytes than the machine's memory has."""
+    if not hasattr(os, "sysconf"):
+        return  # Windows
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise UserError(

@@ -3,12 +3,16 @@
 import numpy as np
 from jaxtyping import Int
 
+from infoae_jax.arrays import read_arrays
 from infoae_jax.config import DataConfig
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import subset_rows
 from infoae_jax.errors import UserError
 from infoae_jax.files import user_path
 from infoae_jax.images.read import reading
+
+NUM_FOLDS = 5  # of groups, by which probes are cross-validated
+_MAX_BYTES = 2**30
 
 
 def load_groups(source: str, config: DataConfig, splits: Splits) -> Int[np.ndarray, " n"] | None:
@@ -23,14 +27,12 @@ def load_groups(source: str, config: DataConfig, splits: Splits) -> Int[np.ndarr
     """
     if not source:
         return splits.test.factors.get("font")
+    if config.name == "folder":
+        raise UserError("--groups is not for image folders, whose test images are shuffled. Leave it out.")
     if source.endswith(".npz"):
-        advice = "It must be an .npz file with a whole number for each image in 'test'."
-        with (
-            reading(f"--groups: {source}", advice),
-            np.load(user_path(source, "--groups"), allow_pickle=False) as archive,
-        ):
-            found = archive["test"]
-    elif config.name in ("rendered", "folder"):
+        with reading(f"--groups: {source}", "It must be an .npz file with a whole number for each image in 'test'."):
+            found = read_arrays(user_path(source, "--groups"), _MAX_BYTES)["test"]
+    elif config.name == "rendered":
         raise UserError(f"--groups is {source!r}, but must be an .npz file for a data set that is not of TFDS.")
     else:
         from infoae_jax.data.tfds import read_feature  # here, since TFDS is slow to import
@@ -44,4 +46,6 @@ def load_groups(source: str, config: DataConfig, splits: Splits) -> Int[np.ndarr
             f"--groups: {source!r} holds {found.dtype}{list(found.shape)}, but must hold a whole number for each of "
             f"the {wanted} test images."
         )
+    if (count := len(np.unique(found))) < NUM_FOLDS:
+        raise UserError(f"--groups: {source!r} holds {count} groups, but leakage by group needs {NUM_FOLDS} or more.")
     return found.astype(np.int64)

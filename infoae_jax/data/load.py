@@ -32,9 +32,9 @@ def load_splits(config: DataConfig, prepare: bool = True) -> Splits:
         train, test = source.decode()
         train, test = _subset(train, config.num_train, config.seed), _subset(test, config.num_test, config.seed)
         _check(train, test, config.name)
-        _warn_of_copies(train, test)
         splits = Splits(train, test, source.fingerprint or content_hash(train, test))
         write_cache(path, splits)
+    _warn_of_copies(splits.train, splits.test)
     return splits
 
 
@@ -81,4 +81,7 @@ def _warn_of_copies(train: Dataset, test: Dataset) -> None:
     known, asked = ([hashlib.blake2b(image).digest() for image in split.images] for split in (train, test))
     if count := sum(map(set(known).__contains__, asked)):
         these = "image is also a training image" if count == 1 else "images are also training images"
-        warnings.warn(f"{count} test {these}; the figures will flatter. Keep each image in one split.", stacklevel=3)
+        warnings.warn(
+            f"{count} test {these}; the figures will look better than they are. Keep each image in one split.",
+            stacklevel=3,
+        )

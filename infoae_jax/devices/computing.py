@@ -24,7 +24,8 @@ def computing(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         check_platform()
-        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):  # Optax needs the latter
+        # Optax needs the usual promotion.
+        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
             return function(*args, **kwargs)
 
     return run

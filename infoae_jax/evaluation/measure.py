@@ -27,7 +27,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges, load_judges
 from infoae_jax.evaluation.metrics import FIGURES, JUDGED, Groups, NotApplicable, Subject, System
 from infoae_jax.evaluation.record import FORMAT, FULL, Protocol, Record, file_name
-from infoae_jax.files import user_path, write_atomically
+from infoae_jax.files import explain, user_path, write_atomically
 from infoae_jax.inference.load import restore_variables
 from infoae_jax.inference.run_data import load_run_data
 from infoae_jax.runs.folder import read_info
@@ -164,8 +164,8 @@ def find_out(run: Path, protocol: Protocol, out: str | Path | None = None) -> Pa
         with tempfile.TemporaryFile(dir=path.parent):
             return path
     except OSError as error:
-        advice = "Say where else to write the evaluation with --out."
-        raise UserError(f"The folder {str(path.parent)!r} cannot be written to ({error}). {advice}") from error
+        advice = "Say where else to write the evaluation with --out." if given is None else "Choose another --out."
+        raise UserError(f"The folder {str(path.parent)!r} cannot be written to ({explain(error)}). {advice}") from error
 
 
 def _seconds(call: Callable[[], np.ndarray]) -> float:

@@ -87,7 +87,9 @@ def measure_leakage(
     everything = np.arange(count)
     tasks = {"fitted_on_training_codes": [(train, test, everything)]}
     parts = {"folds_at_random": np.array_split(rng.permutation(count), NUM_FOLDS)}
-    if groups is not None and len(np.unique(groups)) >= NUM_FOLDS:
+    if groups is not None and len(np.unique(groups)) < NUM_FOLDS:
+        groups = None  # nor do they say how uncertain a mean is
+    if groups is not None:
         shares = np.array_split(rng.permutation(np.unique(groups)), NUM_FOLDS)
         parts["folds_by_group"] = [np.flatnonzero(np.isin(groups, share)) for share in shares]
     for protocol, folds in parts.items() if count >= MIN_FOLD_CODES else ():

@@ -34,7 +34,7 @@ QUICK = Protocol("quick", train_codes=10_000, test_images=1_500, swaps=15_000, p
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (FULL, QUICK)}
 
 
-# What the function of that name in `metrics.py` returns: this class, and the six after it.
+# What the functions of these names in `metrics.py` return.
 class Leakage(TypedDict, total=False):
     probe_accuracy: Share
     best_probe: str

@@ -94,7 +94,7 @@ class _Formatter(string.Formatter):
 def table_rows(record: Record) -> list[Row]:
     """Writes out all figures of an evaluation, and why some were left out."""
     figures: Json = {**record["figures"], "cost": record["cost"]}
-    if found := figures.get("transfer"):
+    if (found := figures.get("transfer")) and found.get("by_class"):
         accuracy, name = min(zip(found["by_class"], record["class_names"], strict=True), key=lambda pair: pair[0])
         figures["transfer"] = {**found, "worst_accuracy": accuracy, "worst_class": name}
     rows = []

@@ -16,7 +16,6 @@ import contextlib
 import io
 import os
 import reprlib
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import user_path
+from infoae_jax.files import read_regular, user_path
 from infoae_jax.images.handwriting import centre_strokes
 from infoae_jax.images.pixels import is_float, to_float, to_pil, to_uint8
 
@@ -127,9 +126,7 @@ def list_images(folder: Path) -> list[Path]:
 def open_image(file: Path | bytes, source: object) -> Image.Image:
     """Opens an image file or its bytes, of which PIL decodes only the header as yet; errors name the `source`."""
     with reading(f"The image {source}"):
-        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
-            raise ValueError("it is not a regular file")
-        encoded = file if isinstance(file, bytes) else file.read_bytes()
+        encoded = file if isinstance(file, bytes) else read_regular(file)
         if not encoded:
             raise ValueError("it is empty")
         return Image.open(io.BytesIO(encoded), formats=_PIL_FORMATS)

@@ -1,6 +1,7 @@
 """Classes as people give them, by number or name, as labels: positions in the list of classes."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -16,7 +17,8 @@ ClassesLike: TypeAlias = object  # a class by number or name, or a list or array
 def as_labels(content: ClassesLike, class_names: Sequence[str], what: str) -> Int[np.ndarray, " n"] | None:
     """Labels of the classes given, or None for anything else, which may be images; `what` is its name in errors.
 
-    A number, also as text, is the class of that name. Only where names are no numbers can it be a position among them.
+    A number, also as text, is the class of that name. It is a position only where no class has another number for a
+    name.
 
     Raises:
       UserError: for a number or name that is neither a class nor a file, a list with both classes and images, one-hot
@@ -70,8 +72,9 @@ def _position(number: int, class_names: Sequence[str], what: str, known: str) ->
     if str(number) in class_names:
         return class_names.index(str(number))
     last = len(class_names) - 1
-    if all(name.isdecimal() for name in class_names) and list(map(int, class_names)) != list(range(last + 1)):
-        found = [i for i, name in enumerate(class_names) if int(name) == number]  # 7 may be called "07"
+    numbers = [(i, int(name)) for i, name in enumerate(class_names) if re.fullmatch(r"-?\d{1,15}", name)]
+    if any(i != named for i, named in numbers):
+        found = [i for i, named in numbers if named == number]  # 7 may be called "07"
         if len(found) != 1:
             raise UserError(f"{what} is {number}, but {len(found) or 'no'} classes have this name. {known}.")
         return found[0]

@@ -13,7 +13,7 @@ import jax
 from jax import export as jax_export
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import user_path, write_atomically
+from infoae_jax.files import read_regular, user_path, write_atomically
 from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -71,10 +71,10 @@ def read_stablehlo(folder: str | Path) -> dict[str, Callable[..., jax.Array]]:
     """
     folder = user_path(folder, "folder")
     with naming_damage(folder, "a folder of `infoae export --to stablehlo`"):
-        description = from_json((folder / DESCRIPTION_FILE).read_bytes())
+        description = from_json(read_regular(folder / DESCRIPTION_FILE))
         theirs, programs = description["exported_by"]["jax"], {}
         for name in FUNCTIONS:
-            data = (folder / f"{name}.stablehlo").read_bytes()
+            data = read_regular(folder / f"{name}.stablehlo")
             if hashlib.sha256(data).hexdigest() != description["functions"][name]["sha256"]:
                 raise ValueError(f"the checksum of {name}.stablehlo does not match")
             with _naming_versions(folder, theirs):

@@ -3,15 +3,15 @@
 import base64
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import write_atomically
-from infoae_jax.images.read import open_image, to_array
+from infoae_jax.files import read_regular, write_atomically
+from infoae_jax.images.read import open_image, reading, to_array
 from infoae_jax.reports.charts import COLOURS
 
 GENERATOR = 'name="generator" content="infoae_jax report"'  # marks every page as ours
@@ -34,7 +34,7 @@ def replace_own(path: Path, content: bytes, mark: str, advice: str) -> None:
       UserError: if such a file is there, or the new one cannot be written; with `advice`.
     """
     try:
-        if path.exists() and mark.encode() not in path.read_bytes():
+        if path.exists() and (not path.is_file() or mark.encode() not in path.read_bytes()):
             raise UserError(f"{str(path)!r} exists and is not part of a report. {advice}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
@@ -42,17 +42,17 @@ def replace_own(path: Path, content: bytes, mark: str, advice: str) -> None:
         raise UserError(f"{str(path)!r} cannot be written ({error}). {advice}") from error
 
 
-def read_sheets(run: Path) -> dict[int, bytes]:
-    """The sheets of swaps in a run folder, as PNG files by epoch; damaged ones are left out, which is a warning."""
-    sheets = {}
-    for path in sorted((run / "samples").glob("epoch_*.png")):
+def read_sheets(run: Path) -> Iterator[tuple[int, bytes]]:
+    """Epochs and sheets of swaps in a run folder, newest first; damaged ones are left out, which is a warning."""
+    for path in sorted((run / "samples").glob("epoch_*.png"), reverse=True):
         if number := re.fullmatch(r"epoch_(\d{1,9})", path.stem):
             try:
-                to_array(open_image(path, path), path)
-                sheets[int(number[1])] = path.read_bytes()
+                with reading(f"The image {path}"):
+                    data = read_regular(path)
+                to_array(open_image(data, path), path)
+                yield int(number[1]), data
             except UserError as error:
                 warnings.warn(str(error), stacklevel=2)
-    return sheets
 
 
 def data_uri(image: bytes, kind: Literal["png", "webp"]) -> str:

@@ -87,6 +87,9 @@ def write_run_report(runs: Sequence[str | Path], out: str | Path) -> None:
     replace_own(user_path(out, "out"), text, GENERATOR, "Choose another --out.")
 
 
+_MAX_CHARTED = 1e30  # beyond it there are no ticks
+
+
 def _subject(runs: list[Run]) -> str:
     """The data sets of the runs, and the protocols by which they were measured."""
     data = dict.fromkeys(run.info.config.data.name for run in runs)
@@ -96,7 +99,7 @@ def _subject(runs: list[Run]) -> str:
 
 def _load(name: str, colour: str, folder: Path) -> Run:
     info = read_info(folder)
-    samples = {epoch: data_uri(sheet, "png") for epoch, sheet in read_sheets(folder).items()}
+    samples = {epoch: data_uri(sheet, "png") for epoch, sheet in sorted(read_sheets(folder))}
     return Run(name, colour, folder, info, read_metrics(folder), read_evaluation(folder), samples)
 
 
@@ -107,7 +110,7 @@ def _curves(runs: list[Run]) -> dict[str, tuple[Markup, list[Run]]]:
         found = {}
         for number, run in enumerate(runs):
             points = [(line["epoch"], y) for line in run.of_kind(kind) if isinstance(y := line.get(name), float)]
-            points = [(x, y) for x, y in points if y > 0 or scale != "log"]
+            points = [(x, y) for x, y in points if abs(y) < _MAX_CHARTED and (y > 0 or scale != "log")]
             if len(points) > 1 and (name != "cycle" or any(y for _, y in points)):  # 0: without this loss
                 found[number] = points
         if found:

@@ -48,7 +48,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
     for name, chart in files.items():
         for kind in ("svg", "png"):
             replace_own(folder / "figures" / f"{name}.{kind}", as_file(chart, kind), MAKER, "Move it away.")
-    sheets = {trial.name: read_sheets(folder / trial.name) for trial in trials}
+    newest = {trial.name: next(read_sheets(folder / trial.name), None) for trial in trials}
     resolved = folder.resolve()
     name = resolved.parent.name if resolved.name == "sweep" else resolved.name
     text = render_page(
@@ -61,7 +61,7 @@ def write_sweep_report(run: str | Path, out: str | Path | None = None, within: f
         fields=list(dict.fromkeys(field for trial in trials for field in trial.values)),
         metrics=[m for m in HEADLINE if any(trial.figures.get(m.name) is not None for trial in trials)],
         in_full=[m for m in HEADLINE[:2] if any(trial.full.get(m.name) is not None for trial in trials)],
-        swaps={name: _half_size(found[max(found)]) for name, found in sheets.items() if found},
+        swaps={name: _half_size(sheet[1]) for name, sheet in newest.items() if sheet},
         setting_of={trial.name: setting.name for setting in settings for trial in setting.trials},
         best=best,
         arrangement=arrangement,

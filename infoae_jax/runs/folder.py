@@ -36,9 +36,12 @@ class RunInfo:
 Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
+_Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=1000)]
+
+
 class _Data(TypedDict):
     image_shape: tuple[Positive, Positive, Literal[1, 3]]
-    class_names: Annotated[tuple[str, ...], msgspec.Meta(min_length=2, max_length=100_000)]
+    class_names: Annotated[tuple[_Name, ...], msgspec.Meta(min_length=2, max_length=100_000)]
     num_train: Positive
     num_test: Positive
     fingerprint: str
@@ -164,4 +167,4 @@ def parse_record(record: Json, path: str | Path) -> RunInfo:
         config = parse(found["config"])
         return RunInfo(config, data["image_shape"], names, data["num_train"], data["num_test"], data["fingerprint"])
     except (UserError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is damaged or was changed: {error}. {_NO_CONFIG}") from error
+        raise UserError(f"{str(path)!r} is damaged or was changed: {error}") from error

@@ -15,7 +15,7 @@ from typing import Annotated, TypeAlias, TypedDict
 import msgspec
 
 from infoae_jax.errors import UserError
-from infoae_jax.files import explain
+from infoae_jax.files import explain, read_regular
 from infoae_jax.runs.provenance import Environment
 from infoae_jax.types import Json
 
@@ -72,8 +72,8 @@ def read_metrics(folder: str | Path, kind: str | None = None) -> list[Json]:
     """
     path = Path(folder) / "metrics.jsonl"
     try:
-        texts = path.read_bytes().splitlines() if path.exists() else []
-    except OSError as error:
+        texts = read_regular(path).splitlines() if path.exists() else []
+    except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({explain(error)}). Move it away, or mend it.") from error
     lines: dict[object, Json] = {}
     unread: list[int] = []

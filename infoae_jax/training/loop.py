@@ -54,6 +54,8 @@ class Loop:
             return
         self._each(lambda i: self._runs[i].log_start(self.states[i]))
         for phase, span in phases:
+            if self.step < span.last and self._goes_on():  # a signal may have come while the phase before was saved
+                self.is_stopped = self._should_stop(True)
             if self.step < span.last and self._goes_on():
                 self._train_phase(phase, span)
         self.is_stopped = self.step < last

@@ -75,7 +75,7 @@ def test_origins_are_read_as_browsers_write_them(text, read):
             "https://:80",
         ),
         *(
-            "https://host/",
+            "https://host//",
             "https://host/path",
             "https://host?a",
             "https://host#a",

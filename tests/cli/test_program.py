@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infoae_jax.cli.program import CRASHED, IMPOSSIBLE, UNHEARD
+from infoae_jax.cli.program import BROKEN_PIPE, CRASHED, IMPOSSIBLE
 
 ROOT = Path(__file__).parents[2]
 ENDINGS = [
@@ -16,7 +16,7 @@ ENDINGS = [
     ("lambda: fail(DivergedError('It diverged.'))", 1),
     ("lambda: fail(UserError('x is 3.'))", IMPOSSIBLE),
     ("lambda: fail(OSError(28, 'No space left'))", IMPOSSIBLE),
-    ("lambda: fail(BrokenPipeError())", UNHEARD),
+    ("lambda: fail(BrokenPipeError())", BROKEN_PIPE),
     ("lambda: fail(KeyboardInterrupt())", 130),
     ("lambda: fail(RuntimeError('oh'))", CRASHED),
     ("lambda: fail(AssertionError())", CRASHED),
@@ -61,5 +61,5 @@ def test_a_reader_that_has_gone_gets_no_traceback(lines):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == ""
-    assert process.wait() == UNHEARD
+    assert process.wait() == BROKEN_PIPE
     process.stderr.close()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from configs import mnist, rendered
+from configs import folder, mnist, rendered
 from infoae_jax.data.groups import load_groups
 from infoae_jax.data.load import load_splits
 from infoae_jax.errors import UserError
@@ -51,6 +51,7 @@ def test_a_feature_of_tfds_and_the_fonts_of_the_rendered_digits(config, tmp_path
         ({"test": np.arange(19)}, r"holds int64\[19\], but must hold a whole number for each of the 20 test"),
         ({"test": np.arange(20.0)}, r"holds float64\[20\]"),
         ({"test": np.array([None] * 20)}, "w.npz cannot be read"),
+        ({"test": np.arange(20) % 4}, "holds 4 groups, but leakage by group needs 5 or more"),
     ],
 )
 def test_what_are_no_groups_is_refused(config, tmp_path, arrays, says):
@@ -58,3 +59,9 @@ def test_what_are_no_groups_is_refused(config, tmp_path, arrays, says):
         load_groups(write(tmp_path / "w.npz", **arrays), config, load_splits(config))
     with pytest.raises(UserError, match="nowhere.npz cannot be read"):
         load_groups("nowhere.npz", config, load_splits(config))
+
+
+def test_image_folders_have_no_order_to_go_by(image_folder, tmp_path):
+    config = config_of(folder, tmp_path / "cache", dir=str(image_folder()))
+    with pytest.raises(UserError, match="--groups is not for image folders"):
+        load_groups(write(tmp_path / "w.npz", test=np.arange(20)), config, load_splits(config))

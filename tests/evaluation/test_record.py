@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import functools
 import json
@@ -56,6 +57,16 @@ def paths(value, path=()):
             yield from paths(inner, (*path, i))
 
 
+@pytest.mark.parametrize("path", [path for path in paths(RECORD) if path and isinstance(path[-1], str)], ids=str)
+def test_whatever_is_missing_from_a_file_it_can_be_laid_out_or_is_refused(tmp_path, path):
+    record = copy.deepcopy(RECORD)
+    *inner, last = path
+    del functools.reduce(lambda tree, key: tree[key], inner, record)[last]
+    (tmp_path / file_name(QUICK)).write_text(json.dumps(record))
+    with contextlib.suppress(UserError):
+        as_text(read_evaluation(tmp_path))
+
+
 @given(st.sampled_from([path for path in paths(RECORD) if path]), JSON)
 @example(("figures",), None)
 @example(("figures", "reconstruction", "mse"), "a text")
@@ -64,6 +75,9 @@ def paths(value, path=()):
 @example(("figures", "transfer", "by_class"), [])
 @example(("figures", "transfer", "by_class"), [0.5])
 @example(("class_names",), ["only"])
+@example(("figures", "transfer"), {"transfer_accuracy": 0.5})
+@example(("figures", "leakage"), {})
+@example(("figures", "style"), {"correlation": {}})
 @example(("cost",), {})
 @example(("protocol",), {})
 @example(("untrusted",), [[]])

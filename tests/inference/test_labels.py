@@ -11,7 +11,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.images.read import read_images
 from infoae_jax.inference.labels import as_labels, labels_for
 
-NAMES = ("apple", "pear", "7")
+NAMES = ("apple", "pear", "2")
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_classes_by_number_and_name(classes):
     labels = as_labels(classes, NAMES, "content")
     assert labels.dtype == np.int32
     assert labels.tolist() == [1, 0]
-    assert as_labels("7", NAMES, "content").tolist() == [2]
+    assert as_labels("2", NAMES, "content").tolist() == [2]
     assert as_labels(range(2), NAMES, "content").tolist() == [0, 1]
 
 
@@ -54,6 +54,15 @@ def test_a_number_is_the_class_of_that_name_however_it_is_written(number):
         else:
             with pytest.raises(UserError, match=f"{number}.*Classes: 1, 2, 10, 20"):
                 as_labels(form, NUMBERS, "content")
+
+
+def test_one_name_that_is_another_number_makes_all_numbers_names():
+    names = ("1", "2", "3", "x")
+    assert as_labels([1, 3, "x"], names, "content").tolist() == [0, 2, 3]
+    with pytest.raises(UserError, match="content is 0, but no classes have this name"):
+        as_labels(0, names, "content")
+    assert as_labels([-1, 1], ("-1", "0", "1"), "content").tolist() == [0, 2]
+    assert as_labels(1, ("apple", "1"), "content").tolist() == [1]  # its position, too
 
 
 @pytest.mark.parametrize("form", [int, str])

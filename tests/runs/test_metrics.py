@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -75,7 +77,8 @@ def test_lines_left_out_are_counted_in_one_warning(tmp_path):
     assert len(seen) == 1
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"metrics.jsonl' cannot be read \(Is a directory\)"):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics.jsonl' cannot be read \(it is not a regular file\)"):
         read_metrics(tmp_path)
