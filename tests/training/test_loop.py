@@ -13,6 +13,7 @@ from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.training import stepper as stepper_module
 from infoae_jax.training.fit import build_model, fit
+from infoae_jax.training.run import Run
 from infoae_jax.training.stepper import Stepper
 from tests.small_training import after_step, assert_identical, call, interrupt
 
@@ -155,3 +156,15 @@ def test_later_phases_are_observed_at_the_same_epochs_and_at_their_end(aligned):
     """Epochs 0, 1 and 2 are asked for; 2, 4 and 5 end a phase."""
     _, _, folder = aligned
     assert [line["epoch"] for line in read_metrics(folder, "test")] == [0, 1, 2, 4, 5]
+
+
+def test_a_signal_that_comes_while_a_phase_is_saved_ends_before_the_next(aligned, tmp_path, monkeypatch):
+    def save(run, state):
+        saved(run, state)
+        signal.raise_signal(signal.SIGTERM)
+
+    saved = Run.save
+    monkeypatch.setattr(Run, "save", save)
+    stopped = fit(aligned[0], tmp_path / "run")
+    assert (stopped.finished, int(stopped.state.step)) == (False, 8)
+    assert not read_metrics(tmp_path / "run", "alignment_step")
