@@ -95,7 +95,6 @@ def check(path, read, copies=COPIES):
     path.write_bytes(sound)
     read()
     print(f"{path.name}: {copies} copies, {dict(outcomes)}")
-    assert outcomes["refused" if path.name == "model.npz" else "read"]  # of which a checksum tells
 
 
 @pytest.mark.slow
