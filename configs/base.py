@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()  # the first phase: autoencoder, adversary and content classifier
     train.epochs = 15  # passes over the training images
-    train.batch_size = 256  # images in a batch; an epoch leaves out those that do not fill one (others each time)
+    train.batch_size = 256  # images in a batch; those left over at the end of an epoch are skipped (others each time)
     train.learning_rate = 1e-3  # of Adam
     # 'cosine' (falls to 0, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but rises during the first tenth, as
     # in Goyal et al. 2017) or 'constant'

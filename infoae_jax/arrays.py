@@ -1,6 +1,5 @@
 """Arrays in .npz files, read with care: their headers may claim more than the memory has."""
 
-import io
 import math
 import zipfile
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infoae_jax.files import read_regular
+from infoae_jax.files import regular_size
 
 
 class Signature(NamedTuple):
@@ -51,8 +50,9 @@ def read_arrays(path: Path, limit: int | None = None) -> dict[str, np.ndarray]:
     Raises:
       Exception: of many kinds, if it is damaged.
     """
-    with zipfile.ZipFile(io.BytesIO(read_regular(path, limit))) as archive:
-        names = npz_signatures(archive, path.stat().st_size if limit is None else limit)
+    size = regular_size(path)
+    with zipfile.ZipFile(path) as archive:
+        names = npz_signatures(archive, size if limit is None else limit)
         return {name: read_array(archive, name) for name in names}
 
 

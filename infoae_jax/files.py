@@ -78,12 +78,18 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def read_regular(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a file; `ValueError` if it has more than `limit`, or is a pipe or device, which would block."""
+    size = regular_size(path)
+    if limit is not None and size > limit:
+        raise ValueError(f"it has {size:,} bytes")
+    return path.read_bytes()
+
+
+def regular_size(path: Path) -> int:
+    """The bytes that a file has; `ValueError` if it is a pipe or device, on which opening it would block."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is not a regular file")
-    if limit is not None and found.st_size > limit:
-        raise ValueError(f"it has {found.st_size:,} bytes")
-    return path.read_bytes()
+    return found.st_size
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:

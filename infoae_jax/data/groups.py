@@ -11,7 +11,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.files import user_path
 from infoae_jax.images.read import reading
 
-NUM_FOLDS = 5  # of groups, by which probes are cross-validated
+NUM_FOLDS = 5  # by which probes are cross-validated: as many groups are needed
 _MAX_BYTES = 2**30
 
 

@@ -23,10 +23,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from infoae_jax.data.groups import NUM_FOLDS
 from infoae_jax.evaluation.classifier import each_on_a_device, fit_classifier
 from infoae_jax.types import Json, Variables
 
-NUM_FOLDS = 5
 MIN_FOLD_CODES = 50  # with fewer codes of unseen images, folds say nothing
 VALIDATION_SHARE = 0.1  # of the codes that an MLP is fitted to, by which its epoch is chosen
 RESAMPLES = 1000  # of the bootstrap
