@@ -37,6 +37,10 @@ def get_config() -> ConfigDict:
     model.coupling_hidden = 128  # width of the networks in the couplings
     model.reference_couplings = 10  # coupling layers of the distribution that all classes share; 0 = the normal one
 
+    # The content classifier: 'shallow' (two convolutions), or 'autoencoder' (as deep as the style encoder, with a
+    # decoder of its own, for complex images)
+    model.content = "shallow"
+
     config.train = train = ConfigDict()  # the first phase: autoencoder, adversary and content classifier
     train.epochs = 15  # passes over the training images
     train.batch_size = 256  # images in a batch; those left over at the end of an epoch are skipped (others each time)
@@ -46,6 +50,8 @@ def get_config() -> ConfigDict:
     train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.content_shift = 0  # shift the content classifier's images by up to this many pixels; helps with few images
+    train.content_decoder_weight = 10.0  # weight of the error of the content autoencoder's reconstructions
+    train.view_share = 0.0  # share of the images of each batch that are changed as in alignment.views
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase over which lambda rises
@@ -56,6 +62,7 @@ def get_config() -> ConfigDict:
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
     alignment.epochs = 50  # passes over the latents of the training images
     alignment.batch_size = 1024  # latents in a batch
+    alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
     alignment.learning_rate = 2e-3  # of Adam; falls to 0 as a cosine
     alignment.style_weight = 0.1  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 0.2  # lambda of the adversary that sees the aligned latents
@@ -67,6 +74,7 @@ def get_config() -> ConfigDict:
     refine.cycle_weight = 2.0  # weight of the image's error when it is decoded from that new latent
     refine.content_weight = 0.002  # weight of the content classifier's cross-entropy on swaps
     refine.content_noise = 0.0  # standard deviation of noise on these swaps, which are then also shifted; 0 = neither
+    refine.view_share = 0.0  # as train.view_share
 
     config.log = log = ConfigDict()
     # How often losses are written to metrics.jsonl; accelerators take all the steps until then in one call.

@@ -14,6 +14,7 @@ MIN_SIDE, MAX_SIDE = 8, 512  # of an image, in pixels
 MAX_SHOWN = 100  # characters of a value in an error
 MAX_COUNT = 2**31 - 1  # of images or steps, which are numbered in 32 bits
 Latent: TypeAlias = Literal["unbounded", "sphere", "ball"]
+ContentKind: TypeAlias = Literal["shallow", "autoencoder"]
 DecoderKind: TypeAlias = Literal["dcec", "literal"]
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -52,6 +53,7 @@ class ModelConfig:
     couplings: int = _range(0, 1000)
     coupling_hidden: int = _range(1, 65536)
     reference_couplings: int = _range(0, 1000)
+    content: ContentKind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class TrainConfig:
     learning_rate_schedule: Literal["constant", "cosine", "warmup_cosine"]
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
+    content_decoder_weight: float = _range(0, 1e6)
+    view_share: float = _range(0, 1)
     lambda_adv: float = _range(0, 1e6, traced=True)
     lambda_schedule: Literal["constant", "linear"]
     lambda_ramp: float = _range(0, 1, above=True, traced=True)
@@ -74,6 +78,7 @@ class TrainConfig:
 class AlignmentConfig:
     epochs: int = _range(1, 1_000_000)
     batch_size: int = _range(1, 1_000_000)
+    views: int = _range(0, 1000)
     learning_rate: float = _range(0, 1, above=True, traced=True)
     style_weight: float = _range(0, 1e6, traced=True)
     lambda_adv: float = _range(0, 1e6, traced=True)
@@ -87,6 +92,7 @@ class RefineConfig:
     cycle_weight: float = _range(0, 1e6)
     content_weight: float = _range(0, 1e6, traced=True)
     content_noise: float = _range(0, 1, traced=True)
+    view_share: float = _range(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

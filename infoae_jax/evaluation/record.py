@@ -10,7 +10,7 @@ from infoae_jax.errors import UserError
 from infoae_jax.files import read_json
 from infoae_jax.runs.provenance import Environment
 
-FORMAT = 3
+FORMAT = 4
 _AGAIN = "Move it away and evaluate the run again."
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
@@ -78,8 +78,7 @@ class Style(TypedDict, total=False):
     ceiling: dict[str, Number]
     swaps: Count
     swaps_without_stroke: Count
-    background_delta_e: Number
-    foreground_delta_e: Number
+    colour_error: dict[str, dict[str, dict[str, Number]]]
 
 
 class Composition(TypedDict, total=False):

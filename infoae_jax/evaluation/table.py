@@ -6,6 +6,7 @@ import statistics
 import string
 from typing import Any, Literal, NamedTuple
 
+from infoae_jax.evaluation.metrics import GROUNDS
 from infoae_jax.evaluation.record import Record
 from infoae_jax.types import Json
 
@@ -25,6 +26,13 @@ class Row(NamedTuple):
 _STYLE = {"slant": ".82", "thickness": ".56", "area": ".68", "width": ".25", "height": ".14"}
 _COLOURS = [f"{ground}_{c}" for ground in ("background", "foreground") for c in "lab"]
 _ATTRIBUTES = ("slant", "thickness", "area", "length", "width", "height", "intensity", *_COLOURS, "contrast")
+_COLOUR_ERRORS: tuple[tuple[str, str, str, Literal["lower", "higher"]], ...] = (
+    ("Delta E, median", "median", ".1f", "lower"),
+    ("90th percentile", "percentile_90", ".1f", "lower"),
+    ("mean", "mean", ".1f", "lower"),
+    ("most colourful tenth", "colourful_tenth", ".1f", "lower"),
+    ("chroma kept by that tenth", "chroma_kept", ".0%", "higher"),
+)
 _MSE = "Cycle-VAE .0531; class means .0529; class means + PCA-16 .0256"
 # Templates: each group is a figure, each value a format for its entries, each reference is for MNIST.
 _ROWS = (
@@ -59,8 +67,17 @@ _ROWS = (
         )
         for name in _ATTRIBUTES
     ),
-    Row("style", "background colour, Delta E", "{background_delta_e:.2f}", "lower"),
-    Row("style", "foreground colour, Delta E", "{foreground_delta_e:.2f}", "lower"),
+    *(
+        Row(
+            "style",
+            f"{ground} colour off by, {title}",
+            f"{{colour_error[swaps][{ground}][{entry}]:{form}}} "
+            f"(reconstruction {{colour_error[reconstructions][{ground}][{entry}]:{form}}})",
+            better,
+        )
+        for ground in GROUNDS
+        for title, entry, form, better in _COLOUR_ERRORS
+    ),
     Row("style", "swaps without any stroke", "{swaps_without_stroke}", "lower"),
     Row("counterfactual", "MSE from the true image", "{mse:.5f}", "lower"),
     Row("counterfactual", "PSNR, SSIM", "{psnr:.2f} dB, {ssim:.4f}", "higher"),

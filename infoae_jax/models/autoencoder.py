@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from infoae_jax.config import DecoderKind, Dtype, Latent, ModelConfig, check_image_shape
+from infoae_jax.config import ContentKind, DecoderKind, Dtype, Latent, ModelConfig, check_image_shape
 from infoae_jax.images.appearance import num_features
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.alignment import Alignment, AlignmentHelpers
@@ -29,6 +29,7 @@ from infoae_jax.models.initial import draw
 from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Variables
 
+CONTENT_SIZE = 128  # features of the content autoencoder
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
@@ -46,10 +47,10 @@ def bounded(z: Float[Array, "b z"], latent: Latent) -> Float[Array, "b z"]:
     return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + extra)
 
 
-class StyleEncoder(nn.Module):
+class Encoder(nn.Module):
     """Network A, first half: image -> style latent z, not yet `bounded`."""
 
-    bottleneck: int
+    size: int
     hidden: int
     filters: tuple[int, ...]
     dtype: Dtype
@@ -64,7 +65,7 @@ class StyleEncoder(nn.Module):
         h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, self.dtype)(h))
         # 2. Two fully connected layers.
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
-        return nn.Dense(self.bottleneck, dtype=self.dtype, name="out")(h).astype(jnp.float32)
+        return nn.Dense(self.size, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -122,6 +123,26 @@ class ContentClassifier(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
+class DeepContentClassifier(nn.Module):
+    """The paper's content network for complex data (section 2.2), of which a decoder shows how much it still sees."""
+
+    num_classes: int
+    hidden: int
+    filters: tuple[int, ...]
+    dtype: Dtype
+
+    def setup(self) -> None:
+        self.encoder = Encoder(CONTENT_SIZE, self.hidden, self.filters, self.dtype)
+        self.out = nn.Dense(self.num_classes, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
+        return self.out(nn.relu(self.features(x))).astype(jnp.float32)
+
+    def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """What the decoder gets."""
+        return self.encoder(x)
+
+
 class InfoAutoencoder(nn.Module):
     """All networks together, for use through `apply`: `model.apply(variables, images, labels, method='transfer')`.
 
@@ -140,13 +161,19 @@ class InfoAutoencoder(nn.Module):
     couplings: int
     coupling_hidden: int
     reference_couplings: int
+    content: ContentKind
     dtype: Dtype
 
     def setup(self) -> None:
-        self.style_encoder = StyleEncoder(self.bottleneck, self.hidden, self.filters, self.dtype)
+        self.style_encoder = Encoder(self.bottleneck, self.hidden, self.filters, self.dtype)
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
-        self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
+        if self.content == "autoencoder":
+            sizes = self.hidden, self.filters
+            self.content_classifier: nn.Module = DeepContentClassifier(self.num_classes, *sizes, self.dtype)
+            self.content_decoder = Decoder(self.image_shape, *sizes, "dcec", self.dtype)
+        else:
+            self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
         if self.couplings:
             self.alignment, self.alignment_helpers = alignment_of(self), alignment_helpers_of(self)
 
@@ -155,6 +182,8 @@ class InfoAutoencoder(nn.Module):
         z = self.encode(images)
         if self.couplings:
             self.alignment_helpers.all(z, jax.nn.one_hot(labels, self.num_classes))
+        if self.content == "autoencoder":
+            self.reconstruct_content(jnp.asarray(to_float(images)))
         return {
             "z": z,
             "reconstruction": self.decode(z, labels),
@@ -201,6 +230,10 @@ class InfoAutoencoder(nn.Module):
     def classify(self, images: Images) -> Float[Array, "b n"]:
         """The content classifier's logits of each image; their arg-max is a label as `decode` takes it."""
         return self.content_classifier(jnp.asarray(to_float(images)))
+
+    def reconstruct_content(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Images from the features of the content autoencoder, with which alone it is trained."""
+        return self.content_decoder(self.content_classifier.features(images), jnp.zeros((len(images), 0)))
 
     def transfer(self, style_images: Images, labels: Labels) -> Float[Array, "b h w c"]:
         """Images with the style of `style_images` and the classes `labels`, not clipped to [0, 1]."""

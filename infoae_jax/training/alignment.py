@@ -17,10 +17,11 @@ from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
-from infoae_jax.training.stream import swap_classes
+from infoae_jax.training.stream import pick_views, swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
+VIEWS_SHARE = 0.6  # of the phase, at its begin, that sees views; the rest is for the images alone
 READER_RATE_FACTOR = 0.5  # of the learning rate of the map
 MAX_GRADIENT_NORM = 1.0  # of the map, to which a rare latent far out gives a large gradient
 MIN_VARIANCE = 1e-6  # relative to the mean variance
@@ -119,7 +120,7 @@ def align_step(
       params: those of `ALIGNMENT.trains`.
       frozen: the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
-      batch: latents 'z' [b, d], 'labels' [b], and 'appearance' [b, f].
+      batch: latents 'z' [b, v, d] of each image and its views, 'labels' [b], and 'appearance' [b, v, f].
       hyper: 'learning_rate', 'style_weight', 'lambda_adv', at least 0, and those of `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
@@ -127,7 +128,9 @@ def align_step(
       Parameters, optimiser state, and from before the step 'log_likelihood' (per dimension, up to a constant), 'style'
       (squared error of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
     """
-    z, labels, appearance = (jnp.asarray(batch[name]) for name in ("z", "labels", "appearance"))
+    labels, num_views = jnp.asarray(batch["labels"]), batch["z"].shape[1]
+    view = pick_views(hyper, num_views, len(labels), axis) * (hyper["progress"] < VIEWS_SHARE)
+    z, appearance = (jnp.asarray(batch[name])[jnp.arange(len(labels)), view] for name in ("z", "appearance"))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
     half = slice(None, None, 2)  # the same rows on any number of devices whose shares are even
     content, swapped = (jax.nn.one_hot(classes, model.num_classes) for classes in (labels, targets[half]))
@@ -163,16 +166,18 @@ def _of(name: str, params: Params, frozen: Variables) -> Variables:
 
 
 def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
-    z, labels, appearance = run.latents(state, "encode_unbounded"), run.splits.train.labels, run.appearance
+    z, labels = run.latents(state, "encode_unbounded"), run.splits.train.labels
+    appearance = run.appearance(run.config.alignment.views)
     if fresh:
         constants = state.variables["constants"]
         before = constants["alignment"]
         like = {name: np.zeros(before[name].shape, np.float32) for name in ("mean", "matrix", "inverse_matrix")}
         # Computed by the first host for all, as others may round differently.
-        maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes, appearance), like)
+        maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes, appearance[:, 0]), like)
         constants = constants | {"alignment": before | maps}
         state = dataclasses.replace(state, variables=state.variables | {"constants": constants})
-    return state, {"z": z, "labels": labels, "appearance": appearance}
+    views = [run.latents(state, "encode_unbounded", v) for v in range(1, run.config.alignment.views + 1)]
+    return state, {"z": np.stack([z, *views], axis=1), "labels": labels, "appearance": appearance}
 
 
 ALIGNMENT = Phase(

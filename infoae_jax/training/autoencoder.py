@@ -12,7 +12,7 @@ from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import sum_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.augment import shift_images
+from infoae_jax.training.augment import mix_in_views, shift_images
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
@@ -55,11 +55,13 @@ def losses(
     lam: Float[Array, ""],
     cycle_weight: float = 0.0,
     classifier_images: Float[Array, "b h w c"] | None = None,
+    content_decoder_weight: float = 0.0,
 ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "b z"]]]:
     """The objective whose gradient trains all networks at once, its terms (see `METRICS`), and the raw latents.
 
         reconstruction error (Eq. 1) + cycle_weight * cycle error + adversary's cross-entropy on the latents
             + content classifier's cross-entropy on the images (Eq. 2)
+            + content_decoder_weight * reconstruction error of the content autoencoder, if there is one
 
     The adversary reads the latents through a gradient reversal, which hands the style encoder -lambda times the
     adversary's gradient while the adversary itself learns at full strength. So network A descends Eq. 3 of the paper
@@ -94,7 +96,10 @@ def losses(
         "content_accuracy": content_accuracy,
         "lambda": lam,
     }
-    return reconstruction + cycle_weight * cycle + adversary + content, (terms, z)
+    total = reconstruction + cycle_weight * cycle + adversary + content
+    if model.content == "autoencoder":
+        total += content_decoder_weight * jnp.mean((_call(model, params, "reconstruct_content", seen) - seen) ** 2)
+    return total, (terms, z)
 
 
 def _reduce_over_devices(
@@ -141,11 +146,14 @@ def train_step(
     lam = scheduled_lambda(config.lambda_schedule, hyper["lambda_adv"], hyper["lambda_ramp"], hyper["progress"])
     rate = scheduled_rate(config.learning_rate_schedule, hyper)
     pixels, labels, shifted = jnp.asarray(to_float(batch["images"])), jnp.asarray(batch["labels"]), None
+    if config.view_share:
+        pixels = mix_in_views(pixels, config.view_share, hyper, axis)
     if config.content_shift:
         key = stream(hyper["seed"], "shift", hyper["step"])
         shifted = shift_images(pixels, config.content_shift, key)
     gradients, (metrics, z) = jax.grad(
-        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, shifted), has_aux=True
+        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, shifted, config.content_decoder_weight),
+        has_aux=True,
     )(params)
     if axis is not None:
         (gradients, metrics), z, labels = _reduce_over_devices(axis, (gradients, metrics), z, labels)
@@ -189,7 +197,7 @@ AUTOENCODER = Phase(
     name="autoencoder",
     section=lambda config: config.train,
     epochs=lambda config: config.train.epochs,
-    trains=("style_encoder", "image_decoder", "adversary", "content_classifier"),
+    trains=("style_encoder", "image_decoder", "adversary", "content_classifier", "content_decoder"),
     reads=(),
     metrics=METRICS,
     shown=("reconstruction", "adversary", "adversary_accuracy", "content_accuracy", "lambda"),

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from infoae_jax.config import Config
@@ -21,6 +22,8 @@ from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.devices.mesh import is_cpu
 from infoae_jax.errors import UserError
 from infoae_jax.images.appearance import appearance_features
+from infoae_jax.images.pixels import to_float
+from infoae_jax.images.views import NUM_DRAWS, make_views
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.folder import RunInfo, open_run
@@ -28,6 +31,8 @@ from infoae_jax.runs.metrics import append_metrics, read_metrics
 from infoae_jax.runs.provenance import environment, now
 from infoae_jax.training.state import TrainState
 from infoae_jax.types import Variables
+
+VIEWS_SEED = 0
 
 
 def print_above_bar(text: str) -> None:
@@ -96,22 +101,33 @@ class Run:
             f"parameters; {self.device}; run folder {self.folder}" + (f"; resumed at step {step}" if step else "")
         )
 
-    @property
-    def appearance(self) -> Float[np.ndarray, "n f"]:
-        """`appearance_features` of the training images."""
+    def appearance(self, num_views: int) -> Float[np.ndarray, "n v f"]:
+        """`appearance_features` of the training images and so many views of each."""
         if "appearance" not in self.shared:
-            train = self.splits.train
-            self.shared["appearance"] = appearance_features(train.images, train.labels, self.model.num_classes)
+            labels, classes = self.splits.train.labels, self.model.num_classes
+            every = [appearance_features(self.images(view), labels, classes) for view in range(num_views + 1)]
+            self.shared["appearance"] = np.stack(every, axis=1)
         return self.shared["appearance"]
+
+    def images(self, view: int) -> UInt8[np.ndarray, "n h w c"]:
+        """The training images (view 0), or a view of each; the same in every run."""
+        images = self.splits.train.images
+        if not view:
+            return images
+        draws = np.random.default_rng([VIEWS_SEED, view]).uniform(-1, 1, (len(images), NUM_DRAWS))
+        batched = make_batched(_make_views, self.local_mesh, images.shape[1] * images.shape[2])
+        return batched(None, images, draws.astype(np.float32))
 
     def apply(self, variables: Variables, method: str, *rows: np.ndarray) -> np.ndarray:
         """What `method` of the model returns, for any number of rows; the local devices share the work."""
         height, width, _ = self.model.image_shape
         return make_batched(model_method(self.model, method), self.local_mesh, height * width)(variables, *rows)
 
-    def latents(self, state: TrainState, method: Literal["encode_unbounded", "encode"]) -> Float[np.ndarray, "n z"]:
-        """What `method` of the model returns for the training images."""
-        return self.apply(hosts.local(state.variables), method, self.splits.train.images)
+    def latents(
+        self, state: TrainState, method: Literal["encode_unbounded", "encode"], view: int = 0
+    ) -> Float[np.ndarray, "n z"]:
+        """What `method` of the model returns for the training images, or for a view of each."""
+        return self.apply(hosts.local(state.variables), method, self.images(view))
 
     def save(self, state: TrainState) -> None:
         """Saves a checkpoint, on the first host."""
@@ -125,6 +141,10 @@ class Run:
         if self.tensorboard is not None:
             for name, value in values.items():
                 self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _make_views(_: None, images: UInt8[Array, "b h w c"], draws: Float[Array, "b 6"]) -> UInt8[Array, "b h w c"]:
+    return jnp.rint(make_views(to_float(images), draws) * 255).astype(jnp.uint8)
 
 
 def _tensorboard(folder: Path) -> Any:

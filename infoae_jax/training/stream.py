@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Key
 
 from infoae_jax.types import Hyper, Scalar
 
-Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets"]
+Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets", "views", "train_views"]
 _SHUFFLE = 1  # tells the order of images from all else that NumPy draws from the seed
 
 
@@ -36,6 +36,12 @@ def swap_classes(hyper: Hyper, num_classes: int, count: int, axis: str | None) -
     """A random class to swap to for each image of this device in a step; arguments as for `own_rows`."""
     key = stream(hyper["seed"], "targets", hyper["step"])
     return own_rows(lambda n: jax.random.randint(key, (n,), 0, num_classes), count, axis)
+
+
+def pick_views(hyper: Hyper, num_views: int, count: int, axis: str | None) -> Int[Array, " {count}"]:
+    """Which view of each image of this device a step sees; 0 is the image itself. Arguments as for `own_rows`."""
+    key = stream(hyper["seed"], "views", hyper["step"])
+    return own_rows(lambda n: jax.random.randint(key, (n,), 0, num_views), count, axis)
 
 
 def shuffled(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:

@@ -96,7 +96,8 @@ def test_copying_the_source_transfers_nothing_and_keeps_all_style(splits, all_kn
     assert found["style"]["ceiling"] == pytest.approx(dict.fromkeys(found["style"]["ceiling"], 1))
     # Not 1, since the mean of the class asked for is subtracted, which a copy does not show; and these are few images.
     assert min(found["style"]["correlation"].values()) > 0.75
-    assert found["style"]["background_delta_e"] == pytest.approx(0, abs=1e-6)
+    for error in found["style"]["colour_error"]["swaps"].values():
+        assert error == pytest.approx({**dict.fromkeys(error, 0), "chroma_kept": 1}, abs=1e-6)
     assert found["composition"] == {"l1_after_1": 0, "l1_after_10": 0, "accuracy_after_10": 1}
     assert found["reversibility"]["mse"] == pytest.approx(0, abs=1e-9)
     assert found["reversibility"]["r2"] == pytest.approx(1)
@@ -111,7 +112,10 @@ def test_perfect_transfer_has_perfect_figures(splits, worlds, all_knowing):
     assert found["transfer"]["transfer_accuracy"] == 1
     assert found["transfer"]["confusion"] == np.eye(10).tolist()
     assert found["composition"]["l1_after_10"] == 0
-    assert found["style"]["background_delta_e"] < found["style"]["foreground_delta_e"] < 10
+    errors = found["style"]["colour_error"]["swaps"]
+    assert errors["background"]["mean"] < errors["foreground"]["mean"] < 10
+    assert errors["background"]["median"] < errors["background"]["percentile_90"] < 10
+    assert 0.9 < errors["background"]["chroma_kept"] < 1.1
 
 
 def test_class_mean_has_no_style(splits, all_knowing):

@@ -12,7 +12,7 @@ from infoae_jax.config import Static, parse
 from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.images.appearance import num_features
 from infoae_jax.models.autoencoder import alignment_of, build
-from infoae_jax.training.alignment import ALIGNMENT, align_step, class_maps
+from infoae_jax.training.alignment import ALIGNMENT, VIEWS_SHARE, align_step, class_maps
 from infoae_jax.training.run import Run
 from infoae_jax.training.schedule import init_state
 from tests.small_training import assert_identical, changed, devices_mesh, leaves, make, share_far, take_steps
@@ -107,7 +107,7 @@ def train(data, lam, style_weight=0.0, steps=150, reference=10, rate=5e-3):
     params, optimizer, history, rng = carry.params, carry.optimizer, [], np.random.default_rng(0)
     for i in range(steps):
         rows = rng.integers(0, len(z), 256)
-        batch = {"z": z[rows], "labels": labels[rows], "appearance": appearance[rows]}
+        batch = {"z": z[rows, None], "labels": labels[rows], "appearance": appearance[rows, None]}
         now = hyper | {"step": np.int32(i), "progress": np.float32((i + 0.5) / steps)}
         params, optimizer, metrics = step(params, frozen, optimizer, batch, now)
         history.append({name: float(value) for name, value in metrics.items()})
@@ -156,11 +156,11 @@ def test_adversary_works_against_the_map_but_not_on_itself(data, reference):
 
 
 def test_alignment_is_the_same_on_four_devices():
-    """Also the term of swaps, which takes a part of the batch, and the draw of their classes."""
+    """Also the term of swaps, which takes a part of the batch, and the draws of their classes and of views."""
     model, config, *_ = make(couplings=2)
     section = dataclasses.replace(config.alignment, learning_rate=1e-3, style_weight=1.0, lambda_adv=0.5)
     config, rng = dataclasses.replace(config, alignment=section), np.random.default_rng(0)
-    z, appearance = (rng.standard_normal((64, n)).astype(np.float32) for n in (model.bottleneck, num_features(1)))
+    z, appearance = (rng.standard_normal((64, 3, n)).astype(np.float32) for n in (model.bottleneck, num_features(1)))
     tables = {"z": z, "labels": rng.integers(0, 10, 64, np.int32), "appearance": appearance}
     (mine, one), (theirs, four) = (take_steps(model, config, tables, 2, ALIGNMENT, devices) for devices in (1, 4))
     assert one[-1] == pytest.approx(four[-1], rel=1e-4)
@@ -169,14 +169,36 @@ def test_alignment_is_the_same_on_four_devices():
 
 def test_the_phase_begins_with_the_maps_of_the_classes_and_keeps_them_when_resumed(tmp_path, monkeypatch):
     model, config, images, labels = make(couplings=2)
+    config = dataclasses.replace(config, alignment=dataclasses.replace(config.alignment, views=2))
     z = np.random.default_rng(0).standard_normal((len(labels), model.bottleneck)).astype(np.float32)
-    monkeypatch.setattr(Run, "latents", lambda self, state, method: z)
+    monkeypatch.setattr(Run, "latents", lambda self, state, method, view=0: z + view)
     data = Dataset(images, labels, tuple("0123456789"))
     run = Run(config, tmp_path, Splits(data, data, "x"), model, "1 x cpu", devices_mesh(1))
     state = init_state(model, config)
     begun, tables = ALIGNMENT.begin(run, state, True)
-    assert tables["z"] is z
+    np.testing.assert_array_equal(tables["z"], np.stack([z, z + 1, z + 2], axis=1))
+    assert tables["appearance"].shape == (len(labels), 3, num_features(1))
     found = begun.variables["constants"]["alignment"]
-    for name, value in class_maps(z, labels, 10, run.appearance).items():
+    for name, value in class_maps(z, labels, 10, run.appearance(2)[:, 0]).items():
         np.testing.assert_array_equal(found[name], value)
     assert_identical(ALIGNMENT.begin(run, begun, False)[0], begun)
+
+
+def test_views_are_seen_at_first_and_at_the_end_the_images_alone(data):
+    z, labels, appearance = (values[:256] for values in data)
+    _, state, step = trainer(10)
+    carry, frozen = ALIGNMENT.carry(state), ALIGNMENT.frozen(state)
+
+    def metrics(progress, offset, seed=0):
+        views = np.stack([z, z + offset, z - offset], axis=1)
+        batch = {"z": views, "labels": labels, "appearance": np.stack([appearance] * 3, axis=1)}
+        hyper = {"learning_rate": 1e-3, "style_weight": 1.0, "lambda_adv": 0.1, "progress": progress}
+        hyper = {name: np.float32(value) for name, value in hyper.items()}
+        found = step(
+            carry.params, frozen, carry.optimizer, batch, hyper | {"seed": np.uint32(seed), "step": np.int32(7)}
+        )
+        return {name: float(value) for name, value in found[2].items()}
+
+    assert metrics(0.0, 5.0)["log_likelihood"] < metrics(0.0, 0.0)["log_likelihood"] - 1
+    assert metrics(0.5, 5.0) != metrics(0.5, 5.0, seed=1)
+    assert metrics(VIEWS_SHARE, 5.0) == metrics(VIEWS_SHARE, 0.0)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from infoae_jax.config import parse
@@ -27,10 +28,10 @@ def test_runs_of_a_group_compute_the_appearance_once(make_run, monkeypatch):
         run_module, "appearance_features", lambda *args: computed.append(args) or appearance_features(*args)
     )
     shared = {}
-    first, second = (make_run(shared=shared).appearance for _ in range(2))
+    first, second = (make_run(shared=shared).appearance(1) for _ in range(2))
     assert first is second
-    assert first.shape[0] == 256
-    assert len(computed) == 1
+    assert first.shape[:2] == (256, 2)
+    assert len(computed) == 2
 
 
 def test_the_first_host_alone_writes_and_prints(make_run, tmp_path, monkeypatch, capsys):
@@ -46,3 +47,17 @@ def test_the_first_host_alone_writes_and_prints(make_run, tmp_path, monkeypatch,
     assert read_metrics(tmp_path) == [{"kind": "autoencoder_step", "step": 3, "loss": 0.5}]
     assert written == [("autoencoder_step/loss", 0.5, 3)]
     assert capsys.readouterr().out == "heard\n"
+
+
+def test_views_are_made_of_the_training_images_and_are_the_same_each_time(make_run):
+    run = make_run()
+    images = run.splits.train.images
+    assert run.images(0) is images
+    first, second = run.images(1), run.images(2)
+    assert first.dtype == np.uint8
+    assert first.shape == images.shape
+    np.testing.assert_array_equal(first, make_run().images(1))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, images)
+    difference = np.abs(first.astype(int) - images)
+    assert difference.mean() < np.abs(first.astype(int) - np.roll(images, 1, axis=0)).mean()

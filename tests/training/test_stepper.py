@@ -20,7 +20,8 @@ def example(phase):
     model, config, images, labels = make()
     images, labels = (np.concatenate([rows, rows[:5]]) for rows in (images, labels))
     rng = np.random.default_rng(0)
-    z, appearance = (rng.standard_normal((len(labels), n)).astype(np.float32) for n in (model.bottleneck, 42))
+    z, appearance = (rng.standard_normal((len(labels), 2, n)).astype(np.float32) for n in (model.bottleneck, 42))
+    z = z if phase.name == "alignment" else z[:, 0]
     names = {"autoencoder": ["images"], "alignment": ["z", "appearance"], "refinement": ["images", "z"]}[phase.name]
     tables = {"images": images, "z": z, "appearance": appearance, "labels": labels}
     return model, config, {name: tables[name] for name in (*names, "labels")}
