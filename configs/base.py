@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
     model.decoder = "dcec"  # 'dcec': mirrored, the last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
     model.adversary_hidden = 256  # width of the adversary (network B)
-    model.couplings = 8  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
-    model.coupling_hidden = 128  # width of the networks in the couplings
+    model.couplings = 10  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
+    model.coupling_hidden = 256  # width of the networks in the couplings
     model.reference_couplings = 10  # coupling layers of the distribution that all classes share; 0 = the normal one
 
     # The content classifier: 'shallow' (two convolutions), or 'autoencoder' (as deep as the style encoder, with a
@@ -49,9 +49,10 @@ def get_config() -> ConfigDict:
     # in Goyal et al. 2017) or 'constant'
     train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
-    train.content_shift = 0  # shift the content classifier's images by up to this many pixels; helps with few images
+    train.content_shift = 1  # shift the content classifier's images by up to this many pixels; helps with few images
+    train.content_view_share = 0.5  # share of the content classifier's images that are changed as in alignment.views
     train.content_decoder_weight = 10.0  # weight of the error of the content autoencoder's reconstructions
-    train.view_share = 0.0  # share of the images of each batch that are changed as in alignment.views
+    train.view_share = 0.0  # the same for all networks
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase over which lambda rises
@@ -60,12 +61,12 @@ def get_config() -> ConfigDict:
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
-    alignment.epochs = 50  # passes over the latents of the training images
+    alignment.epochs = 40  # passes over the latents of the training images
     alignment.batch_size = 1024  # latents in a batch
     alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
     alignment.learning_rate = 2e-3  # of Adam; falls to 0 as a cosine
-    alignment.style_weight = 0.1  # weight of the error between the appearance features of a swap and of its source
-    alignment.lambda_adv = 0.2  # lambda of the adversary that sees the aligned latents
+    alignment.style_weight = 0.3  # weight of the error between the appearance features of a swap and of its source
+    alignment.lambda_adv = 0.5  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
     refine.epochs = 3  # passes over the training images; 0 = no refinement
@@ -100,7 +101,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
     train.cycle_weight, train.content_shift, train.lambda_adv = 0.0, 2, 0.001
-    config.model.reference_couplings = 4
+    config.model.couplings, config.model.coupling_hidden, config.model.reference_couplings = 8, 128, 4
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
     alignment.style_weight, alignment.lambda_adv = 0.3, 0.4
     refine.style_weight, refine.cycle_weight = 0.003, 0.0
@@ -113,7 +114,7 @@ def use_paper(config: ConfigDict) -> None:
     The paper does not state its lambda. From 0.003 on (MNIST) this diverges: the encoder makes its latent ever larger.
     """
     config.train.lambda_adv = 0.001
-    config.train.cycle_weight = config.train.content_shift = 0
+    config.train.cycle_weight = config.train.content_shift = config.train.content_view_share = 0
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0
     config.train.epochs = 300
@@ -129,10 +130,10 @@ def use_tiny(config: ConfigDict) -> None:
     config.model.filters = (8, 16, 16)
     config.train.epochs = 2
     config.train.batch_size = 64
-    config.train.cycle_weight = 0.0
+    config.train.cycle_weight = config.train.content_shift = config.train.content_view_share = 0
     config.model.couplings = 0  # --config.model.couplings=2 adds an alignment that is as quick
     config.model.coupling_hidden, config.model.reference_couplings = 16, 2
-    config.alignment.epochs, config.alignment.batch_size = 2, 64
+    config.alignment.epochs, config.alignment.batch_size, config.alignment.views = 2, 64, 1
     config.refine.epochs = 0
     config.log.every_steps = 2
 

@@ -64,6 +64,7 @@ class TrainConfig:
     learning_rate_schedule: Literal["constant", "cosine", "warmup_cosine"]
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
+    content_view_share: float = _range(0, 1)
     content_decoder_weight: float = _range(0, 1e6)
     view_share: float = _range(0, 1)
     lambda_adv: float = _range(0, 1e6, traced=True)

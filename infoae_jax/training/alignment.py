@@ -21,7 +21,6 @@ from infoae_jax.training.stream import pick_views, swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
-VIEWS_SHARE = 0.6  # of the phase, at its begin, that sees views; the rest is for the images alone
 READER_RATE_FACTOR = 0.5  # of the learning rate of the map
 MAX_GRADIENT_NORM = 1.0  # of the map, to which a rare latent far out gives a large gradient
 MIN_VARIANCE = 1e-6  # relative to the mean variance
@@ -128,8 +127,8 @@ def align_step(
       Parameters, optimiser state, and from before the step 'log_likelihood' (per dimension, up to a constant), 'style'
       (squared error of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
     """
-    labels, num_views = jnp.asarray(batch["labels"]), batch["z"].shape[1]
-    view = pick_views(hyper, num_views, len(labels), axis) * (hyper["progress"] < VIEWS_SHARE)
+    labels = jnp.asarray(batch["labels"])
+    view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis)
     z, appearance = (jnp.asarray(batch[name])[jnp.arange(len(labels)), view] for name in ("z", "appearance"))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
     half = slice(None, None, 2)  # the same rows on any number of devices whose shares are even
@@ -167,7 +166,7 @@ def _of(name: str, params: Params, frozen: Variables) -> Variables:
 
 def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
     z, labels = run.latents(state, "encode_unbounded"), run.splits.train.labels
-    appearance = run.appearance(run.config.alignment.views)
+    appearance = run.appearance()
     if fresh:
         constants = state.variables["constants"]
         before = constants["alignment"]
@@ -176,7 +175,7 @@ def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]
         maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes, appearance[:, 0]), like)
         constants = constants | {"alignment": before | maps}
         state = dataclasses.replace(state, variables=state.variables | {"constants": constants})
-    views = [run.latents(state, "encode_unbounded", v) for v in range(1, run.config.alignment.views + 1)]
+    views = [run.latents(state, "encode_unbounded", view) for view in run.views[1:]]
     return state, {"z": np.stack([z, *views], axis=1), "labels": labels, "appearance": appearance}
 
 

@@ -66,7 +66,7 @@ def refine_step(
     """
     z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
     if config.view_share:
-        pixels = mix_in_views(pixels, config.view_share, hyper, axis)
+        pixels = mix_in_views(pixels, config.view_share, "views", hyper, axis)
         z = model_method(model, "encode")(frozen, pixels)
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
     both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])

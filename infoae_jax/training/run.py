@@ -101,20 +101,26 @@ class Run:
             f"parameters; {self.device}; run folder {self.folder}" + (f"; resumed at step {step}" if step else "")
         )
 
-    def appearance(self, num_views: int) -> Float[np.ndarray, "n v f"]:
-        """`appearance_features` of the training images and so many views of each."""
+    def appearance(self) -> Float[np.ndarray, "n v f"]:
+        """`appearance_features` of the training images and of their views."""
         if "appearance" not in self.shared:
             labels, classes = self.splits.train.labels, self.model.num_classes
-            every = [appearance_features(self.images(view), labels, classes) for view in range(num_views + 1)]
+            every = [appearance_features(self.images(view), labels, classes) for view in self.views]
             self.shared["appearance"] = np.stack(every, axis=1)
         return self.shared["appearance"]
 
+    @property
+    def views(self) -> range:
+        """The numbers of all views; 0 is the image itself."""
+        return range(self.config.alignment.views + 1)
+
     def images(self, view: int) -> UInt8[np.ndarray, "n h w c"]:
-        """The training images (view 0), or a view of each; the same in every run."""
+        """The training images (view 0), or views of them, stronger the higher their number; the same in every run."""
         images = self.splits.train.images
         if not view:
             return images
-        draws = np.random.default_rng([VIEWS_SEED, view]).uniform(-1, 1, (len(images), NUM_DRAWS))
+        strength = view / self.config.alignment.views
+        draws = strength * np.random.default_rng([VIEWS_SEED, view]).uniform(-1, 1, (len(images), NUM_DRAWS))
         batched = make_batched(_make_views, self.local_mesh, images.shape[1] * images.shape[2])
         return batched(None, images, draws.astype(np.float32))
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
 from infoae_jax.types import Hyper, Scalar
 
-Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets", "views", "train_views"]
+Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets", "views", "content_views"]
 _SHUFFLE = 1  # tells the order of images from all else that NumPy draws from the seed
 
 
@@ -39,9 +40,13 @@ def swap_classes(hyper: Hyper, num_classes: int, count: int, axis: str | None) -
 
 
 def pick_views(hyper: Hyper, num_views: int, count: int, axis: str | None) -> Int[Array, " {count}"]:
-    """Which view of each image of this device a step sees; 0 is the image itself. Arguments as for `own_rows`."""
+    """Which of its views a step sees of each image of this device: 0 (the image) to `num_views` (the strongest).
+
+    The strongest become rarer: in the last `1 / num_views` of the phase, half are images and half their weakest views.
+    """
     key = stream(hyper["seed"], "views", hyper["step"])
-    return own_rows(lambda n: jax.random.randint(key, (n,), 0, num_views), count, axis)
+    strongest = jnp.minimum(jnp.floor(num_views * (1 - hyper["progress"])).astype(jnp.int32) + 1, num_views)
+    return own_rows(lambda n: jax.random.randint(key, (n,), 0, strongest + 1), count, axis)
 
 
 def shuffled(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:

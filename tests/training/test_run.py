@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def test_runs_of_a_group_compute_the_appearance_once(make_run, monkeypatch):
         run_module, "appearance_features", lambda *args: computed.append(args) or appearance_features(*args)
     )
     shared = {}
-    first, second = (make_run(shared=shared).appearance(1) for _ in range(2))
+    first, second = (make_run(shared=shared).appearance() for _ in range(2))
     assert first is second
     assert first.shape[:2] == (256, 2)
     assert len(computed) == 2
@@ -53,11 +55,15 @@ def test_views_are_made_of_the_training_images_and_are_the_same_each_time(make_r
     run = make_run()
     images = run.splits.train.images
     assert run.images(0) is images
-    first, second = run.images(1), run.images(2)
+    run.config = dataclasses.replace(run.config, alignment=dataclasses.replace(run.config.alignment, views=4))
+    assert list(run.views) == [0, 1, 2, 3, 4]
+    first, second = run.images(4), run.images(3)
     assert first.dtype == np.uint8
     assert first.shape == images.shape
-    np.testing.assert_array_equal(first, make_run().images(1))
+    np.testing.assert_array_equal(first, run.images(4))
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, images)
-    difference = np.abs(first.astype(int) - images)
-    assert difference.mean() < np.abs(first.astype(int) - np.roll(images, 1, axis=0)).mean()
+    weak, strong, other = (
+        np.abs(found.astype(int) - images).mean() for found in (run.images(1), first, np.roll(images, 1, axis=0))
+    )
+    assert weak < strong < other
