@@ -43,8 +43,8 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()  # the first phase: autoencoder, adversary and content classifier
     train.epochs = 15  # passes over the training images
-    train.batch_size = 256  # images in a batch; those left over at the end of an epoch are skipped (others each time)
-    train.learning_rate = 1e-3  # of Adam
+    train.batch_size = 256  # images in a batch; an epoch skips the remainder (other images each time)
+    train.learning_rate = 1e-3  # for Adam
     # 'cosine' (falls to 0, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but rises during the first tenth, as
     # in Goyal et al. 2017) or 'constant'
     train.learning_rate_schedule = "cosine"
@@ -55,39 +55,39 @@ def get_config() -> ConfigDict:
     train.view_share = 0.0  # the same for all networks
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
-    train.lambda_ramp = 0.5  # share of this phase over which lambda rises
+    train.lambda_ramp = 0.5  # share of this phase during which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
-    train.seed = 0  # of all that is random in a training: initial parameters, order of images, swaps
+    train.seed = 0  # of everything random in a training: initial parameters, order of images, swaps
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
     alignment.epochs = 40  # passes over the latents of the training images
     alignment.batch_size = 1024  # latents in a batch
     alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
-    alignment.learning_rate = 2e-3  # of Adam; falls to 0 as a cosine
+    alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
     alignment.style_weight = 0.3  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 0.5  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
     refine.epochs = 3  # passes over the training images; 0 = no refinement
-    refine.learning_rate = 1e-3  # of Adam; falls to 0 as a cosine
-    refine.style_weight = 0.01  # weight of the error of a latent after it was decoded and encoded again
-    refine.cycle_weight = 2.0  # weight of the image's error when it is decoded from that new latent
+    refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
+    refine.style_weight = 0.01  # weight of the error of a latent that is decoded and encoded again
+    refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
     refine.content_weight = 0.002  # weight of the content classifier's cross-entropy on swaps
-    refine.content_noise = 0.0  # standard deviation of noise on these swaps, which are then also shifted; 0 = neither
+    refine.content_noise = 0.0  # standard deviation of noise on these swaps, which are then shifted, too; 0 = neither
     refine.view_share = 0.0  # as train.view_share
 
     config.log = log = ConfigDict()
-    # How often losses are written to metrics.jsonl; accelerators take all the steps until then in one call.
+    # Steps between the losses in metrics.jsonl; accelerators take all of these steps in one call.
     log.every_steps = 50
     # Generate swaps and measure the test images after these epochs, counted over all phases, and after each phase.
     log.sample_epochs = (0, 1, 2, 5, 10, 20, 50, 100, 200, 300)
     log.tensorboard = False  # also write TensorBoard events (needs the extra 'tensorboard')
 
     config.checkpoint = checkpoint = ConfigDict()
-    # Save at the first log line or end of an epoch after this time, and at the end of each phase.
+    # Save at the first log line or end of an epoch after this many seconds, and at the end of each phase.
     checkpoint.every_seconds = 30.0
-    checkpoint.keep = 2  # number of newest checkpoints to keep, 2 or more, in case one is damaged
+    checkpoint.keep = 2  # number of newest checkpoints to keep; at least 2, in case one is damaged
 
     config.evaluate = evaluate = ConfigDict()
     # Measure the finished run as `infoae evaluate` does: 'no', 'quick' or 'full'. Sweeps measure quickly in any case.

@@ -30,10 +30,10 @@ def settings_page() -> str:
     text = [
         "# Settings",
         "",
-        "*Made from the comments of `configs/base.py` by `python docs/generate.py`.*",
+        "*Made from the comments in `configs/base.py` by `python docs/generate.py`.*",
         "",
         "Set any of them on the command line: `--config.model.bottleneck=32`. "
-        "[Which setting does what](tuning.md) says how to choose.",
+        "[Which setting does what](tuning.md) helps you choose.",
     ]
     for name, comment in comments():
         if "." not in name:
@@ -43,7 +43,13 @@ def settings_page() -> str:
             text.append(f"| `{name}` | `{defaults[name]!r}` | {comment} |")
     recipes = {name: flatten(module.get_config().to_dict()) for name, module in CONFIGS.items()}
     recipes |= {name: flatten(mnist.get_config(name.partition(":")[2]).to_dict()) for name in VARIANTS}
-    text += ["", "## What each recipe sets", "", "A variant after the colon changes any configuration alike.", ""]
+    text += [
+        "",
+        "## What each recipe sets",
+        "",
+        "A variant after a colon changes every configuration in the same way.",
+        "",
+    ]
     text += [f"| setting | {' | '.join(recipes)} |", "|---" * (len(recipes) + 1) + "|"]
     for name in filter(defaults.__contains__, dict(comments())):
         values = [repr(recipe[name]) for recipe in recipes.values()]
@@ -83,12 +89,15 @@ def commands_page() -> str:
         "`infoae COMMAND` and `python -m infoae_jax COMMAND` are the same.",
         "",
         "Give images as files, or as folders of PNG and JPEG files. An existing file is replaced only with `--force`. "
-        "MNIST's digits are white on black, 20 of 28 pixels high and centred by their mass. A model trained on them "
+        "MNIST's digits are white on black, 20 of 28 pixels high and centred by their mass; a model trained on them "
         "knows no others: for a photo, scan or sketch of a digit, dark on bright or bright on dark, add `--drawing`.",
         "",
-        "## infoae train",
+        "[Training and run folders](training.md#exit-codes) explains the exit codes, and [Python](python.md) shows how "
+        "to do the same from a program.",
         "",
-        "In a clone also `python launch.py`. Options are written `--name=value`.",
+        "## infoae train, infoae sweep",
+        "",
+        "In a clone, `python launch.py` does the same; a sweep adds `--sweep`. Write options as `--name=value`.",
         "",
         *fenced(launch_help()),
     ]

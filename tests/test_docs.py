@@ -113,7 +113,12 @@ def known_options():
     ]
     options = {f"--{flag.name}" for flag in ours} | {f"--no{flag.name}" for flag in ours if flag.boolean}
     options |= {f"--config.{name}" for name in SETTINGS}
-    known |= {"infoae train": options, "python launch.py": options, "python benchmarks/sweep_cost.py": options}
+    known |= {
+        "infoae train": options,
+        "infoae sweep": options,
+        "python launch.py": options,
+        "python benchmarks/sweep_cost.py": options,
+    }
     for path in (ROOT / "benchmarks").glob("*.py"):
         literal = set(re.findall(r"\"(--\w+)\"", path.read_text()))
         known[f"python benchmarks/{path.name}"] = known.get(f"python benchmarks/{path.name}", set()) | literal

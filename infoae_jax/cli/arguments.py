@@ -9,7 +9,7 @@ from infoae_jax.files import user_path
 from infoae_jax.pretrained.find import pretrained_names
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # of `infoae`, to which commands are added
-WITHIN_HELP = "sweeps: by how much the MSE of a recommended setting may exceed the lowest one; default: 10"
+WITHIN_HELP = "sweeps: the MSE of a recommended setting may exceed the lowest one by this much; default: 10"
 
 
 def add_model_command(
@@ -20,7 +20,7 @@ def add_model_command(
     parser = commands.add_parser(name, help=summary, description=description, epilog=epilog, formatter_class=layout)
     known = ", ".join(pretrained_names())
     parser.add_argument("model", metavar="RUN", help=f"run folder, exported .npz file, or pretrained model: {known}")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
     return parser
 
 

@@ -1,12 +1,14 @@
-"""Serves a page to try the model on, in your browser: draw or upload an image, see all classes in its style, mix two.
+"""Serves a page in your browser to try a model on: draw or upload an image, see every class in its style, mix two.
 
-  infoae demo mnist
-  infoae demo runs/mnist --port=0 --open
-
-Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise. To use it from another one:
-
-  ssh -L 8000:localhost:8000 user@host     and open http://localhost:8000/
+Examples:
+  infoae demo mnist                                  a pretrained model, at http://127.0.0.1:8000/
+  infoae demo runs/mnist --port=0 --open             at a free port, opened at once
   infoae demo mnist --trusted_origin=https://demo.example.com     behind a proxy with that address
+
+Ctrl-C ends it. Only programs on this machine can reach it, unless --host says otherwise. To use it from another
+machine, run this there and open http://localhost:8000/:
+
+  ssh -L 8000:localhost:8000 user@host
 """
 
 import argparse
@@ -25,8 +27,8 @@ def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = add_model_command(commands, "demo", "serve a page to try the model on", __doc__)
     parser.add_argument("--data_dir", type=path_text, help="where the data set is now, if it was moved after training")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: reachable from elsewhere")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0: a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: reachable from elsewhere")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; default: 8000; 0: a free one")
     parser.add_argument(
         "--trusted_origin",
         action="append",
@@ -65,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         demo.warm_up()
         print(f"{demo.name}: {server.url}  (Ctrl-C ends it)", flush=True)
         if arguments.host not in ("127.0.0.1", "localhost", "::1"):
-            print("Everybody who can reach this machine can use it.", flush=True)
+            print("Everyone who can reach this machine can use it.", flush=True)
         if arguments.open:
             webbrowser.open(server.url)
         for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored where a script starts it with '&'

@@ -1,8 +1,10 @@
 """Measures leakage, reconstruction, transfer and style of runs, on images that they were not trained on.
 
-infoae evaluate runs/mnist                           a table, and evaluation.json in the run folder
-infoae evaluate runs/mnist --groups writers.npz      also the leakage to somebody who does not know the writer
-infoae evaluate --sweep runs/mnist --best 3          the three best settings of a sweep
+Examples:
+  infoae evaluate runs/mnist                           a table, and evaluation.json in the run folder
+  infoae evaluate runs/mnist --quick                   the same on fewer images, and evaluation_quick.json
+  infoae evaluate runs/mnist --groups writers.npz      also the leakage to someone who does not know the writer
+  infoae evaluate --sweep runs/mnist --best 3          the three best settings of a sweep
 """
 
 import argparse
@@ -25,20 +27,20 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("evaluate", help=summary, description=__doc__, formatter_class=layout)
     parser.add_argument("runs", nargs="+", type=to_path, metavar="RUN", help="run folder")
     parser.add_argument("--sweep", action="store_true", help="RUN holds a sweep: evaluate its trained trials")
-    parser.add_argument("--best", type=positive_int, metavar="N", help="sweeps: only the N best settings, all seeds")
+    parser.add_argument("--best", type=positive_int, metavar="N", help="sweeps: only the N best settings (all seeds)")
     parser.add_argument("--within", type=percentage, metavar="PERCENT", help=WITHIN_HELP)
-    parser.add_argument("--quick", action="store_true", help="measure on fewer images, with shorter training of probes")
+    parser.add_argument("--quick", action="store_true", help="use fewer images, and fewer epochs for the probes")
     parser.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
-    parser.add_argument("--data_dir", type=path_text, help="where the data set is, if it was moved after the training")
+    parser.add_argument("--data_dir", type=path_text, help="where the data set is now, if it was moved after training")
     parser.add_argument(
         "--groups",
         default="",
         metavar="FILE.npz",
-        help="groups of the test images, such as writers: whole numbers in its array 'test', in the order of the data "
-        "set; or the name of a feature of a TFDS data set",
+        help="groups of the test images, such as writers: a file whose array 'test' has a whole number for each image, "
+        "in the order of the data set; or the name of a feature of a TFDS data set",
     )
     parser.add_argument(
-        "--out", type=to_path, metavar="PATH", help="other file or folder for the result of a single run"
+        "--out", type=to_path, metavar="PATH", help="write the result of a single run to this file or folder"
     )
     parser.add_argument("--cpu_devices", type=positive_int, help="CPU only: number of devices; default: one per core")
     parser.set_defaults(run=run)
@@ -80,6 +82,6 @@ def _trial_folders(arguments: argparse.Namespace) -> list[Path]:
             best = rank_settings(group_by_setting(trials), within)[: arguments.best]
             chosen = [trial for setting in best for trial in setting.trials]
             if not chosen:
-                raise UserError(f"{str(sweep)!r} has no trial that is finished and evaluated, so none is the best.")
+                raise UserError(f"{str(sweep)!r} has no trial that is finished and evaluated. Run it to the end first.")
         found += [folder / trial.name for trial in chosen]
     return found

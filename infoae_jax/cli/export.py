@@ -1,8 +1,9 @@
 """Writes a model to files that need no run folder.
 
-infoae export runs/mnist --to npz                  plain arrays; infoae_jax.load reads them, and so does NumPy
-infoae export runs/mnist --to npz --dtype float16  half as large
-infoae export runs/mnist --to stablehlo            functions for JAX alone, on CPU, CUDA and TPU
+Examples:
+  infoae export runs/mnist --to npz                  plain arrays; infoae_jax.load reads them, and so does NumPy
+  infoae export runs/mnist --to npz --dtype float16  half the size
+  infoae export runs/mnist --to stablehlo            functions for JAX alone, on CPU, CUDA and TPU
 """
 
 import argparse
@@ -16,12 +17,12 @@ def add(commands: Commands) -> None:
     """Adds the command to the subparsers of `infoae`."""
     parser = add_model_command(commands, "export", "write a model to files", __doc__)
     parser.add_argument("--data_dir", type=path_text, help="where the data set is now, if it was moved after training")
-    parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="kind of files")
+    parser.add_argument("--to", required=True, choices=("npz", "stablehlo"), help="format of the files")
     parser.add_argument("--out", type=to_path, help="file or folder; default: model.npz or stablehlo in the run folder")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "int8"),
-        help="npz: of the parameters; default: float32; int8: large kernels only, scaled by channel, the rest float16",
+        help="npz: type of the parameters; default: float32; int8: large kernels, scaled by channel, the rest float16",
     )
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="npz: add N test images for the demo page")
     parser.add_argument("--force", action="store_true", help="replace an earlier export")

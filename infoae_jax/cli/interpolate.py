@@ -1,8 +1,10 @@
 """Generates a class in evenly spaced styles, from that of one image to that of another.
 
-  infoae interpolate runs/mnist --from a.png --to b.png --content 7 --steps 9 --out way.png
+Examples:
+  infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
+  infoae interpolate mnist --from a.jpg --to b.jpg --content all --steps 5 --drawing --out ways.png    photos of digits
 
-There is a row for each content: the one image, the steps, the other image.
+The file has a row for each content: the first image, the steps, the last image.
 """
 
 import argparse

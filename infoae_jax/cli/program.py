@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from infoae_jax.devices.signals import end_on_signals
+from infoae_jax.devices.signals import end_on_signals, tell_interrupted
 from infoae_jax.errors import DivergedError, UserError, as_sentence
 
 DIVERGED, IMPOSSIBLE, CRASHED, INTERRUPTED, BROKEN_PIPE = 1, 2, 70, 130, 141
@@ -41,7 +41,7 @@ def run_program(run: Callable[[], int | None], when_interrupted: tuple[int, str]
         print(f"error: {as_sentence(error)}", file=sys.stderr)
         return DIVERGED if isinstance(error, DivergedError) else IMPOSSIBLE
     except KeyboardInterrupt:
-        print(when_interrupted[1], file=sys.stderr)
+        tell_interrupted(when_interrupted[1])
         return when_interrupted[0]
     except Exception:
         traceback.print_exc()

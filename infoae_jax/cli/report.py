@@ -1,7 +1,8 @@
 """Makes one HTML page about runs, side by side, or about a sweep.
 
-infoae report runs/mnist runs/wide
-infoae report --sweep runs/mnist                     with charts as SVG and PNG files
+Examples:
+  infoae report runs/mnist runs/wide                   two runs side by side
+  infoae report --sweep runs/mnist                     the trials of a sweep, with charts as SVG and PNG files
 """
 
 import argparse

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MAX_CELLS = 10_000  # of a sheet
 _EPILOG = """\
 Images are PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files, or folders of PNG and JPEG files. They are stretched to the
-model's size, and transparent areas become white. MNIST's digits are white on black and in the middle: for ink on paper,
-and for strokes of any size anywhere in the image, add --drawing, which crops and centres them."""
+model's size, and transparent areas become white. MNIST's digits are white on black and centred: for ink on paper, or
+strokes of any size anywhere in the image, add --drawing, which crops and centres them."""
 
 
 def add_parser(commands: Commands, name: str, summary: str, description: str | None) -> argparse.ArgumentParser:
@@ -33,10 +33,12 @@ def add_parser(commands: Commands, name: str, summary: str, description: str | N
     parser.add_argument("--out", type=to_path, required=True, metavar="FILE.png", help="the file to write")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     preparation = parser.add_mutually_exclusive_group()
-    preparation.add_argument("--drawing", action="store_true", help="prepare drawings and scans as MNIST's digits are")
-    preparation.add_argument("--invert", action="store_true", help="the images are negatives of what the model knows")
-    parser.add_argument("--swaps_only", action="store_true", help="leave out the images given, and class names")
-    parser.add_argument("--scale", type=int, default=2, help="side of each pixel in the file; default: 2")
+    preparation.add_argument("--drawing", action="store_true", help="prepare photos or drawings of digits like MNIST's")
+    preparation.add_argument(
+        "--invert", action="store_true", help="invert images: they are negatives of what the model knows"
+    )
+    parser.add_argument("--swaps_only", action="store_true", help="leave out the images given and the class names")
+    parser.add_argument("--scale", type=int, default=2, help="size of each pixel in the file; default: 2")
     return parser
 
 

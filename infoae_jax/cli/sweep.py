@@ -16,14 +16,14 @@ from infoae_jax.sweeps import cluster
 from infoae_jax.sweeps.results import FAILURE_FILE, check_folders, list_states, read_trial, read_trials
 from infoae_jax.sweeps.trials import Trial, filter_trials, group_trials, list_trials, select_trials, short_name
 
-_SWEEP = flags.DEFINE_boolean("sweep", False, "Run the trials that sweep(add) of the configuration file lists")
-_LIST = flags.DEFINE_boolean("sweep_list", False, "Only list the trials: states, time that is left, memory needed")
+_SWEEP = flags.DEFINE_boolean("sweep", False, "Run the trials that sweep(add) in the configuration file lists")
+_LIST = flags.DEFINE_boolean("sweep_list", False, "Only list the trials, with states, time left and memory needed")
 _FILTER = flags.DEFINE_string(
-    "sweep_filter", "", "Only the trials that meet all conditions: bottleneck=16|32,lambda_adv<=0.01,seed=0"
+    "sweep_filter", "", "Only the trials that meet all of these: bottleneck=16|32,lambda_adv<=0.01,seed=0"
 )
 _ONLY = flags.DEFINE_multi_string("sweep_only", [], "Only the trial of this name")
-_CLUSTER = flags.DEFINE_enum("sweep_cluster", "", ["", *cluster.CLUSTERS], "Cluster that gets each group of trials")
-_OPTIONS = flags.DEFINE_string("sweep_cluster_options", "", "For submitit: slurm_partition=gpu,timeout_min=240")
+_CLUSTER = flags.DEFINE_enum("sweep_cluster", "", ["", *cluster.CLUSTERS], "Submit the trials to this cluster")
+_OPTIONS = flags.DEFINE_string("sweep_cluster_options", "", "For submitit, such as slurm_partition=gpu,timeout_min=240")
 
 
 def is_sweep() -> bool:

@@ -20,13 +20,15 @@ from infoae_jax.evaluation.record import PROTOCOLS
 from infoae_jax.files import user_path
 
 MAX_PROCESSES = 100_000
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration: mnist:tiny, or a file: configs/mnist.py:tiny")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration: mnist:tiny, or its file: configs/mnist.py:tiny"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; default: runs/<name of the configuration>")
 _CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", None, "CPU only: number of devices that share each batch; default: one for each core", lower_bound=1
+    "cpu_devices", None, "CPU only: number of devices that share each batch; default: one per core", lower_bound=1
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Several hosts: address of the first process as host:port, the same for all; on Slurm: auto"
+    "coordinator", None, "Several hosts: address of the first process, host:port, the same for all; on Slurm: auto"
 )
 _PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Several hosts: number of processes", lower_bound=1, upper_bound=MAX_PROCESSES
@@ -35,7 +37,7 @@ _PROCESS = flags.DEFINE_integer(
     "process_id", None, "Several hosts: number of this process, from 0", lower_bound=0, upper_bound=MAX_PROCESSES - 1
 )
 _GPU_TUNING = flags.DEFINE_enum(
-    "gpu_tuning", "quick", ["none", "quick", "full"], "GPU only: how long XLA looks for the fastest kernels"
+    "gpu_tuning", "quick", ["none", "quick", "full"], "GPU only: how long XLA searches for the fastest kernels"
 )
 _CACHE = flags.DEFINE_boolean("compilation_cache", True, "Keep compiled programs in the user's cache folder")
 

@@ -1,12 +1,14 @@
 """Generates classes in the style of each of your images.
 
+Examples:
   infoae transfer runs/mnist --style a.png --content 7 --out seven.png
-  infoae transfer runs/mnist --style a.png b.png drawings/ --content all --out grid.png
-  infoae transfer runs/mnist --style a.png --content b.png --out swap.png
+  infoae transfer runs/mnist --style a.png b.png folder/ --content all --out grid.png
+  infoae transfer runs/mnist --style a.png --content b.png --out swap.png      with the class of b.png
+  infoae transfer mnist --style photo.jpg --content all --drawing --out mine.png
 
-There is a row for each style image, which stands in the first column, and a column for each content. Contents that
-are images stand in the first row. The command prints the classes that the model's classifier reads from images. If it
-misreads a style image, the style is wrong too; --style_class gives the right class.
+The file has a row for each style image, shown in the first column, and a column for each content. Contents that are
+images are shown in the first row. The command prints the classes that the model's classifier reads from images. If it
+misreads a style image, the style is wrong too: give the right class with --style_class.
 """
 
 import argparse

@@ -61,7 +61,7 @@ def _open_builder(config: DataConfig, prepare: bool) -> tfds.core.DatasetBuilder
     name, folder = config.name, str(user_path(config.dir, "config.data.dir")) if config.dir else None
     where = folder or "the default folder of TFDS"
     if folder is not None and Path(folder).is_file():
-        raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder.")
+        raise UserError(f"config.data.dir is {config.dir!r}, which is not a folder. Name one, or leave it out.")
     with reading(f"{name!r} in {where}", _IF_DAMAGED):
         try:
             builder = tfds.builder(name, data_dir=folder)
@@ -135,7 +135,7 @@ def _decode_split(builder: tfds.core.DatasetBuilder, split: str, keys: tuple[str
             f"{info.name} has no split {split!r} (config.data.split or test_split), only {', '.join(info.splits)}."
         ) from error
     if not count:
-        raise UserError(f"The split {split!r} of {info.name} is empty.")
+        raise UserError(f"The split {split!r} of {info.name} is empty. Use another one.")
     labels, where = np.empty(count, np.int32), f"{info.name} split {split!r} in {builder.data_path}"
 
     def decode_all() -> Iterator[tuple[str, Image]]:

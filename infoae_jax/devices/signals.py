@@ -13,6 +13,7 @@ from typing import Any
 
 SECONDS_TO_END = 4  # for a process that was asked to end and has nothing to save
 _saves = [False]  # whether a signal now leads to a checkpoint, which may take its time
+_has_told = [False]  # whether the program has said how it ends
 
 
 @functools.cache  # once for a process
@@ -32,10 +33,17 @@ def end_on_signals(code: int, message: str) -> None:
             while ours.recv(1)[0] not in (signal.SIGINT, signal.SIGTERM) or _saves[0]:
                 pass
             time.sleep(SECONDS_TO_END)
-            os.write(2, f"{message}\n".encode())
+            if not _has_told[0]:
+                os.write(2, f"{message}\n".encode())
             os._exit(code)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def tell_interrupted(message: str) -> None:
+    """Prints how the program ends, which `end_on_signals` then does not repeat."""
+    _has_told[0] = True
+    print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

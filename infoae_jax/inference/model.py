@@ -94,7 +94,7 @@ class Model:
     def style_bank(self) -> StyleBank:
         """Latents of up to 4096 training images; of a run, its data set is needed to compute them once."""
         if self._style_bank is None:
-            raise UserError("This model was exported without style latents of training images.")
+            raise UserError("This model was exported without style latents. Export it again where its data set is.")
         return self._style_bank if isinstance(self._style_bank, StyleBank) else self._style_bank(self._encode)
 
     def transfer(

@@ -34,7 +34,7 @@ def load_run_data(info: RunInfo, data_dir: str | None = None, prepare: bool = Fa
     if splits.fingerprint != info.fingerprint:
         raise UserError(
             f"The images of {config.name!r} found now ({len(splits.train)} + {len(splits.test)}) are not those that "
-            f"the run was trained on ({info.num_train} + {info.num_test})."
+            f"the run was trained on ({info.num_train} + {info.num_test}). Say where those are with data_dir."
         )
     return splits
 

@@ -38,7 +38,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._run, self._folder = run.absolute(), run.absolute() / "checkpoints"
         self._wait, self._manager = wait, None
         if self._folder.exists() and not self._folder.is_dir():
-            raise UserError(f"{self._folder} is no folder. Move it away, or choose another --workdir.")
+            raise UserError(f"{self._folder} is not a folder. Move it away, or choose another --workdir.")
         this = jax.process_index()  # of several processes this one alone: otherwise Orbax would wait for the others
         alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
         handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))

@@ -74,7 +74,7 @@ def read_metrics(folder: str | Path, kind: str | None = None) -> list[Json]:
     try:
         texts = read_regular(path).splitlines() if path.exists() else []
     except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({explain(error)}). Move it away, or mend it.") from error
+        raise UserError(f"{str(path)!r} cannot be read ({explain(error)}). Move it away, or repair it.") from error
     lines: dict[object, Json] = {}
     unread: list[int] = []
     for number, text in enumerate(texts, 1):

@@ -34,8 +34,8 @@ def parse_options(text: str, cluster: str) -> dict[str, int | str]:
         return {"timeout_min": _WEEK_MINUTES, **options}
     if not {"timeout_min", "slurm_time"} & set(options):
         raise UserError(
-            "Say for how many minutes a task may run: --sweep_cluster_options=timeout_min=240. What is left after that "
-            "time is done when you submit again."
+            "A task needs a time limit, in minutes; when you submit again, it does what was left. Add "
+            "--sweep_cluster_options=timeout_min=240."
         )
     return options
 

@@ -51,7 +51,7 @@ def list_trials(config: Config, sweep: Callable[[Callable[..., None]], object], 
     for values in added:
         name = trial_name(values)
         if name in trials:
-            raise UserError(f"The configuration's sweep(add) adds two trials that are both called {name!r}.")
+            raise UserError(f"The configuration's sweep(add) adds two trials called {name!r}. Remove one.")
         trials[name] = Trial(name, _changed(config, values), folder / name, values)
     return list(trials.values())
 

@@ -9,9 +9,10 @@ from infoae_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {"transfer": transfer, "interpolate": interpolate, "demo": demo, "export": export}
+WITH_EXAMPLES = {**COMMANDS, "evaluate": evaluate, "report": report}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_help_has_examples_that_are_understood(name, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
@@ -21,7 +22,7 @@ def test_help_has_examples_that_are_understood(name, capsys, monkeypatch):
     examples = [line.split("  ")[0].split() for line in lines if line.startswith(f"infoae {name} ")]
     assert examples
     called = []
-    monkeypatch.setattr(COMMANDS[name], "run", called.append)
+    monkeypatch.setattr(WITH_EXAMPLES[name], "run", called.append)
     for words in examples:
         assert main(words[1:]) == 0
     assert len(called) == len(examples)
@@ -38,7 +39,7 @@ def test_the_examples_of_all_commands_are_understood(capsys, monkeypatch):
     monkeypatch.setattr(train, "launch", lambda: called.append(sys.argv) or 0)
     for words in examples:
         assert main(words[1:]) == 0
-    assert {words[1] for words in examples} == {*COMMANDS, "evaluate", "report", "train"}
+    assert {words[1] for words in examples} == {*COMMANDS, "evaluate", "report", "train", "sweep"}
     assert len(called) == len(examples)
 
 
@@ -83,3 +84,12 @@ def test_a_pretrained_model_cannot_be_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "mnist"]) == 2
     assert "is a pretrained model, which has no checkpoint" in capsys.readouterr().err
+
+
+def test_sweep_is_train_with_its_flag(monkeypatch):
+    called = []
+    monkeypatch.setattr(train, "launch", lambda: called.append(sys.argv) or 0)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", None)
+    assert main(["sweep", "--config=mnist", "--sweep_list"]) == 0
+    assert called == [["infoae sweep", "--sweep", "--config=mnist", "--sweep_list"]]

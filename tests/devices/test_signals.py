@@ -75,3 +75,12 @@ def test_what_is_saving_may_take_its_time(start):
     out, _ = process.communicate(timeout=20)
     assert out.endswith("True\n")
     assert process.returncode == 0
+
+
+def test_how_a_program_ends_is_said_once(start):
+    told = "\nfrom infoae_jax.devices.signals import tell_interrupted\ntry:\n    sleep()\nexcept KeyboardInterrupt:\n"
+    process = start(f"{told}    tell_interrupted('Interrupted.')\n    time.sleep(60)  # as if threads were still busy")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=8)
+    assert process.returncode == 130
+    assert err == "Interrupted.\n"

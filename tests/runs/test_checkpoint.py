@@ -156,7 +156,7 @@ def test_damaged_notes_of_orbax_matter_to_nobody(saved, content):
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     for keep in (None, 2):
-        with pytest.raises(UserError, match="checkpoints is no folder. Move it away"):
+        with pytest.raises(UserError, match="checkpoints is not a folder. Move it away"):
             restore(tmp_path, keep=keep)
 
 

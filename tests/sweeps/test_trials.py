@@ -67,7 +67,7 @@ def test_a_name_tells_what_the_trial_changes(tiny_config):
     ("added", "says"),
     [
         ([], "adds no trial"),
-        ([{"train.seed": 1}, {"train.seed": 1}], "both called 'seed=1'"),
+        ([{"train.seed": 1}, {"train.seed": 1}], "two trials called 'seed=1'"),
         ([{"lambda_adv": 1.0}], "'lambda_adv', which is no setting"),
         ([{"train.lamda": 1.0}], "'train.lamda', which is no setting"),
         ([{"model.bottleneck": 0}], "'bottleneck=0' of the sweep cannot work: config.model.bottleneck is 0"),
