@@ -101,7 +101,7 @@ def _run(trials: list[Trial], protocol: Protocol) -> bool:
     if outcome.busy:
         print(f"Other processes train {', '.join(outcome.busy)}. Run the same command later for what is left.")
     if outcome.stopped:
-        print(f"Stopped, everything is saved. {resume_hint()}")
+        print(f"Stopped; everything is saved. {resume_hint()}")
     return not outcome.failed
 
 

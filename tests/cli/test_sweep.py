@@ -105,7 +105,7 @@ def test_the_end_of_a_sweep_says_what_became_of_it(run_command, monkeypatch, cap
     assert run_command(sweep=True, sweep_only=["bottleneck=16,lambda_adv=0,seed=0"]) is not failed
     assert asked == [(["bottleneck=16,lambda_adv=0,seed=0"], "quick")]
     said = capsys.readouterr().out
-    assert "Stopped, everything is saved. To resume: python launch.py --sweep '--sweep_filter=seed=0|1'" in said
+    assert "Stopped; everything is saved. To resume: python launch.py --sweep '--sweep_filter=seed=0|1'" in said
     assert "Other processes train seed=1." in said
     assert said.index("Other processes") < said.index("Stopped, ")
     assert not failed or said.index("trials failed") < said.index("Other processes")  # what to do comes last
@@ -204,7 +204,7 @@ def test_killed_and_started_again_repeats_one_checkpoint_interval_of_one_trial_a
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    assert "Stopped, everything is saved. To resume: python launch.py" in out
+    assert "Stopped; everything is saved. To resume: python launch.py" in out
     done = subprocess.run(
         command(tmp_path, cache, *args), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
