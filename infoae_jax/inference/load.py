@@ -24,7 +24,7 @@ def load(run: str | Path, step: int | None = None, data_dir: str | None = None) 
 
     Args:
       run: a run folder, finished or still running; an .npz file of `infoae export`; or the name of a pretrained model.
-      step: the checkpoint of the run; by default, the newest.
+      step: which checkpoint of the run; by default, the newest.
       data_dir: where the run's data set is; by default, where the run found it. Needed only to make the style bank.
 
     Raises:

@@ -53,10 +53,11 @@ class Model:
         model.transfer("a.png", 7).images            # the style of a.png with the content 7
         model.transfer(["a.png", "b.png"], "c.png")  # ... with the content of c.png, as the classifier reads it
 
-    Classes are given by name, or by number: where all names are numbers it is the name, and otherwise the position in
-    `classes`. Results are NumPy arrays, always with an axis for several images; images are float32 in [0, 1]. What
-    cannot work raises a UserError that names it. All local devices share the work, and each function is compiled once
-    for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use `module.apply(variables, ...)`.
+    Give classes by name or by number. A number is the position in `classes`; but if any class is called by a number
+    other than its position, it is the name. Results are NumPy arrays, always with an axis for several images; images
+    are float32 in [0, 1]. Input that cannot work raises a UserError that names it. All local devices share the work,
+    and each function is compiled once for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use
+    `module.apply(variables, ...)`.
 
     Attributes:
       module: the flax module, with the methods `encode`, `decode`, `classify` and `transfer`.
@@ -92,7 +93,7 @@ class Model:
 
     @functools.cached_property
     def style_bank(self) -> StyleBank:
-        """Latents of up to 4096 training images; of a run, its data set is needed to compute them once."""
+        """Latents of up to 4096 training images. To compute them once, a run needs its data set."""
         if self._style_bank is None:
             raise UserError("This model was exported without style latents. Export it again where its data set is.")
         return self._style_bank if isinstance(self._style_bank, StyleBank) else self._style_bank(self._encode)
@@ -119,7 +120,7 @@ class Model:
     def grid(
         self, style_images: ImagesLike, content: ClassesLike | ImagesLike = None, style_labels: ClassesLike = None
     ) -> Float[np.ndarray, "n k h w c"]:
-        """Images of every style with every content (by default, every class). See `transfer`."""
+        """Images of every style with every content, by default every class. See `transfer`."""
         labels = np.arange(len(self.classes), dtype=np.int32) if content is None else self._content(content)[0]
         z = self.encode(style_images, style_labels)
         images = self._generate(np.repeat(z, len(labels), axis=0), np.tile(labels, len(z)))
