@@ -53,10 +53,10 @@ class Model:
         model.transfer("a.png", 7).images            # the style of a.png with the content 7
         model.transfer(["a.png", "b.png"], "c.png")  # ... with the content of c.png, as the classifier reads it
 
-    Give classes by name or by number. A number is the position in `classes`; but if any class is called by a number
-    other than its position, it is the name. Results are NumPy arrays, always with an axis for several images; images
-    are float32 in [0, 1]. Input that cannot work raises a UserError that names it. All local devices share the work,
-    and each function is compiled once for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use
+    Give classes by name or by number. A number is a position in `classes`, unless any class is called by a number other
+    than its position: then it is a name. Results are NumPy arrays, always with an axis for several images; images are
+    float32 in [0, 1]. Input that cannot work raises a UserError that names it. All local devices share the work, and
+    each function is compiled once for each power of two of images. Inside your own `jit`, `vmap` or `grad`, use
     `module.apply(variables, ...)`.
 
     Attributes:
