@@ -107,7 +107,7 @@ def test_the_end_of_a_sweep_says_what_became_of_it(run_command, monkeypatch, cap
     said = capsys.readouterr().out
     assert "Stopped; everything is saved. To resume: python launch.py --sweep '--sweep_filter=seed=0|1'" in said
     assert "Other processes train seed=1." in said
-    assert said.index("Other processes") < said.index("Stopped, ")
+    assert said.index("Other processes") < said.index("Stopped; ")
     assert not failed or said.index("trials failed") < said.index("Other processes")  # what to do comes last
     assert ("1 of 1 trials failed; failed.json in their folders says why:\n  seed=2" in said) is failed
 
