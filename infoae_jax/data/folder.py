@@ -43,7 +43,9 @@ def folder_source(config: DataConfig) -> Source:
         rng = np.random.default_rng([config.seed, 0])
         for name, files in found[0].items():
             if len(files) < 2:
-                raise UserError(f"The class folder {root / name} has 1 image, but one trains and one tests. Add more.")
+                raise UserError(
+                    f"The class folder {root / name} has 1 image, but needs 2, to train and to test. Add more."
+                )
             files = [files[i] for i in rng.permutation(len(files))]
             count = min(max(round(len(files) * config.test_fraction), 1), len(files) - 1)
             train[name], test[name] = files[count:], files[:count]

@@ -69,7 +69,7 @@ def _check(train: Dataset, test: Dataset, name: str) -> None:
             )
     if len(np.unique(train.labels)) < 2:
         only = train.class_names[train.labels[0]]
-        raise UserError(f"All training images of {name!r} are of one class, {only!r}. Add images of another.")
+        raise UserError(f"All training images of {name!r} are of one class, {only!r}. Use other images.")
     if (size := train.images.shape[1:]) != (other := test.images.shape[1:]):
         raise UserError(
             f"The training images of {name!r} are {size} (height, width, channels), the test images {other}. "

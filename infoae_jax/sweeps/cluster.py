@@ -34,7 +34,7 @@ def parse_options(text: str, cluster: str) -> dict[str, int | str]:
         return {"timeout_min": _WEEK_MINUTES, **options}
     if not {"timeout_min", "slurm_time"} & set(options):
         raise UserError(
-            "A task needs a time limit, in minutes; when you submit again, it does what was left. Add "
+            "A task needs a time limit; what is left after it is done when you submit again. Set one in minutes: "
             "--sweep_cluster_options=timeout_min=240."
         )
     return options
