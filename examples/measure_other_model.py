@@ -1,9 +1,9 @@
-"""The figures of somebody else's model: here, 16 principal components, in NumPy.
+"""Measures someone else's model: here, 16 principal components, in NumPy.
 
 python examples/measure_other_model.py
 
-Any `encode` and `decode` on NumPy arrays will do, whatever library they are written in. First the judges of the data
-set are trained, once, which takes minutes.
+Any `encode` and `decode` on NumPy arrays will do, whatever library they are written in. The first time, the judges of
+the data set are trained, which takes minutes.
 """
 
 import jax

@@ -1,18 +1,19 @@
-"""The command line: `infoae` or `python -m infoae_jax`.
+"""Trains, measures and uses Info-autoencoders. `infoae` and `python -m infoae_jax` are the same.
 
-infoae train --config=mnist --workdir=runs/mnist
-                                               train a model, as `python launch.py` does in a clone
-infoae sweep --config=mnist                    train and measure a model for each of many settings
-infoae transfer runs/mnist --style a.png --content 7 --out seven.png
-                                               generate a class, or all classes, in the style of your image
-infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
-                                               generate a class in styles between those of two images
-infoae evaluate runs/mnist                     measure a run: print a table and write evaluation.json
-infoae evaluate --sweep runs/mnist --best 3    measure the three best settings of a sweep in full
-infoae report runs/mnist runs/wide             compare runs on one HTML page
-infoae report --sweep runs/mnist               compare the trials of a sweep, with charts as SVG and PNG files
-infoae demo mnist                              serve a page to try a model on
-infoae export runs/mnist --to npz              write the model to files for other programs
+Examples:
+  infoae train --config=mnist --workdir=runs/mnist
+                                                 train a model, as `python launch.py` does in a clone
+  infoae sweep --config=mnist                    train and measure a model for each of many settings
+  infoae transfer runs/mnist --style a.png --content 7 --out seven.png
+                                                 generate a class, or all classes, in the style of your image
+  infoae interpolate runs/mnist --from a.png --to b.png --content 7 --out way.png
+                                                 generate a class in styles between those of two images
+  infoae evaluate runs/mnist                     measure a run: print a table and write evaluation.json
+  infoae evaluate --sweep runs/mnist --best 3    measure the three best settings of a sweep in full
+  infoae report runs/mnist runs/wide             compare runs on one HTML page
+  infoae report --sweep runs/mnist               compare the trials of a sweep, with charts as SVG and PNG files
+  infoae demo mnist                              serve a page to try a model on
+  infoae export runs/mnist --to npz              write the model to files for other programs
 """
 
 import argparse

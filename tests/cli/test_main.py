@@ -32,7 +32,8 @@ def test_the_examples_of_all_commands_are_understood(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])  # which `train` changes
     assert main([]) == 2
     text = capsys.readouterr().err
-    examples = [line.split("  ")[0].split() for line in text.splitlines() if line.startswith("infoae ")]
+    lines = [line.strip() for line in text.splitlines()]
+    examples = [line.split("  ")[0].split() for line in lines if line.startswith("infoae ")]
     called = []
     for command in (*COMMANDS.values(), evaluate, report):
         monkeypatch.setattr(command, "run", called.append)
