@@ -21,6 +21,7 @@ from infoae_jax.training.stream import pick_views, swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
+VIEWS_SHARE = 0.6  # of the phase, its first part, that sees views: with them to the end, codes leak more
 READER_RATE_FACTOR = 0.5  # of the learning rate of the map
 MAX_GRADIENT_NORM = 1.0  # of the map, to which a rare latent far out gives a large gradient
 MIN_VARIANCE = 1e-6  # relative to the mean variance
@@ -128,7 +129,7 @@ def align_step(
       (squared error of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
     """
     labels = jnp.asarray(batch["labels"])
-    view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis)
+    view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis) * (hyper["progress"] < VIEWS_SHARE)
     z, appearance = (jnp.asarray(batch[name])[jnp.arange(len(labels)), view] for name in ("z", "appearance"))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
     half = slice(None, None, 2)  # the same rows on any number of devices whose shares are even

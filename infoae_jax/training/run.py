@@ -115,12 +115,11 @@ class Run:
         return range(self.config.alignment.views + 1)
 
     def images(self, view: int) -> UInt8[np.ndarray, "n h w c"]:
-        """The training images (view 0), or views of them, stronger the higher their number; the same in every run."""
+        """The training images (view 0), or a view of each; the same in every run."""
         images = self.splits.train.images
         if not view:
             return images
-        strength = view / self.config.alignment.views
-        draws = strength * np.random.default_rng([VIEWS_SEED, view]).uniform(-1, 1, (len(images), NUM_DRAWS))
+        draws = np.random.default_rng([VIEWS_SEED, view]).uniform(-1, 1, (len(images), NUM_DRAWS))
         batched = make_batched(_make_views, self.local_mesh, images.shape[1] * images.shape[2])
         return batched(None, images, draws.astype(np.float32))
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
@@ -40,13 +39,9 @@ def swap_classes(hyper: Hyper, num_classes: int, count: int, axis: str | None) -
 
 
 def pick_views(hyper: Hyper, num_views: int, count: int, axis: str | None) -> Int[Array, " {count}"]:
-    """Which of its views a step sees of each image of this device: 0 (the image) to `num_views` (the strongest).
-
-    The strongest become rarer: in the last `1 / num_views` of the phase, half are images and half their weakest views.
-    """
+    """Which of its views a step sees of each image of this device: 0 (the image itself) to `num_views`."""
     key = stream(hyper["seed"], "views", hyper["step"])
-    strongest = jnp.minimum(jnp.floor(num_views * (1 - hyper["progress"])).astype(jnp.int32) + 1, num_views)
-    return own_rows(lambda n: jax.random.randint(key, (n,), 0, strongest + 1), count, axis)
+    return own_rows(lambda n: jax.random.randint(key, (n,), 0, num_views + 1), count, axis)
 
 
 def shuffled(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:

@@ -12,7 +12,7 @@ from infoae_jax.config import Static, parse
 from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.images.appearance import num_features
 from infoae_jax.models.autoencoder import alignment_of, build
-from infoae_jax.training.alignment import ALIGNMENT, align_step, class_maps
+from infoae_jax.training.alignment import ALIGNMENT, VIEWS_SHARE, align_step, class_maps
 from infoae_jax.training.run import Run
 from infoae_jax.training.schedule import init_state
 from tests.small_training import assert_identical, changed, devices_mesh, leaves, make, share_far, take_steps
@@ -189,10 +189,10 @@ def test_steps_see_views_and_their_own_appearance(data):
     _, state, step = trainer(10)
     carry, frozen = ALIGNMENT.carry(state), ALIGNMENT.frozen(state)
 
-    def metrics(offset, seed=0):
+    def metrics(offset, seed=0, progress=0.5):
         batch = {"z": np.stack([z, z + offset], axis=1), "labels": labels}
         batch["appearance"] = np.stack([appearance, appearance + offset], axis=1)
-        hyper = {"learning_rate": 1e-3, "style_weight": 1.0, "lambda_adv": 0.1, "progress": 0.5}
+        hyper = {"learning_rate": 1e-3, "style_weight": 1.0, "lambda_adv": 0.1, "progress": progress}
         hyper = {name: np.float32(value) for name, value in hyper.items()}
         found = step(
             carry.params, frozen, carry.optimizer, batch, hyper | {"seed": np.uint32(seed), "step": np.int32(7)}
@@ -202,3 +202,4 @@ def test_steps_see_views_and_their_own_appearance(data):
     assert metrics(5.0)["log_likelihood"] < metrics(0.0)["log_likelihood"] - 1
     assert metrics(5.0)["appearance"] > metrics(0.0)["appearance"] + 5
     assert metrics(5.0) != metrics(5.0, seed=1)
+    assert metrics(5.0, progress=VIEWS_SHARE) == metrics(0.0, progress=VIEWS_SHARE)  # the images alone

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from infoae_jax.devices.mesh import AXIS
-from infoae_jax.training.stream import own_rows, pick_views, shuffled, stream
+from infoae_jax.training.stream import own_rows, shuffled, stream
 from tests.small_training import devices_mesh
 
 
@@ -40,14 +40,3 @@ def test_devices_share_one_draw(devices):
     )
     np.testing.assert_array_equal(jax.jit(shared)(), draw(8))
     np.testing.assert_array_equal(own_rows(draw, 8, None), draw(8))
-
-
-def test_views_grow_weaker_and_rarer_towards_the_end():
-    def picked(progress, num_views):
-        hyper = {"seed": np.uint32(0), "step": np.int32(3), "progress": np.float32(progress)}
-        return np.bincount(jax.jit(lambda h: pick_views(h, num_views, 12000, None))(hyper), minlength=num_views + 1)
-
-    np.testing.assert_allclose(picked(0.0, 5) / 12000, np.full(6, 1 / 6), atol=0.02)
-    np.testing.assert_allclose(picked(0.5, 5) / 12000, [0.25] * 4 + [0, 0], atol=0.02)
-    np.testing.assert_allclose(picked(0.99, 5) / 12000, [0.5, 0.5, 0, 0, 0, 0], atol=0.02)
-    assert picked(0.0, 0).tolist() == [12000]
