@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoae_jax.training.augment import augment_swaps, shift_images
+from infoae_jax.training.augment import augment_swaps, mix_in_views, shift_images
 
 
 def test_shifts_are_as_far_as_asked_for():
@@ -35,3 +35,21 @@ def test_swaps_get_noise_and_are_shifted():
     assert not np.allclose(noise[0], noise[1])
     other = np.asarray(jax.jit(lambda step: augment_swaps(images, 0.25, 1, step, None))(jnp.int32(0)))
     assert not np.allclose(other, seen[0])  # another seed
+
+
+def test_a_share_of_the_images_are_views():
+    images = jnp.asarray(np.random.default_rng(0).random((400, 8, 8, 3)), jnp.float32)
+
+    def mixed(share, name="views", step=0, seed=0):
+        hyper = {"seed": np.uint32(seed), "step": np.int32(step)}
+        return np.asarray(jax.jit(lambda h: mix_in_views(images, share, name, h, None))(hyper))
+
+    def share(found):
+        return (found != images).any((1, 2, 3)).mean()
+
+    assert share(mixed(0.0)) == 0
+    assert share(mixed(0.3)) == pytest.approx(0.3, abs=0.07)
+    assert share(mixed(1.0)) == 1
+    np.testing.assert_array_equal(mixed(0.3), mixed(0.3))
+    for change in ({"name": "content_views"}, {"step": 1}, {"seed": 1}):
+        assert not np.array_equal(mixed(0.3, **change), mixed(0.3))
