@@ -18,7 +18,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -281,15 +281,14 @@ def mean_and_deviation(evaluations: list[Json], column: Column) -> str:
     return mean if len(values) == 1 else f"{mean} ± {column.form.format(statistics.stdev(values))}"
 
 
-def print_table(out: Path) -> None:
-    """Prints the results below `out` as a Markdown table."""
-    found = results(out)
-    print("| recipe | seeds | " + " | ".join(column.title for column in COLUMNS) + " |")
-    print("|---" * (len(COLUMNS) + 2) + "|")
+def print_table(found: dict[str, list[Result]], columns: Sequence[Column] = COLUMNS) -> None:
+    """Prints the results of rows as a Markdown table."""
+    print("| recipe | seeds | " + " | ".join(column.title for column in columns) + " |")
+    print("|---" * (len(columns) + 2) + "|")
     for row, evaluations in found.items():
         good = [e for e in evaluations if not isinstance(e, str)]
         bad = [e for e in evaluations if isinstance(e, str)]
-        cells = [mean_and_deviation(good, column) for column in COLUMNS] if good else [""] * len(COLUMNS)
+        cells = [mean_and_deviation(good, column) for column in columns] if good else [""] * len(columns)
         cells[0] = ", ".join(filter(None, [cells[0], *bad]))
         print(f"| {row} | {len(evaluations)} | " + " | ".join(cells) + " |")
     codes = {e["environment"]["code"]["source"] for es in found.values() for e in es if not isinstance(e, str)}
@@ -439,7 +438,7 @@ def main() -> None:
     if arguments.command == "run":
         arguments.out.mkdir(parents=True, exist_ok=True)
         run_all(arguments)
-    print_table(arguments.out)
+    print_table(results(arguments.out))
     if arguments.plot:
         plot_tradeoff(arguments.out, arguments.plot)
 
