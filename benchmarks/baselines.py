@@ -1,0 +1,287 @@
+"""Measures other methods on MNIST as `infoae evaluate` measures ours, and prints them as one table.
+
+    python benchmarks/baselines.py tune --data_dir=path/to/tfds --writers=path/to/mnist_writers.npz
+    python benchmarks/baselines.py run --data_dir=... --writers=... --rivals=path/to/weights --seeds 0 1 2
+    python benchmarks/baselines.py table --ablation=runs/ablation_mnist
+
+`run` measures what is missing: a JSON file in --out for each row and seed. Rows of three kinds:
+
+* models that their authors released (`baselines_released.py`, which says where their weights come from: --rivals);
+* methods trained here around our encoder and decoder (`baselines_trained.py`), with as many passes over the images as
+  our recipe makes. `tune` first trains each with every setting of theirs on 85 % of the writers; what is best on the
+  images of the others is what `run` takes;
+* a control that knows nothing but the class.
+
+--writers: the writers of MNIST's images, an .npz file with whole numbers in `train` and `test` (QMNIST has them).
+`table --ablation` adds our recipe and the paper's from the runs of `ablation.py`.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from benchmarks import ablation
+from benchmarks.baselines_maps import FitMap, erase_linearly, transport_to_barycentre
+from benchmarks.baselines_released import MODELS, released_system
+from benchmarks.baselines_trained import RECIPES, Setting, load_or_train, trained_system
+from infoae_jax.config import Config, parse
+from infoae_jax.data.dataset import Splits
+from infoae_jax.data.groups import load_groups
+from infoae_jax.data.load import load_splits
+from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.setup import set_up
+from infoae_jax.errors import UserError
+from infoae_jax.evaluation.judges import Judges, load_judges
+from infoae_jax.evaluation.measure import measure
+from infoae_jax.evaluation.metrics import FIGURES, Groups, System
+from infoae_jax.evaluation.record import FULL, QUICK, Protocol
+from infoae_jax.files import write_atomically
+from infoae_jax.runs.provenance import environment
+from infoae_jax.types import Json
+
+HELD_OUT = 0.15  # share of the writers whose images choose the settings
+TUNED_BY = "leakage", "reconstruction", "transfer", "style"
+PAPER = "paper's recipe"  # what the names of its rows in the ablation begin with
+
+
+class Bench(NamedTuple):
+    """What all rows are made from."""
+
+    config: Config
+    splits: Splits
+    mesh: Mesh
+    judges: Judges
+    out: Path
+    rivals: Path | None = None
+
+
+class Row(NamedTuple):
+    """A row of what is trained here: a method, and what becomes of its latents."""
+
+    recipe: str
+    sampled: bool = False
+    fit_map: FitMap | None = None
+
+
+TRAINED = {
+    "ordinary autoencoder, no label": Row("ordinary"),
+    "conditional autoencoder": Row("conditional"),
+    "conditional autoencoder, LEACE": Row("conditional", fit_map=erase_linearly),
+    "conditional autoencoder, optimal transport": Row("conditional", fit_map=transport_to_barycentre),
+    "conditional VAE, mean code": Row("variational"),
+    "conditional VAE, sampled code": Row("variational", sampled=True),
+    "Fader's adversary": Row("fader"),
+    "Y-AE's losses": Row("y"),
+    "Cycle-VAE's cycles, mean code": Row("cycle"),
+    "Cycle-VAE's cycles, sampled code": Row("cycle", sampled=True),
+}
+RELEASED = {
+    f"released: {name}" + (", sampled code" if sampled else ""): (model, sampled)
+    for name, model in MODELS.items()
+    for sampled in (False, True)
+    if not sampled or "log_variance" in model.parts
+}
+CLASS_MEANS = "class means"
+ROWS = (CLASS_MEANS, *RELEASED, *TRAINED)
+
+
+def class_means(splits: Splits) -> System:
+    """Knows nothing but the class: no leakage, perfect transfer, no style."""
+    images, labels = splits.train.images, splits.train.labels
+    means = np.stack([images[labels == c].mean(0) / 255 for c in range(len(splits.train.class_names))])
+    return System(
+        encode=lambda images: np.zeros((len(images), 1), np.float32),
+        decode=lambda z, labels: means[labels].astype(np.float32),
+    )
+
+
+def make_row(name: str, seed: int, bench: Bench) -> tuple[System, Json]:
+    """The system of a row, and what its file says of its training."""
+    if name == CLASS_MEANS:
+        return class_means(bench.splits), {}
+    if name in RELEASED:
+        if bench.rivals is None:
+            raise UserError(f"{name!r} needs the released weights: give their folder with --rivals.")
+        model, sampled = RELEASED[name]
+        return released_system(model, bench.rivals, bench.splits.train, bench.mesh, sampled), {}
+    row = TRAINED[name]
+    setting = best_setting(row.recipe, bench.out)
+    system, seconds = train_row(row, setting, seed, bench, bench.out / "weights")
+    return system, {"settings": setting._asdict(), "seconds": seconds}
+
+
+def train_row(row: Row, setting: Setting, seed: int, bench: Bench, folder: Path) -> tuple[System, float]:
+    """The system of a row that is trained here, on the training images; and the seconds that this took."""
+    recipe, data = RECIPES[row.recipe], bench.splits.train
+    path = folder / f"{file_name(row.recipe, setting)}-seed{seed}.msgpack"
+    params, seconds = load_or_train(path, recipe, bench.config, data, setting, seed, bench.mesh)
+    return trained_system(recipe, bench.config, data, params, bench.mesh, row.sampled, row.fit_map), seconds
+
+
+def file_name(recipe: str, setting: Setting) -> str:
+    return f"{recipe}-rate{setting.learning_rate:g}-weight{setting.weight:g}"
+
+
+def run_all(rows: list[str], seeds: list[int], bench: Bench, groups: Groups, protocol: Protocol = FULL) -> None:
+    """Measures what is missing; rows that are not trained here have one seed only."""
+    for name in rows:
+        for seed in seeds if name in TRAINED else seeds[:1]:
+            path = ablation.folder_of(bench.out, name, seed).with_suffix(".json")
+            if path.exists():
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            system, training = make_row(name, seed, bench)
+            write_json(path, measure_row(system, bench, groups, protocol) | {"training": training})
+
+
+def measure_row(
+    system: System, bench: Bench, groups: Groups, protocol: Protocol, names: tuple[str, ...] = tuple(FIGURES)
+) -> Json:
+    """What `measure` returns, with versions; or why nothing can be measured."""
+    if not np.isfinite(system.encode(bench.splits.test.images[:100])).all():
+        return {"diverged": True, "environment": environment()}
+    measured = measure(
+        system, bench.splits, bench.judges, protocol, names, groups, functools.partial(print, flush=True)
+    )
+    return {**measured, "environment": environment()}
+
+
+def write_json(path: Path, record: Json) -> None:
+    tidy = json.loads(json.dumps(record), parse_constant=lambda _: None)  # JSON has no NaN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(tidy, indent=1) + "\n").encode())
+
+
+def hold_out(splits: Splits, writers: np.ndarray) -> Splits:
+    """The training images, cut in two by their writers: for training, and to choose settings by."""
+    known = np.unique(writers)
+    held = np.random.default_rng(0).permutation(known)[: round(HELD_OUT * len(known))]
+    is_held = np.isin(writers, held)
+    train, test = (splits.train[np.flatnonzero(rows)] for rows in (~is_held, is_held))
+    return Splits(train, test, f"{splits.fingerprint}, writers held out")
+
+
+def tune(recipes: list[str], bench: Bench, protocol: Protocol = QUICK) -> None:
+    """Trains and measures each method with each of its settings, on the splits of `bench`."""
+    for name in recipes:
+        row = next(row for row in TRAINED.values() if row.recipe == name)
+        for setting in RECIPES[name].settings:
+            path = bench.out / "tuning" / f"{file_name(name, setting)}.json"
+            if not path.exists():
+                print(f"== tuning {path.stem}", flush=True)
+                system, seconds = train_row(row, setting, 0, bench, bench.out / "tuning")
+                measured = measure_row(system, bench, None, protocol, TUNED_BY)
+                write_json(path, measured | {"training": {"settings": setting._asdict(), "seconds": seconds}})
+            found = json.loads(path.read_text())
+            print(f"{path.stem}: score {score(found):.3f}", flush=True)
+
+
+def score(record: Json) -> float:
+    """What settings are chosen by: swaps read right + style kept - leakage above chance - error, each about 0 to 1.
+
+    Class means get 0, as error and transfer cancel out; an ordinary autoencoder, which keeps all style, less.
+    """
+    if "diverged" in record:
+        return -float("inf")
+    figures = record["figures"]
+    leakage, kept = figures["leakage"], figures["style"]["correlation"]
+    style = np.mean([kept[name] or 0.0 for name in ("slant", "thickness", "area")])
+    excess = (leakage["probe_accuracy"] - leakage["chance"]) / (1 - leakage["chance"])
+    error = figures["reconstruction"]["mse"] / ablation.CLASS_MEANS_MSE
+    return float(figures["transfer"]["transfer_accuracy"] + style - excess - error)
+
+
+def best_setting(recipe: str, out: Path) -> Setting:
+    """The setting that `tune` found best, if there are several."""
+    settings = RECIPES[recipe].settings
+    if len(settings) == 1:
+        return settings[0]
+    try:
+        scores = [
+            score(json.loads((out / "tuning" / f"{file_name(recipe, setting)}.json").read_text()))
+            for setting in settings
+        ]
+    except FileNotFoundError as error:
+        raise UserError(f"{recipe!r} is not tuned: {error.filename!r} is missing. First: baselines.py tune") from error
+    return settings[int(np.argmax(scores))]
+
+
+def _leakage(title: str, protocol: str) -> ablation.Column:
+    return ablation.Column(title, ("leakage", "highest", protocol), "{:.1f}", 100)
+
+
+COLUMNS = (
+    _leakage("leakage %, fitted on training codes", "fitted_on_training_codes"),
+    _leakage("folds by writer", "folds_by_group"),
+    _leakage("folds at random", "folds_at_random"),
+    *(column for column in ablation.COLUMNS if column.path[0] != "leakage"),
+    ablation.Column("training s", ("training", "seconds"), "{:.0f}"),
+)
+
+
+def results(out: Path, runs: Path | None) -> dict[str, list[ablation.Result]]:
+    """The results of each row; of the ablation's `runs`, our recipe and the paper's."""
+    found: dict[str, list[ablation.Result]] = {}
+    if runs is not None:
+        known = ablation.results(runs)
+        found |= {f"ours: {row}": known[row] for row in known if row == "default" or row.startswith(PAPER)}
+    for name in ROWS:
+        for path in sorted(out.glob(ablation.folder_of(Path(), name, "*").name + ".json")):
+            record = json.loads(path.read_text())
+            if "diverged" in record:
+                found.setdefault(name, []).append("diverged")
+            else:
+                figures = record["figures"] | {"training": record["training"]}
+                found.setdefault(name, []).append(record | {"figures": figures})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["tune", "run", "table"])
+    parser.add_argument("--out", type=Path, default=Path("runs/baselines"), help="folder for the results")
+    parser.add_argument("--data_dir", default="", help="where TFDS finds MNIST; default: its own folder")
+    parser.add_argument("--writers", default="", help="the writers of MNIST's images, an .npz file")
+    parser.add_argument("--rivals", type=Path, help="folder of the released weights")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="; ".join(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--ablation", type=Path, help="folder of the ablation's runs, to show ours in the table")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command != "table":
+            work(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    ablation.print_table(results(arguments.out, arguments.ablation), COLUMNS)
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """`tune` and `run`."""
+    values = importlib.import_module("configs.mnist").get_config()
+    values.data.dir = arguments.data_dir
+    config = parse(values)
+    set_up(config.train.batch_size, onednn=True)
+    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    splits = load_splits(config.data)
+    bench = Bench(config, splits, mesh, load_judges(config.data, splits, mesh), arguments.out, arguments.rivals)
+    if arguments.command == "run":
+        run_all(arguments.rows, arguments.seeds, bench, load_groups(arguments.writers, config.data, splits))
+        return
+    if not arguments.writers:
+        raise UserError("tune needs --writers, of whom it holds some out.")
+    writers = np.load(arguments.writers)["train"]
+    recipes = dict.fromkeys(TRAINED[row].recipe for row in arguments.rows if row in TRAINED)
+    several = [name for name in recipes if len(RECIPES[name].settings) > 1]
+    tune(several, bench._replace(splits=hold_out(splits, writers)))
+
+
+if __name__ == "__main__":
+    main()
