@@ -130,11 +130,17 @@ def file_name(recipe: str, setting: Setting) -> str:
     return f"{recipe}-rate{setting.learning_rate:g}-weight{setting.weight:g}"
 
 
+def result_file(out: Path, row: str, seed: int | str) -> Path:
+    """The file of a row and a seed ('*' for a pattern) below `out`."""
+    folder = ablation.folder_of(out, row, seed)
+    return folder.with_name(f"{folder.name}.json")
+
+
 def run_all(rows: list[str], seeds: list[int], bench: Bench, groups: Groups, protocol: Protocol = FULL) -> None:
     """Measures what is missing; rows that are not trained here have one seed only."""
     for name in rows:
         for seed in seeds if name in TRAINED else seeds[:1]:
-            path = ablation.folder_of(bench.out, name, seed).with_suffix(".json")
+            path = result_file(bench.out, name, seed)
             if path.exists():
                 continue
             print(f"== {name}, seed {seed}", flush=True)
@@ -234,7 +240,7 @@ def results(out: Path, runs: Path | None) -> dict[str, list[ablation.Result]]:
         known = ablation.results(runs)
         found |= {f"ours: {row}": known[row] for row in known if row == "default" or row.startswith(PAPER)}
     for name in ROWS:
-        for path in sorted(out.glob(ablation.folder_of(Path(), name, "*").name + ".json")):
+        for path in sorted(out.glob(result_file(Path(), name, "*").name)):
             record = json.loads(path.read_text())
             if "diverged" in record:
                 found.setdefault(name, []).append("diverged")

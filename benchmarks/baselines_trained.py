@@ -236,8 +236,8 @@ def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed:
         for i, chosen in enumerate(order):
             batch = jax.device_put((data.images[chosen], data.labels[chosen].astype(np.int32)), rows)
             now = np.array([epoch * per_epoch + i, epochs * per_epoch], np.int32)
-            state = step(state, *batch, key, now, np.array(setting, np.float32))
-        jax.block_until_ready(state)  # the host runs ahead by an epoch at most
+            # Awaited, as XLA deadlocks on several CPU devices if it holds many calls.
+            state = jax.block_until_ready(step(state, *batch, key, now, np.array(setting, np.float32)))
     found: Params = jax.device_get(state[0])
     return found
 

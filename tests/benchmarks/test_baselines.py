@@ -235,6 +235,14 @@ def test_rows_are_tuned_trained_and_measured_once(bench, monkeypatch, capsys):
     assert record["training"]["settings"] == {"learning_rate": 0.002, "weight": 0.1}
 
 
+def test_each_row_has_a_file_of_its_own(tmp_path):
+    for row in baselines.ROWS:
+        path = baselines.result_file(tmp_path, row, 0)
+        assert path.suffix == ".json"
+        path.write_text('{"diverged": true}')
+    assert baselines.results(tmp_path, None) == {row: ["diverged"] for row in baselines.ROWS}
+
+
 def test_what_has_diverged_is_not_measured_and_not_chosen(bench):
     system = baselines.class_means(bench.splits)._replace(encode=lambda images: np.full((len(images), 2), np.nan))
     record = baselines.measure_row(system, bench, None, baselines.QUICK)
