@@ -1,8 +1,8 @@
 """Other methods around our encoder and decoder: the same layers, size of the latent, batches and passes over images.
 
 Each is a loss (`RECIPES`); its authors' own networks, data and lengths of training are another matter. The decoder gets
-the label itself, which is more than a code of the class. Where a method has weights, the first tried is its authors'
-as far as they state one, with errors per pixel in [0, 1].
+the label itself, which is more than a code of the class. In 'cycle' and 'y' a weight of 1 means the authors' own; those
+of the others were chosen here, since they depend on how errors are scaled and how large a latent is.
 """
 
 import functools
@@ -118,7 +118,8 @@ def variational_loss(model: Networks, params: Params, batch: Batch) -> Float[Arr
 def cycle_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Jha et al. 2018: a conditional VAE, and latents drawn at random, decoded with two classes, must be found again.
 
-    Their weights: 2 of the reconstruction, 3 of the nats, 10 of the second cycle, which trains the encoder alone.
+    Their weights: 2 of the reconstruction, 3 of the nats, 10 of the second cycle, which trains the encoder alone
+    (there by an optimiser of its own).
     """
     sampling, drawing = jax.random.split(batch.key)
     forward = variational_loss(model, params, batch._replace(key=sampling, weight=1.5 * batch.weight))
@@ -202,7 +203,7 @@ def _settings(*weights: float) -> tuple[Setting, ...]:
 RECIPES = {
     "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
-    "variational": Recipe(variational_loss, _first, _settings(0.02, 0.1), lambda size, _: size),
+    "variational": Recipe(variational_loss, _first, _settings(0.1, 0.5), lambda size, _: size),
     "cycle": Recipe(cycle_loss, _first, _settings(1, 0.1), lambda size, _: size),
     "y": Recipe(
         y_autoencoder_loss,
@@ -210,7 +211,7 @@ RECIPES = {
         _settings(1, 0.1),
         lambda _, classes: classes,
     ),
-    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.002, 0.01)),
+    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.01, 0.05)),
 }
 
 
