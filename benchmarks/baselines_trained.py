@@ -31,7 +31,7 @@ from infoae_jax.devices.mesh import AXIS
 from infoae_jax.evaluation.metrics import Images, Labels, Latents, System
 from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import to_float
-from infoae_jax.models.autoencoder import ContentClassifier, Decoder, StyleEncoder, bounded
+from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, bounded
 from infoae_jax.models.initial import draw
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.stream import shuffled
@@ -50,7 +50,7 @@ class Networks(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = StyleEncoder(self.outputs, c.hidden, c.filters, "float32")
+        self.encoder = Encoder(self.outputs, c.hidden, c.filters, "float32")
         self.decoder = Decoder(self.image_shape, c.hidden, c.filters, c.decoder, "float32")
         self.adversary = [nn.Dense(c.adversary_hidden), nn.Dropout(0.3), nn.Dense(self.num_classes, name="out")]
         self.reader = ContentClassifier(self.num_classes, "float32")
