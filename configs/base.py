@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 10  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
     model.coupling_hidden = 256  # width of the networks in the couplings
-    model.reference_couplings = 10  # coupling layers of the distribution that all classes share; 0 = the normal one
+    model.reference_couplings = 0  # coupling layers of the distribution that all classes share; 0 = the normal one
 
     # The content classifier: 'shallow' (two convolutions), or 'autoencoder' (as deep as the style encoder, with a
     # decoder of its own, for complex images)
@@ -61,20 +61,20 @@ def get_config() -> ConfigDict:
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
-    alignment.epochs = 40  # passes over the latents of the training images
+    alignment.epochs = 50  # passes over the latents of the training images
     alignment.batch_size = 1024  # latents in a batch
     alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
     alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
-    alignment.style_weight = 0.3  # weight of the error between the appearance features of a swap and of its source
-    alignment.lambda_adv = 0.5  # lambda of the adversary that sees the aligned latents
+    alignment.style_weight = 0.4  # weight of the error between the appearance features of a swap and of its source
+    alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
-    refine.epochs = 3  # passes over the training images; 0 = no refinement
+    refine.epochs = 6  # passes over the training images; 0 = no refinement
     refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
-    refine.style_weight = 0.01  # weight of the error of a latent that is decoded and encoded again
+    refine.style_weight = 0.03  # weight of the error of a latent that is decoded and encoded again
     refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
-    refine.content_weight = 0.002  # weight of the content classifier's cross-entropy on swaps
-    refine.content_noise = 0.0  # standard deviation of noise on these swaps, which are then shifted, too; 0 = neither
+    refine.content_weight = 0.015  # weight of the content classifier's cross-entropy on swaps
+    refine.content_noise = 0.1  # standard deviation of noise on these swaps, which are then shifted, too; 0 = neither
     refine.view_share = 0.0  # as train.view_share
 
     config.log = log = ConfigDict()
