@@ -64,7 +64,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "content classifier without shifted images": {"train.content_shift": 0},
     "content classifier without views": {"train.content_view_share": 0.0},
     "shallow content classifier": {"model.content": "shallow"},
-    "content autoencoder": {"model.content": "autoencoder"},
+    "deep content classifier": {"model.content": "deep"},
     "autoencoder with views": {"train.view_share": 0.5},
     "10 epochs": {"train.epochs": 10},
     "autoencoder without its cycle term": {"train.cycle_weight": 0.0},

@@ -36,10 +36,7 @@ def get_config() -> ConfigDict:
     model.couplings = 10  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
     model.coupling_hidden = 256  # width of the networks in the couplings
     model.reference_couplings = 0  # coupling layers of the distribution that all classes share; 0 = the normal one
-
-    # The content classifier: 'shallow' (two convolutions), or 'autoencoder' (as deep as the style encoder, with a
-    # decoder of its own, for complex images)
-    model.content = "shallow"
+    model.content = "shallow"  # content classifier: 'shallow' (two convolutions) or 'deep' (like the style encoder)
 
     config.train = train = ConfigDict()  # the first phase: autoencoder, adversary and content classifier
     train.epochs = 15  # passes over the training images
@@ -51,7 +48,6 @@ def get_config() -> ConfigDict:
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.content_shift = 1  # shift the content classifier's images by up to this many pixels; helps with few images
     train.content_view_share = 0.5  # share of the content classifier's images that are changed as in alignment.views
-    train.content_decoder_weight = 10.0  # weight of the error of the content autoencoder's reconstructions
     train.view_share = 0.0  # the same for all networks
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'

@@ -14,7 +14,7 @@ MIN_SIDE, MAX_SIDE = 8, 512  # of an image, in pixels
 MAX_SHOWN = 100  # characters of a value in an error
 MAX_COUNT = 2**31 - 1  # of images or steps, which are numbered in 32 bits
 Latent: TypeAlias = Literal["unbounded", "sphere", "ball"]
-ContentKind: TypeAlias = Literal["shallow", "autoencoder"]
+ContentKind: TypeAlias = Literal["shallow", "deep"]
 DecoderKind: TypeAlias = Literal["dcec", "literal"]
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -65,7 +65,6 @@ class TrainConfig:
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
     content_view_share: float = _range(0, 1)
-    content_decoder_weight: float = _range(0, 1e6)
     view_share: float = _range(0, 1)
     lambda_adv: float = _range(0, 1e6, traced=True)
     lambda_schedule: Literal["constant", "linear"]

@@ -22,12 +22,11 @@ from infoae_jax.training.stepper import Layout, Stepper
 SHAPE, BATCH = (8, 8, 1), 16
 
 
-def make(shape=SHAPE, batch=BATCH, couplings=1, content="shallow", **train):
+def make(shape=SHAPE, batch=BATCH, couplings=1, **train):
     """A model and its configuration, and the images and labels of four batches, which are an epoch."""
     values = mnist.get_config("tiny")
     values.train.update(train, batch_size=batch)
-    values.model.couplings, values.model.latent, values.model.content = couplings, "sphere", content
-    values.log.every_steps = 100
+    values.model.couplings, values.model.latent, values.log.every_steps = couplings, "sphere", 100
     values.alignment.batch_size, values.refine.epochs = batch, 2
     config = parse(values)
     rng = np.random.default_rng(0)

@@ -32,7 +32,7 @@ from infoae_jax.types import Json, Variables
 Dtype: TypeAlias = Literal["float32", "float16", "int8"]
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 _COLLECTIONS = "params/", "constants/"
-_TRAINING_ONLY = "/adversary/", "/alignment_helpers/", "/content_decoder/"  # networks that are not exported
+_TRAINING_ONLY = "/adversary/", "/alignment_helpers/"  # networks that are not exported
 _SCALE = "/kernel/scale"
 _FLOATS = "float32", "float16"
 _EXTRAS = {  # arrays beside the variables, and their types

@@ -29,7 +29,7 @@ from infoae_jax.models.initial import draw
 from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Variables
 
-CONTENT_SIZE = 128  # features of the content autoencoder
+CONTENT_FEATURES = 128  # of the deep content classifier
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
@@ -124,23 +124,20 @@ class ContentClassifier(nn.Module):
 
 
 class DeepContentClassifier(nn.Module):
-    """The paper's content network for complex data (section 2.2), of which a decoder shows how much it still sees."""
+    """A content network for complex images (section 2.2 of the paper), as deep as the style encoder.
+
+    The paper attaches an autoencoder to it. Its decoder is left out, as it did not help (docs/pages/failed.md).
+    """
 
     num_classes: int
     hidden: int
     filters: tuple[int, ...]
     dtype: Dtype
 
-    def setup(self) -> None:
-        self.encoder = Encoder(CONTENT_SIZE, self.hidden, self.filters, self.dtype)
-        self.out = nn.Dense(self.num_classes, dtype=self.dtype)
-
+    @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        return self.out(nn.relu(self.features(x))).astype(jnp.float32)
-
-    def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """What the decoder gets."""
-        return self.encoder(x)
+        features = nn.relu(Encoder(CONTENT_FEATURES, self.hidden, self.filters, self.dtype)(x))
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="out")(features).astype(jnp.float32)
 
 
 class InfoAutoencoder(nn.Module):
@@ -168,10 +165,9 @@ class InfoAutoencoder(nn.Module):
         self.style_encoder = Encoder(self.bottleneck, self.hidden, self.filters, self.dtype)
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
-        if self.content == "autoencoder":
-            sizes = self.hidden, self.filters
-            self.content_classifier: nn.Module = DeepContentClassifier(self.num_classes, *sizes, self.dtype)
-            self.content_decoder = Decoder(self.image_shape, *sizes, "dcec", self.dtype)
+        if self.content == "deep":
+            sizes = self.num_classes, self.hidden, self.filters, self.dtype
+            self.content_classifier: nn.Module = DeepContentClassifier(*sizes)
         else:
             self.content_classifier = ContentClassifier(self.num_classes, self.dtype)
         if self.couplings:
@@ -182,8 +178,6 @@ class InfoAutoencoder(nn.Module):
         z = self.encode(images)
         if self.couplings:
             self.alignment_helpers.all(z, jax.nn.one_hot(labels, self.num_classes))
-        if self.content == "autoencoder":
-            self.reconstruct_content(jnp.asarray(to_float(images)))
         return {
             "z": z,
             "reconstruction": self.decode(z, labels),
@@ -230,10 +224,6 @@ class InfoAutoencoder(nn.Module):
     def classify(self, images: Images) -> Float[Array, "b n"]:
         """The content classifier's logits of each image; their arg-max is a label as `decode` takes it."""
         return self.content_classifier(jnp.asarray(to_float(images)))
-
-    def reconstruct_content(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Images from the features of the content autoencoder, with which alone it is trained."""
-        return self.content_decoder(self.content_classifier.features(images), jnp.zeros((len(images), 0)))
 
     def transfer(self, style_images: Images, labels: Labels) -> Float[Array, "b h w c"]:
         """Images with the style of `style_images` and the classes `labels`, not clipped to [0, 1]."""

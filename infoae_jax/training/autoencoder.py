@@ -55,13 +55,11 @@ def losses(
     lam: Float[Array, ""],
     cycle_weight: float = 0.0,
     classifier_images: Float[Array, "b h w c"] | None = None,
-    content_decoder_weight: float = 0.0,
 ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "b z"]]]:
     """The objective whose gradient trains all networks at once, its terms (see `METRICS`), and the raw latents.
 
         reconstruction error (Eq. 1) + cycle_weight * cycle error + adversary's cross-entropy on the latents
             + content classifier's cross-entropy on the images (Eq. 2)
-            + content_decoder_weight * reconstruction error of the content autoencoder, if there is one
 
     The adversary reads the latents through a gradient reversal, which hands the style encoder -lambda times the
     adversary's gradient while the adversary itself learns at full strength. So network A descends Eq. 3 of the paper
@@ -96,10 +94,7 @@ def losses(
         "content_accuracy": content_accuracy,
         "lambda": lam,
     }
-    total = reconstruction + cycle_weight * cycle + adversary + content
-    if model.content == "autoencoder":
-        total += content_decoder_weight * jnp.mean((_call(model, params, "reconstruct_content", seen) - seen) ** 2)
-    return total, (terms, z)
+    return reconstruction + cycle_weight * cycle + adversary + content, (terms, z)
 
 
 def _reduce_over_devices(
@@ -154,8 +149,7 @@ def train_step(
     if config.content_shift:
         seen = shift_images(seen, config.content_shift, stream(hyper["seed"], "shift", hyper["step"]))
     gradients, (metrics, z) = jax.grad(
-        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, seen, config.content_decoder_weight),
-        has_aux=True,
+        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, seen), has_aux=True
     )(params)
     if axis is not None:
         (gradients, metrics), z, labels = _reduce_over_devices(axis, (gradients, metrics), z, labels)
@@ -199,7 +193,7 @@ AUTOENCODER = Phase(
     name="autoencoder",
     section=lambda config: config.train,
     epochs=lambda config: config.train.epochs,
-    trains=("style_encoder", "image_decoder", "adversary", "content_classifier", "content_decoder"),
+    trains=("style_encoder", "image_decoder", "adversary", "content_classifier"),
     reads=(),
     metrics=METRICS,
     shown=("reconstruction", "adversary", "adversary_accuracy", "content_accuracy", "lambda"),

@@ -31,7 +31,7 @@ class Phase:
 
     def carry(self, state: TrainState) -> Carry:
         """What its steps change of the state."""
-        params = {name: value for name, value in state.variables["params"].items() if name in self.trains}
+        params = {name: state.variables["params"][name] for name in self.trains}
         return Carry(state.step, params, state.optimizers[self.name], state.sums[self.name])
 
     def frozen(self, state: TrainState) -> Variables:

@@ -40,5 +40,5 @@ def init_state(model: InfoAutoencoder, config: Config) -> TrainState:
 @functools.lru_cache(8)  # as the trials of a sweep have the same
 def _optimizer_shapes(model: InfoAutoencoder) -> dict[PhaseName, OptState]:
     params = fresh_variables(model, 0)["params"]
-    parts = {p: {name: value for name, value in params.items() if name in p.trains} for p in PHASES}
-    return {p.name: jax.eval_shape(p.init_optimizer, trained) for p, trained in parts.items() if trained}
+    phases = [phase for phase in PHASES if set(phase.trains) <= params.keys()]
+    return {p.name: jax.eval_shape(p.init_optimizer, {name: params[name] for name in p.trains}) for p in phases}

@@ -6,7 +6,7 @@ import pytest
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import build, fresh_variables
+from infoae_jax.models.autoencoder import build, fresh_variables, variable_shapes
 
 
 def make_model(shape, num_classes=10, **overrides):
@@ -137,3 +137,17 @@ def test_bfloat16_computes_so_but_keeps_and_gives_float32():
     assert all(
         "bf16" in line for line in text.splitlines() if "stablehlo.convolution(" in line or "dot_general" in line
     )
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (36, 64, 3)])
+def test_deep_content_classifier_is_as_deep_as_the_style_encoder(shape):
+    model = make_model(shape, num_classes=7, content="deep")
+    params = variable_shapes(model)["params"]
+    classifier = params["content_classifier"]
+
+    def kernels(network):
+        return [layer["kernel"].shape for name, layer in network.items() if name.startswith("Conv")]
+
+    assert kernels(classifier["Encoder_0"]) == kernels(params["style_encoder"])
+    assert len(kernels(classifier["Encoder_0"])) == 3
+    assert classifier["out"]["kernel"].shape[-1] == 7

@@ -63,7 +63,7 @@ def test_every_phase_has_an_optimiser_for_what_it_trains():
     state = init_state(model, config)
     assert set(state.optimizers) == set(state.sums) == {phase.name for phase in PHASES}
     for phase in PHASES:
-        params = {name: p for name, p in state.variables["params"].items() if name in phase.trains}
+        params = {name: state.variables["params"][name] for name in phase.trains}
         moments = [leaf for leaf in jax.tree.leaves(state.optimizers[phase.name]) if leaf.ndim]
         assert sum(m.size for m in moments) == 2 * sum(p.size for p in jax.tree.leaves(params))
     model, config, *_ = make(couplings=0)
@@ -76,10 +76,7 @@ def test_what_a_phase_carries_comes_back_into_the_state():
     for phase in (AUTOENCODER, ALIGNMENT, REFINEMENT):
         carry = jax.tree.map(lambda x: x + 1, phase.carry(state))
         merged = phase.merge(state, carry)
-        assert (
-            changed(state.variables["params"], merged.variables["params"])
-            == set(phase.trains) & state.variables["params"].keys()
-        )
+        assert changed(state.variables["params"], merged.variables["params"]) == set(phase.trains)
         assert_identical(merged.variables["constants"], state.variables["constants"])
         assert changed(state.optimizers, merged.optimizers) == {phase.name}
         assert int(merged.step) == 1
