@@ -98,6 +98,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
     train.cycle_weight, train.content_shift, train.lambda_adv = 0.0, 2, 0.001
     config.model.couplings, config.model.coupling_hidden, config.model.reference_couplings = 8, 128, 4
+    config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
     alignment.style_weight, alignment.lambda_adv = 0.3, 0.4
     refine.style_weight, refine.cycle_weight = 0.003, 0.0
@@ -111,6 +112,7 @@ def use_paper(config: ConfigDict) -> None:
     """
     config.train.lambda_adv = 0.001
     config.train.cycle_weight = config.train.content_shift = config.train.content_view_share = 0
+    config.model.content = "shallow"
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0
     config.train.epochs = 300
