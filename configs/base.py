@@ -65,11 +65,11 @@ def get_config() -> ConfigDict:
     alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
-    refine.epochs = 6  # passes over the training images; 0 = no refinement
+    refine.epochs = 3  # passes over the training images; 0 = no refinement
     refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
     refine.style_weight = 0.03  # weight of the error of a latent that is decoded and encoded again
     refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
-    refine.content_weight = 0.015  # weight of the content classifier's cross-entropy on swaps
+    refine.content_weight = 0.01  # weight of the content classifier's cross-entropy on swaps
     refine.content_noise = 0.1  # standard deviation of noise on these swaps, which are then shifted, too; 0 = neither
     refine.view_share = 0.0  # as train.view_share
 
