@@ -166,8 +166,7 @@ def _of(name: str, params: Params, frozen: Variables) -> Variables:
 
 
 def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
-    z, labels = run.latents(state, "encode_unbounded"), run.splits.train.labels
-    appearance = run.appearance()
+    z, labels, appearance = run.latents(state, "encode_unbounded"), run.splits.train.labels, run.appearance
     if fresh:
         constants = state.variables["constants"]
         before = constants["alignment"]

@@ -101,6 +101,7 @@ class Run:
             f"parameters; {self.device}; run folder {self.folder}" + (f"; resumed at step {step}" if step else "")
         )
 
+    @property
     def appearance(self) -> Float[np.ndarray, "n v f"]:
         """`appearance_features` of the training images and of their views."""
         if "appearance" not in self.shared:

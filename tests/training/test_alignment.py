@@ -179,7 +179,7 @@ def test_the_phase_begins_with_the_maps_of_the_classes_and_keeps_them_when_resum
     np.testing.assert_array_equal(tables["z"], np.stack([z, z + 1, z + 2], axis=1))
     assert tables["appearance"].shape == (len(labels), 3, num_features(1))
     found = begun.variables["constants"]["alignment"]
-    for name, value in class_maps(z, labels, 10, run.appearance()[:, 0]).items():
+    for name, value in class_maps(z, labels, 10, run.appearance[:, 0]).items():
         np.testing.assert_array_equal(found[name], value)
     assert_identical(ALIGNMENT.begin(run, begun, False)[0], begun)
 

@@ -30,7 +30,7 @@ def test_runs_of_a_group_compute_the_appearance_once(make_run, monkeypatch):
         run_module, "appearance_features", lambda *args: computed.append(args) or appearance_features(*args)
     )
     shared = {}
-    first, second = (make_run(shared=shared).appearance() for _ in range(2))
+    first, second = (make_run(shared=shared).appearance for _ in range(2))
     assert first is second
     assert first.shape[:2] == (256, 2)
     assert len(computed) == 2
