@@ -32,14 +32,14 @@ def test_damaged_file_and_other_format_are_refused(tmp_path):
     write(tmp_path, QUICK, format=1)
     with pytest.raises(UserError, match="evaluation_quick.json' has format 1, .* evaluate the run again"):
         read_evaluation(tmp_path)
-    (tmp_path / "evaluation.json").write_text('{"format": 3, "figures"')
+    (tmp_path / "evaluation.json").write_text('{"format": 4, "figures"')
     with pytest.raises(UserError, match="evaluation.json' is damaged .* evaluate the run again"):
         read_evaluation(tmp_path)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "5", "null", "[]", "{}", "NaN", "[" * 100_000, '{"format": 3, "figures": {}}', '{"format": [2]}', "\x00"],
+    ["", "5", "null", "[]", "{}", "NaN", "[" * 100_000, '{"format": 4, "figures": {}}', '{"format": [2]}', "\x00"],
 )
 def test_a_file_of_another_shape_is_refused(tmp_path, text):
     (tmp_path / "evaluation.json").write_text(text)

@@ -122,7 +122,7 @@ def test_hostile_texts_are_escaped(make):
     ("name", "content"),
     [
         ("config.json", b"{"),
-        ("evaluation_quick.json", b'{"format": 3, "figures": null}'),
+        ("evaluation_quick.json", b'{"format": 4, "figures": null}'),
         ("failed.json", b"[]"),
         ("samples/epoch_0002.png", b"none"),
         ("metrics.jsonl", b"\xff\n"),
