@@ -65,7 +65,6 @@ ROWS: dict[str, dict[str, str | float]] = {
     "content classifier without views": {"train.content_view_share": 0.0},
     "shallow content classifier": {"model.content": "shallow"},
     "deep content classifier": {"model.content": "deep"},
-    "autoencoder with views": {"train.view_share": 0.5},
     "10 epochs": {"train.epochs": 10},
     "autoencoder without its cycle term": {"train.cycle_weight": 0.0},
     "alignment without views": {"alignment.views": 0},

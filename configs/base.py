@@ -48,7 +48,6 @@ def get_config() -> ConfigDict:
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.content_shift = 1  # shift the content classifier's images by up to this many pixels; helps with few images
     train.content_view_share = 0.5  # share of the content classifier's images that are changed as in alignment.views
-    train.view_share = 0.0  # the same for all networks
     train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase during which lambda rises
@@ -71,7 +70,6 @@ def get_config() -> ConfigDict:
     refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
     refine.content_weight = 0.01  # weight of the content classifier's cross-entropy on swaps
     refine.content_noise = 0.1  # standard deviation of noise on these swaps, which are then shifted, too; 0 = neither
-    refine.view_share = 0.0  # as train.view_share
 
     config.log = log = ConfigDict()
     # Steps between the losses in metrics.jsonl; accelerators take all of these steps in one call.

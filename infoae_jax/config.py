@@ -65,7 +65,6 @@ class TrainConfig:
     cycle_weight: float = _range(0, 1e6)
     content_shift: int = _range(0, 4)
     content_view_share: float = _range(0, 1)
-    view_share: float = _range(0, 1)
     lambda_adv: float = _range(0, 1e6, traced=True)
     lambda_schedule: Literal["constant", "linear"]
     lambda_ramp: float = _range(0, 1, above=True, traced=True)
@@ -92,7 +91,6 @@ class RefineConfig:
     cycle_weight: float = _range(0, 1e6)
     content_weight: float = _range(0, 1e6, traced=True)
     content_noise: float = _range(0, 1, traced=True)
-    view_share: float = _range(0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

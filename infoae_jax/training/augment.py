@@ -1,7 +1,5 @@
 """Random changes of images during training."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -30,14 +28,10 @@ def augment_swaps(
 
 
 def mix_in_views(
-    images: Float[Array, "b h w c"],
-    share: float,
-    name: Literal["views", "content_views"],
-    hyper: Hyper,
-    axis: str | None,
+    images: Float[Array, "b h w c"], share: float, hyper: Hyper, axis: str | None
 ) -> Float[Array, "b h w c"]:
-    """Images of which this share, chosen at random, are views (`images/views.py`); `name` is that of their stream."""
-    key, (count, *_) = stream(hyper["seed"], name, hyper["step"]), images.shape
+    """Images of which this share, chosen at random, are views (`images/views.py`); `axis` as for `augment_swaps`."""
+    key, (count, *_) = stream(hyper["seed"], "content_views", hyper["step"]), images.shape
     draws = own_rows(lambda n: jax.random.uniform(key, (n, NUM_DRAWS + 1), minval=-1, maxval=1), count, axis)
     is_view = draws[:, -1] < 2 * share - 1
     return jnp.where(is_view[:, None, None, None], make_views(images, draws[:, :-1]), images)

@@ -141,11 +141,9 @@ def train_step(
     lam = scheduled_lambda(config.lambda_schedule, hyper["lambda_adv"], hyper["lambda_ramp"], hyper["progress"])
     rate = scheduled_rate(config.learning_rate_schedule, hyper)
     pixels, labels = jnp.asarray(to_float(batch["images"])), jnp.asarray(batch["labels"])
-    if config.view_share:
-        pixels = mix_in_views(pixels, config.view_share, "views", hyper, axis)
     seen = pixels
     if config.content_view_share:
-        seen = mix_in_views(seen, config.content_view_share, "content_views", hyper, axis)
+        seen = mix_in_views(seen, config.content_view_share, hyper, axis)
     if config.content_shift:
         seen = shift_images(seen, config.content_shift, stream(hyper["seed"], "shift", hyper["step"]))
     gradients, (metrics, z) = jax.grad(

@@ -10,7 +10,7 @@ from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import mean_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.augment import augment_swaps, mix_in_views
+from infoae_jax.training.augment import augment_swaps
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
@@ -65,9 +65,6 @@ def refine_step(
       its weight is), 'content', and 'content_accuracy'.
     """
     z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
-    if config.view_share:
-        pixels = mix_in_views(pixels, config.view_share, "views", hyper, axis)
-        z = model_method(model, "encode")(frozen, pixels)
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
     both, classes = jnp.concatenate([z, z]), jnp.concatenate([labels, targets])
 

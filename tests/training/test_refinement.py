@@ -37,7 +37,7 @@ def test_without_its_cycle_term_it_has_fewer_convolutions():
     scalars = dict.fromkeys(("learning_rate", "style_weight", "content_weight", "content_noise", "progress"), 0.0)
 
     def convolutions(weight):
-        step = functools.partial(refine_step, model, Static((("cycle_weight", weight), ("view_share", 0.0))))
+        step = functools.partial(refine_step, model, Static((("cycle_weight", weight),)))
         hyper = scalars | {"seed": 0, "step": 0}
         return str(jax.make_jaxpr(step)(carry.params, frozen, carry.optimizer, batch, hyper)).count("conv_general")
 
