@@ -11,7 +11,7 @@ from infoae_jax.data.rendered import Factors, render
 from infoae_jax.evaluation.attributes import Attributes, colours, has_strokes, strokes
 from infoae_jax.evaluation.judges import Images, Judges
 from infoae_jax.evaluation.probes import Codes, measure_leakage
-from infoae_jax.evaluation.record import Protocol
+from infoae_jax.evaluation.record import GROUNDS, Protocol
 from infoae_jax.images.pixels import to_float, to_uint8
 from infoae_jax.types import Json
 
@@ -19,7 +19,6 @@ SEED = 0  # of pairs, subsets and probes
 JUDGED_AT_ONCE = 8192  # swaps, which bounds the memory
 MAX_SSIM_IMAGES = 2000  # each takes a millisecond
 MIN_REALISM_IMAGES, MAX_REALISM_IMAGES = 200, 10_000
-GROUNDS = "background", "foreground"
 Labels = Int[np.ndarray, " n"]
 Latents = Float[np.ndarray, "n z"]
 Groups: TypeAlias = Int[np.ndarray, " n"] | None  # of the test images, such as their writers

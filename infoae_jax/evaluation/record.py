@@ -11,6 +11,7 @@ from infoae_jax.files import read_json
 from infoae_jax.runs.provenance import Environment
 
 FORMAT = 4
+GROUNDS = "background", "foreground"  # whose colours are measured
 _AGAIN = "Move it away and evaluate the run again."
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]

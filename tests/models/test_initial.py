@@ -17,9 +17,9 @@ GAINS = {"out": 1, "change": 0}  # of linear outputs and of what begins as no ch
 
 
 def fresh(seed=0, shape=(28, 28, 1), num_classes=10, **changes):
-    """Initial variables of the default model for MNIST, changed, by name."""
+    """Initial variables of MNIST's model with a learned shared distribution, changed, by name."""
     values = mnist.get_config()
-    values.model.update(changes)
+    values.model.update({"reference_couplings": 10, **changes})
     return flatten_dict(fresh_variables(build(parse(values).model, shape, num_classes), seed), sep="/")
 
 
