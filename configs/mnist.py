@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/mnist.py
 
-Takes about 20 minutes on two cores. `infoae evaluate` gave, as the mean of three seeds with 80 epochs of alignment:
-reconstruction error (MSE) 0.0097, leakage 19.3 % (chance 11.35 %), transfer accuracy 98.5 %.
+Takes about 20 minutes on two cores. `infoae evaluate` gives, as the mean of three seeds: reconstruction error (MSE)
+0.0096, leakage 18.4 % (chance 11.35 %), transfer accuracy 98.8 %.
 """
 
 from collections.abc import Callable
