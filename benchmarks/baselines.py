@@ -18,7 +18,6 @@
 
 import argparse
 import functools
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -32,6 +31,7 @@ from benchmarks import ablation
 from benchmarks.baselines_maps import FitMap, erase_linearly, transport_to_barycentre
 from benchmarks.baselines_released import MODELS, released_system
 from benchmarks.baselines_trained import RECIPES, Setting, load_or_train, trained_system
+from configs import mnist
 from infoae_jax.config import Config, parse
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.groups import load_groups
@@ -191,7 +191,7 @@ def tune(recipes: list[str], bench: Bench, protocol: Protocol = QUICK) -> None:
 
 
 def score(record: Json) -> float:
-    """What settings are chosen by: swaps read right + style kept - leakage above chance - error, each about 0 to 1.
+    """What settings are chosen by: transfer accuracy + style kept - leakage above chance - error, each about 0 to 1.
 
     Class means get 0, as error and transfer cancel out; an ordinary autoencoder, which keeps all style, less.
     """
@@ -271,7 +271,7 @@ def main() -> None:
 
 def work(arguments: argparse.Namespace) -> None:
     """`tune` and `run`."""
-    values = importlib.import_module("configs.mnist").get_config()
+    values = mnist.get_config()
     values.data.dir = arguments.data_dir
     config = parse(values)
     set_up(config.train.batch_size, onednn=True)

@@ -116,7 +116,10 @@ class Run:
         return range(self.config.alignment.views + 1)
 
     def images(self, view: int) -> UInt8[np.ndarray, "n h w c"]:
-        """The training images (view 0), or a view of each; the same in every run."""
+        """The training images (view 0), or a view of each; the same in every run.
+
+        Views are made anew for each use, in seconds: all of them would take several times the memory of the images.
+        """
         images = self.splits.train.images
         if not view:
             return images
