@@ -6,6 +6,7 @@ half of their brightest value, and skeletonised. All lengths are in pixels of th
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,7 +15,7 @@ from infoae_jax.images.pixels import border, to_float
 
 SCALE = 4  # as in Morpho-MNIST
 TAIL = 0.02  # share of the mass that width and height leave out at each end, as in Morpho-MNIST
-CHUNK_PIXELS = 250 * 32 * 32  # measured at a time, which bounds the memory
+CHUNK_PIXELS, MAX_THREADS = 250 * 32 * 32, 4  # measured by a thread at a time, which bounds the memory
 MAX_COLOUR_PIXELS = 4096  # of an image, in which the two colours are looked for
 Attributes = dict[str, Float[np.ndarray, " n"]]
 
@@ -28,7 +29,8 @@ def _in_chunks(measure: Callable[[np.ndarray], Attributes]) -> Callable[[np.ndar
     @functools.wraps(measure)
     def run(images: np.ndarray) -> Attributes:
         size = max(CHUNK_PIXELS // (images.shape[1] * images.shape[2]), 1)
-        parts = [measure(images[i : i + size]) for i in range(0, len(images), size)]
+        with ThreadPoolExecutor(MAX_THREADS) as pool:  # most of the work is done without Python's lock
+            parts = list(pool.map(measure, (images[i : i + size] for i in range(0, len(images), size))))
         return {name: np.concatenate([part[name] for part in parts], dtype=np.float64) for name in parts[0]}
 
     return run

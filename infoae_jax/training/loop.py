@@ -53,11 +53,11 @@ class Loop:
         if self.step == last and all(run.has_ended() for run in self._runs):
             return
         self._each(lambda i: self._runs[i].log_start(self.states[i]))
-        for phase, span in phases:
+        for number, (phase, span) in enumerate(phases, 1):
             if self.step < span.last and self._goes_on():  # a signal may have come while the phase before was saved
                 self.is_stopped = self._should_stop(True)
             if self.step < span.last and self._goes_on():
-                self._train_phase(phase, span)
+                self._train_phase(f"{phase.name}, phase {number} of {len(phases)}", phase, span)
         self.is_stopped = self.step < last
         kind = "stop" if self.is_stopped else "end"
         if hosts.is_first():
@@ -73,13 +73,13 @@ class Loop:
                 with noting(self.errors, i, run.folder):
                     do(i)
 
-    def _train_phase(self, phase: Phase, span: Span) -> None:
+    def _train_phase(self, title: str, phase: Phase, span: Span) -> None:
         runs, tables, log_every = self._runs, dict[int, Batch](), self._runs[0].config.log.every_steps
 
         def begin(i: int) -> None:
             self.states[i], tables[i] = phase.begin(runs[i], self.states[i], self.step == span.first)
 
-        self._each(lambda i: runs[i].print(f"{phase.name}: preparing and compiling ..."))
+        self._each(lambda i: runs[i].print(f"{title}: preparing and compiling ..."))
         with nothing_to_save():
             self._each(begin)
         if not tables:
@@ -92,7 +92,7 @@ class Loop:
                 stepper.compile(self.step, span.call_lengths(self.step, log_every))
         reporters = [Reporter(run, phase, span, self.step) for run in runs]
         before: Taken | None = None
-        with progress_bar(span, self.step, is_shown=not self._layout.is_group) as bar:
+        with progress_bar(title, span, self.step, is_shown=not self._layout.is_group) as bar:
             while self.step < span.last and self._goes_on():
                 steps = span.steps_until_event(self.step, log_every) if stepper.is_resident else 1
                 taken = stepper.take(self.step, steps)

@@ -131,8 +131,8 @@ class Reporter:
         self._printed = time.monotonic()
 
 
-def progress_bar(span: Span, step: int, is_shown: bool) -> tqdm:
+def progress_bar(title: str, span: Span, step: int, is_shown: bool) -> tqdm:
     """The progress of a phase, if there is a terminal; in images."""
-    images = {"total": span.last - span.first, "initial": step - span.first, "unit": " images"}
+    images = {"desc": title, "total": span.last - span.first, "initial": step - span.first, "unit": " images"}
     hidden = not (is_shown and hosts.is_first() and sys.stderr.isatty())
     return tqdm(**images, unit_scale=span.batch_size, dynamic_ncols=True, leave=False, disable=hidden)

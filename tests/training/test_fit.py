@@ -37,6 +37,7 @@ def test_a_run_leaves_what_it_promises(tiny_config, tmp_path, capsys):
     samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
     assert samples == ["epoch_0000.png", "epoch_0001.png", "epoch_0002.png"]
     printed = capsys.readouterr().out
+    assert "autoencoder, phase 1 of 1: preparing" in printed
     assert "autoencoder 1/2  reconstruction" in printed
     assert "images/s" in printed
 
