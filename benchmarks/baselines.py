@@ -3,6 +3,7 @@
     python benchmarks/baselines.py tune --data_dir=path/to/tfds --writers=path/to/mnist_writers.npz
     python benchmarks/baselines.py run --data_dir=... --writers=... --rivals=path/to/weights --seeds 0 1 2
     python benchmarks/baselines.py table --ablation=runs/ablation_mnist
+    python benchmarks/baselines.py time --data_dir=...    # on an idle machine
 
 `run` measures what is missing: a JSON file in --out for each row and seed. Rows of three kinds:
 
@@ -31,7 +32,7 @@ from jax.sharding import Mesh
 from benchmarks import ablation
 from benchmarks.baselines_maps import FitMap, erase_linearly, transport_to_barycentre
 from benchmarks.baselines_released import MODELS, released_system
-from benchmarks.baselines_trained import RECIPES, Setting, load_or_train, trained_system
+from benchmarks.baselines_trained import RECIPES, Setting, load_or_train, seconds_per_epoch, trained_system
 from configs import mnist
 from infoae_jax.config import Config, parse
 from infoae_jax.data.dataset import Splits
@@ -106,7 +107,7 @@ def class_means(splits: Splits) -> System:
 
 
 def make_row(name: str, seed: int, bench: Bench) -> tuple[System, Json]:
-    """The system of a row, and what its file says of its training."""
+    """The system of a row, and the settings that it was trained with, if it was trained here."""
     if name == CLASS_MEANS:
         return class_means(bench.splits), {}
     if name in RELEASED:
@@ -116,16 +117,15 @@ def make_row(name: str, seed: int, bench: Bench) -> tuple[System, Json]:
         return released_system(model, bench.rivals, bench.splits.train, bench.mesh, sampled), {}
     row = TRAINED[name]
     setting = best_setting(row.recipe, bench.out)
-    system, seconds = train_row(row, setting, seed, bench, bench.out / "weights")
-    return system, {"settings": setting._asdict(), "seconds": seconds}
+    return train_row(row, setting, seed, bench, bench.out / "weights"), setting._asdict()
 
 
-def train_row(row: Row, setting: Setting, seed: int, bench: Bench, folder: Path) -> tuple[System, float]:
-    """The system of a row that is trained here, on the training images; and the seconds that this took."""
+def train_row(row: Row, setting: Setting, seed: int, bench: Bench, folder: Path) -> System:
+    """The system of a row that is trained here, on the training images."""
     recipe, data = RECIPES[row.recipe], bench.splits.train
     path = folder / f"{file_name(row.recipe, setting)}-seed{seed}.msgpack"
-    params, seconds = load_or_train(path, recipe, bench.config, data, setting, seed, bench.mesh)
-    return trained_system(recipe, bench.config, data, params, bench.mesh, row.sampled, row.fit_map), seconds
+    params = load_or_train(path, recipe, bench.config, data, setting, seed, bench.mesh)
+    return trained_system(recipe, bench.config, data, params, bench.mesh, row.sampled, row.fit_map)
 
 
 def file_name(recipe: str, setting: Setting) -> str:
@@ -146,8 +146,8 @@ def run_all(rows: list[str], seeds: list[int], bench: Bench, groups: Groups, pro
             if path.exists():
                 continue
             print(f"== {name}, seed {seed}", flush=True)
-            system, training = make_row(name, seed, bench)
-            write_json(path, measure_row(system, bench, groups, protocol) | {"training": training})
+            system, settings = make_row(name, seed, bench)
+            write_json(path, measure_row(system, bench, groups, protocol) | {"settings": settings})
 
 
 def measure_row(
@@ -185,9 +185,9 @@ def tune(recipes: list[str], bench: Bench, protocol: Protocol = QUICK) -> None:
             path = bench.out / "tuning" / f"{file_name(name, setting)}.json"
             if not path.exists():
                 print(f"== tuning {path.stem}", flush=True)
-                system, seconds = train_row(row, setting, 0, bench, bench.out / "tuning")
+                system = train_row(row, setting, 0, bench, bench.out / "tuning")
                 measured = measure_row(system, bench, None, protocol, TUNED_BY)
-                write_json(path, measured | {"training": {"settings": setting._asdict(), "seconds": seconds}})
+                write_json(path, measured | {"settings": setting._asdict()})
             found = json.loads(path.read_text())
             print(f"{path.stem}: score {score(found):.3f}", flush=True)
 
@@ -231,7 +231,6 @@ COLUMNS = (
     _leakage("folds by writer", "folds_by_group"),
     _leakage("folds at random", "folds_at_random"),
     *(column for column in ablation.COLUMNS if column.path[0] != "leakage"),
-    ablation.Column("training s", ("training", "seconds"), "{:.0f}"),
 )
 
 
@@ -244,17 +243,13 @@ def results(out: Path, runs: Path | None) -> dict[str, list[ablation.Result]]:
     for name in ROWS:
         for path in sorted(out.glob(result_file(Path(), name, "*").name)):
             record = json.loads(path.read_text())
-            if "diverged" in record:
-                found.setdefault(name, []).append("diverged")
-            else:
-                figures = record["figures"] | {"training": record["training"]}
-                found.setdefault(name, []).append(record | {"figures": figures})
+            found.setdefault(name, []).append("diverged" if "diverged" in record else record)
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["tune", "run", "table"])
+    parser.add_argument("command", choices=["tune", "run", "time", "table"])
     parser.add_argument("--out", type=Path, default=Path("runs/baselines"), help="folder for the results")
     parser.add_argument("--data_dir", default="", help="where TFDS finds MNIST; default: its own folder")
     parser.add_argument("--writers", default="", help="the writers of MNIST's images, an .npz file")
@@ -268,17 +263,23 @@ def main() -> None:
             work(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
-    ablation.print_table(results(arguments.out, arguments.ablation), COLUMNS)
+    if arguments.command != "time":
+        ablation.print_table(results(arguments.out, arguments.ablation), COLUMNS)
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """`tune` and `run`."""
+    """`tune`, `run` and `time`."""
     values = mnist.get_config()
     values.data.dir = arguments.data_dir
     config = parse(values)
     set_up(config.train.batch_size, onednn=True)
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     splits = load_splits(config.data)
+    recipes = dict.fromkeys(TRAINED[row].recipe for row in arguments.rows if row in TRAINED)
+    if arguments.command == "time":
+        for name in recipes:
+            print(f"{name}: {seconds_per_epoch(RECIPES[name], config, splits.train, mesh):.1f} s per epoch", flush=True)
+        return
     bench = Bench(config, splits, mesh, load_judges(config.data, splits, mesh), arguments.out, arguments.rivals)
     if arguments.command == "run":
         run_all(arguments.rows, arguments.seeds, bench, load_groups(arguments.writers, config.data, splits))
@@ -286,7 +287,6 @@ def work(arguments: argparse.Namespace) -> None:
     if not arguments.writers:
         raise UserError("tune needs --writers, of whom it holds some out.")
     writers = np.load(arguments.writers)["train"]
-    recipes = dict.fromkeys(TRAINED[row].recipe for row in arguments.rows if row in TRAINED)
     several = [name for name in recipes if len(RECIPES[name].settings) > 1]
     short = dataclasses.replace(
         config,

@@ -6,7 +6,6 @@ of the others were chosen here, since they depend on how errors are scaled and h
 """
 
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from benchmarks.baselines_maps import FitMap
+from benchmarks.timing import median_ms
 from infoae_jax.config import Config, ModelConfig
 from infoae_jax.data.dataset import Dataset
 from infoae_jax.devices.batching import make_batched, model_method
@@ -226,21 +226,43 @@ def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed:
 
     It passes over the images as often as the phases of our recipe that see images.
     """
-    model, epochs = build_networks(recipe, config, data), config.train.epochs + config.refine.epochs
-    params = initial_params(model, seed)
-    state = jax.device_put((params, optax.adam(0.0).init(params)), NamedSharding(mesh, P()))
-    step, rows = _program(model, recipe.loss, mesh), NamedSharding(mesh, P(AXIS))
-    size, key = config.train.batch_size // mesh.size * mesh.size, jax.random.key(seed)
-    per_epoch = len(data) // size
+    epochs, size = config.train.epochs + config.refine.epochs, config.train.batch_size // mesh.size * mesh.size
+    state, step, put = _begin(recipe, config, data, seed, mesh)
+    key, per_epoch = jax.random.key(seed), len(data) // size
     for epoch in range(epochs):
         order = shuffled(seed, epoch + 1, len(data))[: per_epoch * size].reshape(per_epoch, size)
         for i, chosen in enumerate(order):
-            batch = jax.device_put((data.images[chosen], data.labels[chosen].astype(np.int32)), rows)
             now = np.array([epoch * per_epoch + i, epochs * per_epoch], np.int32)
             # Awaited, as XLA deadlocks on several CPU devices if it holds many calls.
-            state = jax.block_until_ready(step(state, *batch, key, now, np.array(setting, np.float32)))
+            state = jax.block_until_ready(step(state, *put(chosen), key, now, np.array(setting, np.float32)))
     found: Params = jax.device_get(state[0])
     return found
+
+
+def seconds_per_epoch(recipe: Recipe, config: Config, data: Dataset, mesh: Mesh, repeats: int = 20) -> float:
+    """How long an epoch takes: the median of some steps, compiled before, times their number."""
+    size = config.train.batch_size // mesh.size * mesh.size
+    state, step, put = _begin(recipe, config, data, 0, mesh)
+    batch, setting = put(np.arange(size)), np.array(recipe.settings[0], np.float32)
+
+    def take() -> tuple[Params, OptState]:
+        nonlocal state
+        state = step(state, *batch, jax.random.key(0), np.array([0, 1], np.int32), setting)
+        return state
+
+    return len(data) // size * median_ms(take, repeats) / 1e3
+
+
+def _begin(recipe: Recipe, config: Config, data: Dataset, seed: int, mesh: Mesh) -> tuple[Any, Any, Any]:
+    """The first state, the function that takes a step, and the one that puts a batch of rows on the devices."""
+    model, rows = build_networks(recipe, config, data), NamedSharding(mesh, P(AXIS))
+    params = initial_params(model, seed)
+    state = jax.device_put((params, optax.adam(0.0).init(params)), NamedSharding(mesh, P()))
+    return (
+        state,
+        _program(model, recipe.loss, mesh),
+        lambda chosen: jax.device_put((data.images[chosen], data.labels[chosen].astype(np.int32)), rows),
+    )
 
 
 def initial_params(model: Networks, seed: int) -> Params:
@@ -318,14 +340,11 @@ def trained_system(
 
 def load_or_train(
     path: Path, recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed: int, mesh: Mesh
-) -> tuple[Params, float]:
-    """The parameters in the file, or else trains and keeps them there; and the seconds that the training took."""
-    if path.exists():
-        found = flax.serialization.msgpack_restore(path.read_bytes())
-        return found["params"], found["seconds"]
-    begin = time.perf_counter()
-    params = train(recipe, config, data, setting, seed, mesh)
-    seconds = time.perf_counter() - begin
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, flax.serialization.msgpack_serialize({"params": params, "seconds": seconds}))
-    return params, seconds
+) -> Params:
+    """The parameters in the file, or else trains and keeps them there."""
+    if not path.exists():
+        params = train(recipe, config, data, setting, seed, mesh)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, flax.serialization.msgpack_serialize(params))
+    found: Params = flax.serialization.msgpack_restore(path.read_bytes())
+    return found

@@ -12,7 +12,15 @@ from jax.sharding import Mesh
 from benchmarks import baselines, baselines_trained
 from benchmarks.baselines_maps import erase_linearly, transport_to_barycentre
 from benchmarks.baselines_released import MODELS, released_system
-from benchmarks.baselines_trained import RECIPES, Batch, Networks, Setting, build_networks, initial_params
+from benchmarks.baselines_trained import (
+    RECIPES,
+    Batch,
+    Networks,
+    Setting,
+    build_networks,
+    initial_params,
+    seconds_per_epoch,
+)
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.data.dataset import Dataset, Splits
@@ -232,7 +240,15 @@ def test_rows_are_tuned_trained_and_measured_once(bench, monkeypatch, capsys):
     assert table.count("\n") == 4
     assert "| conditional VAE, sampled code | 1 |  | 30.0 |  | 0.0200 | 90.0 | 0.00 |  | 0.50 |" in table
     record = json.loads((bench.out / "conditional_VAE_mean_code-seed0.json").read_text())
-    assert record["training"]["settings"] == {"learning_rate": 0.002, "weight": 0.1}
+    assert record["settings"] == {"learning_rate": 0.002, "weight": 0.1}
+
+
+def test_an_epoch_has_as_many_steps_as_batches(bench, small, monkeypatch):
+    calls = []
+    monkeypatch.setattr(baselines_trained, "median_ms", lambda take, repeats: [calls.append(take()), 2000.0][1])
+    steps = len(bench.splits.train) // bench.config.train.batch_size
+    assert seconds_per_epoch(RECIPES["fader"], bench.config, bench.splits.train, bench.mesh) == 2 * steps
+    assert len(calls) == 1
 
 
 def test_each_row_has_a_file_of_its_own(tmp_path):
