@@ -3,7 +3,7 @@
     python benchmarks/ablation.py run --data_dir=path/to/tfds   # MNIST; takes hours; resumes where it stopped
     python benchmarks/ablation.py run --rows default 'lambda 0.02' --seeds 0 1 2
     python benchmarks/ablation.py run --config=rendered
-    python benchmarks/ablation.py table [--config=rendered] [--plot=tradeoff.png]
+    python benchmarks/ablation.py table [--config=rendered]
 
 Each run gives what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Phases
 that two runs train alike are trained once: the second run begins from the checkpoint of the first. The first phase
@@ -18,13 +18,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import jax
-from matplotlib.figure import Figure
-from matplotlib.transforms import ScaledTranslation
 
 from infoae_jax.config import Config, differences, parse
 from infoae_jax.models.autoencoder import build
@@ -295,130 +293,6 @@ def print_table(found: dict[str, list[Result]], columns: Sequence[Column] = COLU
         print(f"\nThese rows were measured with {len(codes)} versions of the code.")
 
 
-# All on MNIST. Leakage in %; the style is the mean of three correlations.
-CYCLE_VAE = {"leakage": 77.7, "mse": 0.0306, "style": (0.85 + 0.57 + 0.70) / 3}  # its released model: baselines.py
-CHANCE_LEAKAGE = 11.35
-REPORTED_LEAKAGE = {"Cycle-VAE": 17.56, "Mathieu et al. 2016": 66.83, "Szabó et al. 2018": 96.08}  # by Jha et al. 2018
-CLASS_MEANS_MSE = 0.0529  # each image decoded as the mean of its class
-CLASS_MEANS_AND_PCA_MSE = 0.0256  # the same with 16 principal components of the remainder
-# Rows with a label in the plot: the label, and its height above the point in typographic points.
-LABELS = {
-    "ordinary autoencoder (lambda 0, no alignment, no refinement)": ("ordinary autoencoder", 21),
-    "paper's recipe, lambda 0.001": ("paper's recipe", -9),
-    "adversary only: no alignment, no refinement": ("adversary only", 11),
-}
-
-
-def along_lambda(rows: Iterable[str]) -> dict[str, float]:
-    """Picks the rows that change nothing but MNIST's lambda; returns their lambdas in ascending order."""
-    default = config_of("default", 0, "", "mnist")[0].train.lambda_adv
-    found = {
-        row: float(ROWS[row].get("train.lambda_adv", default)) for row in rows if set(ROWS[row]) <= {"train.lambda_adv"}
-    }
-    return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
-def plot_tradeoff(out: Path, file: Path) -> None:
-    """Plots leakage against error and against style on MNIST: recipes, lambda along a line, other systems."""
-    by_title = {column.title: column for column in COLUMNS}
-    columns = [by_title[name] for name in ("leakage %", "MSE", "slant", "thickness", "area")]
-    points: dict[str, tuple[float, float, float]] = {}  # leakage, MSE, style
-    for row, evaluations in results(out).items():
-        good = [e for e in evaluations if not isinstance(e, str)]
-        values = [[value(e, column) for e in good] for column in columns]
-        if good and all(v is not None for row_values in values for v in row_values):
-            leak, mse, *style = (statistics.mean(v or 0.0 for v in row_values) for row_values in values)
-            points[row] = leak, mse, statistics.mean(style)
-    curve = along_lambda(points)
-
-    figure = Figure(figsize=(10, 4.2), dpi=150)
-    errors, styles = figure.subplots(1, 2, sharex=True)
-    for axes, which, name in (
-        (errors, 1, "reconstruction error (MSE)"),
-        (styles, 2, "style kept (mean r of slant, thickness, area)"),
-    ):
-        axes.axvline(CHANCE_LEAKAGE, color="black", linewidth=0.7, linestyle=":")
-        for level in REPORTED_LEAKAGE.values():
-            axes.axvline(level, color="tab:red", linewidth=0.7, linestyle=":")
-        axes.plot(
-            CYCLE_VAE["leakage"],
-            CYCLE_VAE["mse" if which == 1 else "style"],
-            "X",
-            color="tab:red",
-            label="Cycle-VAE, its released model",
-        )
-        for row, point in points.items():
-            if row not in curve:
-                axes.plot(point[0], point[which], "s", color="tab:gray", markersize=4 if row in LABELS else 2.5)
-            if row in LABELS:
-                words, above = LABELS[row]
-                axes.annotate(
-                    words,
-                    (point[0], point[which]),
-                    fontsize=7,
-                    color="dimgray",
-                    ha="left" if point[0] < 50 else "right",
-                    xytext=(0, above),
-                    textcoords="offset points",
-                )
-        axes.plot(
-            [points[row][0] for row in curve],
-            [points[row][which] for row in curve],
-            "o-",
-            color="tab:blue",
-            markersize=4,
-            label="infoae_jax, lambda along the line",
-        )
-        heights = {row: points[row][which] for row in curve}
-        middle = [statistics.median(points[row][i] for row in curve) for i in (0, which)]
-        for i, row in enumerate(sorted(curve, key=heights.__getitem__)):
-            axes.annotate(  # stacked, as the points are close together
-                f"{curve[row]:g}",
-                xy=(points[row][0], heights[row]),
-                xytext=(middle[0] + 12, middle[1]),
-                textcoords=axes.transData
-                + ScaledTranslation(0, (i - (len(curve) - 1) / 2) * 11 / 72, figure.dpi_scale_trans),
-                fontsize=7,
-                color="tab:blue",
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": "tab:blue", "linewidth": 0.5},
-            )
-        axes.set(xlabel="leakage, % (best of four probes)", ylabel=name, xlim=(8, 102))
-        axes.spines[["top", "right"]].set_visible(False)
-    for level, name in ((CLASS_MEANS_MSE, "class means"), (CLASS_MEANS_AND_PCA_MSE, "class means + PCA-16")):
-        errors.axhline(level, color="black", linewidth=0.7, linestyle=":")
-        errors.annotate(name, (25, level), fontsize=7, xytext=(0, 2), textcoords="offset points")
-    errors.annotate(
-        "chance",
-        (CHANCE_LEAKAGE, 0.048),
-        fontsize=7,
-        rotation=90,
-        ha="right",
-        va="top",
-        xytext=(-1, 0),
-        textcoords="offset points",
-    )
-    for name, level in REPORTED_LEAKAGE.items():
-        right = level < 50
-        errors.annotate(
-            f"{name}, as reported",
-            (level, 0.048),
-            fontsize=7,
-            rotation=90,
-            va="top",
-            ha="left" if right else "right",
-            color="tab:red",
-            xytext=(2 if right else -1, 0),
-            textcoords="offset points",
-        )
-    errors.set(yscale="log", ylim=(0.006, 0.065), yticks=(0.01, 0.02, 0.05), yticklabels=("0.01", "0.02", "0.05"))
-    errors.yaxis.set_minor_formatter("")
-    styles.set(ylim=(0.4, 1.0))
-    styles.legend(framealpha=1, edgecolor="white", fontsize=7.5, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(file)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "table"])
@@ -429,7 +303,6 @@ def main() -> None:
     parser.add_argument("--data_dir", default="", help="where TFDS finds the data set; default: its own folder")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="MNIST: also plot error and style against leakage")
     arguments = parser.parse_args()
     if arguments.out is None:
         arguments.out = Path("runs") / f"ablation_{arguments.config.replace(':', '_').replace(',', '_')}"
@@ -438,8 +311,6 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         run_all(arguments)
     print_table(results(arguments.out))
-    if arguments.plot:
-        plot_tradeoff(arguments.out, arguments.plot)
 
 
 if __name__ == "__main__":

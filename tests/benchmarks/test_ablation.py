@@ -130,15 +130,6 @@ def test_the_first_phase_does_not_depend_on_the_couplings(out):
     assert ablation.shared_steps(out / "a", configuration(**{"model.reference_couplings": 4})) == ENDS["autoencoder"]
 
 
-def test_the_curve_holds_the_rows_that_change_lambda_alone():
-    curve = ablation.along_lambda(ablation.ROWS)
-    assert curve["default"] == configuration().train.lambda_adv
-    assert list(curve.values()) == sorted(curve.values())
-    for row, value in curve.items():
-        assert ablation.config_of(row, 0, "", "mnist")[0].train.lambda_adv == value
-    assert "constant lambda" in ablation.ROWS.keys() - curve.keys()
-
-
 def test_a_run_of_other_settings_is_not_taken_for_a_row(tmp_path, monkeypatch):
     def fails(command):
         raise AssertionError(command)
