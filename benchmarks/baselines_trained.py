@@ -203,15 +203,15 @@ def _settings(*weights: float) -> tuple[Setting, ...]:
 RECIPES = {
     "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
-    "variational": Recipe(variational_loss, _first, _settings(0.1, 0.5), lambda size, _: size),
+    "variational": Recipe(variational_loss, _first, _settings(0.1, 0.5, 2), lambda size, _: size),
     "cycle": Recipe(cycle_loss, _first, _settings(1, 0.1), lambda size, _: size),
     "y": Recipe(
         y_autoencoder_loss,
         lambda raw, size: jax.nn.sigmoid(raw[:, :size]),
-        _settings(1, 0.1),
+        _settings(1, 0.1, 0.01),
         lambda _, classes: classes,
     ),
-    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.01, 0.05)),
+    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.01, 0.05, 0.2)),
 }
 
 

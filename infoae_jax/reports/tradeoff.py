@@ -163,7 +163,9 @@ def _set_frame(axes: Axes, points: Sequence[tuple[float, float]], chance: float 
     set_scale(axes, "x", "log" if 0 < min(errors) < max(errors) / 3 else "linear", 7)
     set_scale(axes, "y", "percent", 7)
     axes.margins(0.12)
-    axes.update_datalim(points if chance is None else [*points, (errors[0], chance)])
+    # As much of the error as a recommendation overlooks is in the frame, so that noise does not fill it.
+    overlooked = min(errors) * (1 + MSE_TOLERANCE), points[0][1]
+    axes.update_datalim([*points, overlooked] + ([] if chance is None else [(errors[0], chance)]))
     axes.autoscale_view()
     axes.set(xlim=axes.get_xlim(), ylim=(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 1.03)))
     axes.set(xlabel="reconstruction error (MSE), lower is better", ylabel="leakage (probe accuracy), lower is better")

@@ -62,6 +62,14 @@ def test_points_within_the_frame_and_systems_beyond_it(make):
     assert ring.get_xydata().tolist() == [[settings[3].mean("mse"), settings[3].mean("probe_accuracy")]]
 
 
+def test_errors_that_hardly_differ_do_not_fill_the_frame(make):
+    settings = group_by_setting(
+        make(({"train.lambda_adv": 0.0}, (0.2, 0.01)), ({"train.lambda_adv": 1.0}, (0.3, 0.0101)))
+    )
+    left, right = tradeoff_chart(arrange(settings), None, [], PAPER).axes[0].get_xlim()
+    assert left < 0.01 < 0.0101 < 0.011 < right
+
+
 def test_labels_of_points_cover_neither_each_other_nor_points(make):
     trials = [({"train.lambda_adv": 0.001 * i}, (0.3 + 0.002 * (i % 3), 0.01 + 1e-5 * (i % 4))) for i in range(12)]
     trials += [({"train.lambda_adv": 0.5}, (0.1, 0.02))]

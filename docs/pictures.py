@@ -1,6 +1,7 @@
-"""Makes the README's animation: somebody draws a digit on the demo's page, and picks what to see in its style.
+"""Makes the README's pictures of pages, in docs/pages/images; needs Chromium.
 
-python docs/animate.py docs/pages/images/demo.gif    (needs Chromium, and the clone's own `tests`)
+python docs/pictures.py demo
+python docs/pictures.py sweep runs/rendered/sweep/report.html
 """
 
 import io
@@ -22,8 +23,17 @@ STROKES = (
     [(0.68, 0.28), (0.64, 0.42), (0.60, 0.55), (0.55, 0.70), (0.50, 0.86)],
 )
 CHOSEN = 2, 8, 5  # digits clicked afterwards
-HEIGHT, WIDTH = 850, 840  # of the window, and of the animation, in pixels
+IMAGES = Path(__file__).parent / "pages" / "images"
+HEIGHT, WIDTH = 850, 840  # of the window, and of the pictures, in pixels
 QUICK, SLOW = 160, 1200  # milliseconds that a frame is shown
+
+
+def top(browser: Chromium, height: int) -> Image.Image:
+    """The upper part of a page, made smaller."""
+    page = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
+    shown = page.crop((0, 0, page.width, height))
+    shown.thumbnail((WIDTH, height), Image.Resampling.LANCZOS)
+    return shown
 
 
 def frames(browser: Chromium) -> list[tuple[Image.Image, int]]:
@@ -33,10 +43,7 @@ def frames(browser: Chromium) -> list[tuple[Image.Image, int]]:
     def shoot(milliseconds: int) -> None:
         browser.wait("busy === 0")
         browser.run("window.scrollTo(0, 0)")
-        page = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
-        window = page.crop((0, 0, page.width, HEIGHT))
-        window.thumbnail((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
-        shots.append((window, milliseconds))
+        shots.append((top(browser, HEIGHT), milliseconds))
 
     browser.wait("document.body.dataset.ready === 'yes' && slots.a.state && slots.b.state")
     browser.click("#a .clear")
@@ -52,7 +59,8 @@ def frames(browser: Chromium) -> list[tuple[Image.Image, int]]:
     return shots
 
 
-def main() -> None:
+def animate_demo(file: Path) -> None:
+    """Somebody draws a digit on the page of `infoae demo mnist`, and picks what to see in its style."""
     set_up(1)
     demo = load_demo("mnist")
     with Server(demo) as server:
@@ -65,8 +73,20 @@ def main() -> None:
     palette = shots[-1][0].quantize(96)  # one for all, so that what stands still does not flicker
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture, _ in shots]
     durations = [milliseconds for _, milliseconds in shots]
-    pictures[0].save(Path(sys.argv[1]), save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def show_sweep(page: Path, file: Path) -> None:
+    """The page of a sweep as far as its first chart."""
+    with Chromium(1120, HEIGHT) as browser:
+        browser.open(page.resolve().as_uri())
+        _, above, _, height = browser.box(".figure")
+        bottom = round(browser.run("window.scrollY") + above + height) + 20
+        top(browser, bottom).save(file, optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "demo":
+        animate_demo(IMAGES / "demo.gif")
+    else:
+        show_sweep(Path(sys.argv[2]), IMAGES / "sweep.png")
