@@ -236,14 +236,14 @@ class Column:
 
 COLUMNS = (
     Column("leakage %", ("leakage", "probe_accuracy"), "{:.1f}", 100),
-    Column("training codes %", ("leakage", "training_codes_accuracy"), "{:.1f}", 100),
+    Column("within training codes %", ("leakage", "training_codes_accuracy"), "{:.1f}", 100),
     Column("MSE", ("reconstruction", "mse"), "{:.4f}"),
     Column("transfer %", ("transfer", "transfer_accuracy"), "{:.1f}", 100),
     Column("slant", ("style", "correlation", "slant"), "{:.2f}"),
     Column("thickness", ("style", "correlation", "thickness"), "{:.2f}"),
     Column("area", ("style", "correlation", "area"), "{:.2f}"),
     Column("composition 1", ("composition", "l1_after_1"), "{:.1f}"),
-    Column("10", ("composition", "l1_after_10"), "{:.1f}"),
+    Column("composition 10", ("composition", "l1_after_10"), "{:.1f}"),
     Column("reversibility", ("reversibility", "mse"), "{:.4f}"),
 )
 

@@ -67,6 +67,7 @@ def animate_demo(file: Path) -> None:
         demo.warm_up()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Chromium(1120, HEIGHT) as browser:
+            browser.call("Emulation.setScrollbarsHidden", hidden=True)  # they come and go, and change the width
             browser.open(server.url)
             shots = frames(browser)
         server.shutdown()
