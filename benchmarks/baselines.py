@@ -228,9 +228,9 @@ def _leakage(title: str, protocol: str) -> ablation.Column:
 
 
 COLUMNS = (
-    _leakage("leakage %, fitted on training codes", "fitted_on_training_codes"),
-    _leakage("folds by writer", "folds_by_group"),
-    _leakage("folds at random", "folds_at_random"),
+    _leakage("leakage (a) %", "fitted_on_training_codes"),
+    _leakage("(b) %", "folds_by_group"),
+    _leakage("(c) %", "folds_at_random"),
     *(column for column in ablation.COLUMNS if column.path[0] != "leakage"),
 )
 
@@ -269,7 +269,7 @@ def main() -> None:
     if arguments.command == "time":
         return
     found = results(arguments.out, arguments.ablation)
-    ablation.print_table(found, COLUMNS)
+    ablation.print_table({f"{i} {name}": found[name] for i, name in enumerate(found, 1)}, COLUMNS)
     if arguments.plot:
         plot(found, arguments.plot)
 

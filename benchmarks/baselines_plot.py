@@ -30,21 +30,21 @@ def plot(found: Mapping[str, Sequence[Result]], file: Path) -> None:
     figure = Figure(figsize=(11, 5.2), dpi=150, layout="constrained")
     errors, styles = figure.subplots(1, 2, sharex=True)
     names, shown = [], {}
-    for name, results in found.items():
+    for number, (name, results) in enumerate(found.items(), 1):
         measured = [result for result in results if not isinstance(result, str)]
         kind, colour, marker = next(look for beginning, look in KINDS.items() if name.startswith(beginning))
         attacks = [_mean(measured, column) for column in (ON_TRAINING_CODES, BY_WRITER)]
         error, kept = _mean(measured, _BY_TITLE["MSE"]), [_mean(measured, column) for column in STYLE]
         if attacks[0] is None or error is None:
             continue
-        names.append(name.removeprefix("released: "))
+        names.append(f"{number}  {name.removeprefix('released: ')}")
         # Class means keep nothing; that they have no correlation says so.
         style = statistics.mean(r or 0.0 for r in kept)
         for axes, height in ((errors, error), (styles, style)):
             axes.plot([a for a in attacks if a is not None], [height] * (2 - attacks.count(None)), color=colour, lw=1)
             (shown[kind],) = axes.plot(attacks[0], height, marker, color=colour, markersize=6, linestyle="none")
             axes.annotate(
-                str(len(names)), (attacks[0], height), (4, 4), textcoords="offset points", fontsize=8, color=colour
+                str(number), (attacks[0], height), (4, 4), textcoords="offset points", fontsize=8, color=colour
             )
     for axes, title in (
         (errors, "reconstruction error (MSE)"),
@@ -57,9 +57,10 @@ def plot(found: Mapping[str, Sequence[Result]], file: Path) -> None:
     ticks = (0.007, 0.01, 0.02, 0.03, 0.05)
     errors.set(yscale="log", yticks=ticks, yticklabels=map(str, ticks))
     errors.yaxis.set_minor_formatter("")
-    key = "\n".join(f"{i}  {name}" for i, name in enumerate(names, 1))
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)
-    figure.legend([], [], title=key, title_fontsize=8, loc="outside right center", frameon=False, alignment="left")
+    figure.legend(
+        [], [], title="\n".join(names), title_fontsize=8, loc="outside right center", frameon=False, alignment="left"
+    )
     figure.savefig(file)
 
 

@@ -30,7 +30,7 @@ def test_each_row_is_at_its_means_and_those_that_diverged_are_left_out(tmp_path,
     (figure,) = saved
     kinds, key = figure.legends
     assert len(kinds.get_texts()) == 3
-    assert key.get_title().get_text() == "1  ours\n2  Other\n3  class means"
+    assert key.get_title().get_text() == "1  ours\n3  Other\n4  class means"
     for axes, heights in zip(figure.axes, [(0.015, 0.03, 0.05), (0.5, 0.5, 0.0)], strict=True):
         markers = [line for line in axes.lines if line.get_linestyle() == "None"]
         assert [line.get_xydata().round(6).tolist() for line in markers] == [
