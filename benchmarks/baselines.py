@@ -11,7 +11,7 @@
 * methods trained here around our encoder and decoder (`baselines_trained.py`), with as many passes over the images as
   our recipe makes. `tune` first trains each with every setting of theirs on 85 % of the writers, in fewer epochs; what
   is best on the images of the others is what `run` takes;
-* a control that knows nothing but the class.
+* controls that know nothing but the class.
 
 --writers: the writers of MNIST's images, an .npz file with whole numbers in `train` and `test` (QMNIST has them).
 `table --ablation` adds our recipe and the paper's from the runs of `ablation.py`.
@@ -47,6 +47,7 @@ from infoae_jax.evaluation.measure import measure
 from infoae_jax.evaluation.metrics import FIGURES, Groups, System
 from infoae_jax.evaluation.record import FULL, QUICK, Protocol
 from infoae_jax.files import write_atomically
+from infoae_jax.images.pixels import to_float
 from infoae_jax.runs.provenance import environment
 from infoae_jax.types import Json
 
@@ -76,7 +77,6 @@ class Row(NamedTuple):
 
 
 TRAINED = {
-    "ordinary autoencoder, no label": Row("ordinary"),
     "conditional autoencoder": Row("conditional"),
     "conditional autoencoder, LEACE": Row("conditional", fit_map=erase_linearly),
     "conditional autoencoder, optimal transport": Row("conditional", fit_map=transport_to_barycentre),
@@ -86,6 +86,7 @@ TRAINED = {
     "Y-AE's losses": Row("y"),
     "Cycle-VAE's cycles, mean code": Row("cycle"),
     "Cycle-VAE's cycles, sampled code": Row("cycle", sampled=True),
+    "ordinary autoencoder, no label": Row("ordinary"),
 }
 RELEASED = {
     f"released: {name}" + (", sampled code" if sampled else ""): (model, sampled)
@@ -93,24 +94,28 @@ RELEASED = {
     for sampled in (False, True)
     if not sampled or "log_variance" in model.parts
 }
-CLASS_MEANS = "class means"
-ROWS = (CLASS_MEANS, *RELEASED, *TRAINED)
+CLASS_MEANS, NEAREST = "class means", "the image nearest to the class mean"
+CONTROLS = CLASS_MEANS, NEAREST
+ROWS = (*RELEASED, *TRAINED, *CONTROLS)
 
 
-def class_means(splits: Splits) -> System:
-    """Knows nothing but the class: no leakage, perfect transfer, no style."""
-    images, labels = splits.train.images, splits.train.labels
-    means = np.stack([images[labels == c].mean(0) / 255 for c in range(len(splits.train.class_names))])
-    return System(
-        encode=lambda images: np.zeros((len(images), 1), np.float32),
-        decode=lambda z, labels: means[labels].astype(np.float32),
-    )
+def control(name: str, splits: Splits) -> System:
+    """Knows nothing but the class: no leakage, no style. Judges read what is an image, not a mean of images."""
+    images, labels = to_float(splits.train.images), splits.train.labels
+    answers = []
+    for c in range(len(splits.train.class_names)):
+        members = images[labels == c]
+        mean = members.mean(0)
+        nearest = ((members - mean) ** 2).sum((1, 2, 3)).argmin()
+        answers.append(mean if name == CLASS_MEANS else members[nearest])
+    shown = np.stack(answers)
+    return System(lambda images: np.zeros((len(images), 1), np.float32), lambda z, labels: shown[labels])
 
 
 def make_row(name: str, seed: int, bench: Bench) -> tuple[System, Json]:
     """The system of a row, and the settings that it was trained with, if it was trained here."""
-    if name == CLASS_MEANS:
-        return class_means(bench.splits), {}
+    if name in CONTROLS:
+        return control(name, bench.splits), {}
     if name in RELEASED:
         if bench.rivals is None:
             raise UserError(f"{name!r} needs the released weights: give their folder with --rivals.")

@@ -15,6 +15,7 @@ KINDS = {
     "released": ("models that others released", "tab:red", "s"),
     "ordinary": ("controls", "black", "D"),
     "class means": ("controls", "black", "D"),
+    "the image": ("controls", "black", "D"),
     "": ("other methods with our networks", "tab:orange", "^"),
 }
 CHANCE = 11.35  # % of MNIST's test images

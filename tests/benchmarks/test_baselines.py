@@ -259,8 +259,19 @@ def test_each_row_has_a_file_of_its_own(tmp_path):
     assert baselines.results(tmp_path, None) == {row: ["diverged"] for row in baselines.ROWS}
 
 
+def test_controls_know_the_class_alone(bench):
+    train, labels = bench.splits.train, np.array([3, 1], np.int32)
+    means, nearest = (baselines.control(name, bench.splits) for name in baselines.CONTROLS)
+    assert not means.encode(train.images).any()
+    for answer, image, label in zip(means.decode(None, labels), nearest.decode(None, labels), labels, strict=True):
+        members = train.images[train.labels == label] / np.float32(255)
+        np.testing.assert_allclose(answer, members.mean(0), atol=1e-6)
+        errors = ((members - answer) ** 2).sum((1, 2, 3))
+        assert ((image - answer) ** 2).sum() == pytest.approx(errors.min())
+
+
 def test_what_has_diverged_is_not_measured_and_not_chosen(bench):
-    system = baselines.class_means(bench.splits)._replace(encode=lambda images: np.full((len(images), 2), np.nan))
+    system = baselines.control(baselines.CLASS_MEANS, bench.splits)._replace(encode=lambda images: np.full((len(images), 2), np.nan))
     record = baselines.measure_row(system, bench, None, baselines.QUICK)
     assert record["diverged"]
     assert baselines.score(record) == -float("inf")
