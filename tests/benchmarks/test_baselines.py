@@ -271,7 +271,9 @@ def test_controls_know_the_class_alone(bench):
 
 
 def test_what_has_diverged_is_not_measured_and_not_chosen(bench):
-    system = baselines.control(baselines.CLASS_MEANS, bench.splits)._replace(encode=lambda images: np.full((len(images), 2), np.nan))
+    system = baselines.control(baselines.CLASS_MEANS, bench.splits)._replace(
+        encode=lambda images: np.full((len(images), 2), np.nan)
+    )
     record = baselines.measure_row(system, bench, None, baselines.QUICK)
     assert record["diverged"]
     assert baselines.score(record) == -float("inf")
