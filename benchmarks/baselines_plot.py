@@ -39,9 +39,10 @@ def plot(found: Mapping[str, Sequence[Result]], file: Path) -> None:
         if attacks[0] is None or error is None:
             continue
         names.append(f"{number}  {name.removeprefix('released: ')}")
-        # Class means keep nothing; that they have no correlation says so.
-        style = statistics.mean(r or 0.0 for r in kept)
+        style = statistics.mean(r for r in kept if r is not None) if any(kept) else None  # controls keep nothing
         for axes, height in ((errors, error), (styles, style)):
+            if height is None:
+                continue
             axes.plot([a for a in attacks if a is not None], [height] * (2 - attacks.count(None)), color=colour, lw=1)
             (shown[kind],) = axes.plot(attacks[0], height, marker, color=colour, markersize=6, linestyle="none")
             axes.annotate(
@@ -55,7 +56,7 @@ def plot(found: Mapping[str, Sequence[Result]], file: Path) -> None:
         axes.set(xlabel="leakage, %: marker (a), end of the line (b)", ylabel=title, xlim=(5, 103))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    ticks = (0.007, 0.01, 0.02, 0.03, 0.05)
+    ticks = (0.007, 0.01, 0.02, 0.03, 0.05, 0.08)
     errors.set(yscale="log", yticks=ticks, yticklabels=map(str, ticks))
     errors.yaxis.set_minor_formatter("")
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)
