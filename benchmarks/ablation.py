@@ -37,30 +37,30 @@ from infoae_jax.types import Json
 
 HERE = Path(__file__).parent
 DRAFT_SUFFIX = ".begun"  # of a folder that is not yet a run
-ADVERSARY_ONLY: dict[str, str | float] = {"model.couplings": 0, "refine.epochs": 0}
+# Neither swaps nor alignment nor refinement.
+ADVERSARY_ONLY: dict[str, str | float] = {"train.swap_weight": 0.0, "model.couplings": 0, "refine.epochs": 0}
 # Settings that each row changes in the default recipe. The paper's recipe gets 15 of its 300 epochs, as MNIST's has.
 ROWS: dict[str, dict[str, str | float]] = {
     "default": {},
-    "ordinary autoencoder (lambda 0, no alignment, no refinement)": {"train.lambda_adv": 0.0, **ADVERSARY_ONLY},
+    "ordinary autoencoder": {"train.lambda_adv": 0.0, **ADVERSARY_ONLY},
     "paper's recipe, lambda 0.001": {"variant": "paper", "train.epochs": 15},
     "paper's recipe, lambda 0.002": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.002},
     "paper's recipe, lambda 0.003": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.003},
     "paper's recipe, lambda 0.01": {"variant": "paper", "train.epochs": 15, "train.lambda_adv": 0.01},
-    "adversary only: no alignment, no refinement": ADVERSARY_ONLY,
+    "adversary only": ADVERSARY_ONLY,
+    "no alignment": {"model.couplings": 0},
     "no refinement": {"refine.epochs": 0},
-    "refinement without swaps": {
-        "refine.style_weight": 0.0,
-        "refine.cycle_weight": 0.0,
-        "refine.content_weight": 0.0,
-    },
+    "refinement without swaps": {"refine.style_weight": 0.0, "refine.cycle_weight": 0.0, "refine.swap_weight": 0.0},
     "refinement without its cycle term": {"refine.cycle_weight": 0.0},
     "refinement without its style term": {"refine.style_weight": 0.0},
-    "refinement without its content term": {"refine.content_weight": 0.0},
-    "refinement with noise on swaps": {"refine.content_noise": 0.1},
-    "refinement without noise on swaps": {"refine.content_noise": 0.0},
-    "content classifier with shifted images": {"train.content_shift": 2},
-    "content classifier without shifted images": {"train.content_shift": 0},
-    "content classifier without views": {"train.content_view_share": 0.0},
+    "refinement without its swap term": {"refine.swap_weight": 0.0},
+    "autoencoder without its swap term": {"train.swap_weight": 0.0},
+    "no swap term at all": {"train.swap_weight": 0.0, "refine.swap_weight": 0.0},
+    "images shifted by up to 2 pixels": {"train.shift": 2},
+    "images not shifted": {"train.shift": 0},
+    "no views in the first phase": {"train.view_share": 0.0},
+    "autoencoder with shifts and views, too": {"train.augment": "all"},
+    "autoencoder without shifts and views": {"train.augment": "classifier"},
     "shallow content classifier": {"model.content": "shallow"},
     "deep content classifier": {"model.content": "deep"},
     "10 epochs": {"train.epochs": 10},
@@ -145,10 +145,9 @@ def is_done(folder: Path) -> bool:
 
 
 def borrow(out: Path, config: Config, folder: Path) -> None:
-    """Starts `folder` from the last checkpoint that it shares with another run in `out`, if there is one."""
+    """Starts `folder` from another run in `out` that trained the same autoencoder, if there is one."""
     runs = sorted(path.parent for path in out.glob("*/config.json") if path.parent.suffix != DRAFT_SUFFIX)
-    shared = ((shared_steps(run, config), read_info(run).config.model == config.model, run) for run in runs)
-    step, _, other = max(shared, default=(0, False, out))  # of equals, one with the same model
+    step, other = max(((shared_steps(run, config), run) for run in runs), default=(0, out))
     if not step:
         return
     print(f"{folder.name} begins from step {step} of {other.name}", flush=True)
@@ -158,10 +157,7 @@ def borrow(out: Path, config: Config, folder: Path) -> None:
     source = read_info(other)
     info = dataclasses.replace(source, config=config)
     open_run(draft, info, read_record(other)["environment"]["device"])
-    if config.model == source.config.model:
-        shutil.copytree(other / "checkpoints" / str(step), draft / "checkpoints" / str(step))
-    else:
-        adopt(other, source, step, draft, info)
+    adopt(other, source, step, draft, info)
     before = [line for line in read_metrics(other) if line["step"] <= step and line["kind"] != "end"]
     (draft / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in before))
     draft.rename(folder)
@@ -185,36 +181,31 @@ def adopt(other: Path, source: RunInfo, step: int, folder: Path, target: RunInfo
     with Checkpoints(other) as checkpoints:
         restored = checkpoints.restore(fresh(source), step)
     assert restored, f"no checkpoint of step {step} in {other}"
-    mine = AUTOENCODER.merge(fresh(target), AUTOENCODER.carry(restored[1]))
+    mine, theirs = AUTOENCODER.merge(fresh(target), AUTOENCODER.carry(restored[1])), restored[1].variables["constants"]
+    pixels = {name: value for name, value in theirs.items() if name != "alignment"}
+    mine = dataclasses.replace(mine, variables=mine.variables | {"constants": mine.variables["constants"] | pixels})
     with Checkpoints(folder, keep=1, wait=True) as checkpoints:
         checkpoints.save(step, mine)
 
 
 def shared_steps(run: Path, wanted: Config) -> int:
-    """Number of steps that `run` and a run with the configuration `wanted` have in common.
+    """Number of steps of the first phase, if `run` has a checkpoint after it and shares it with `wanted`, or else 0.
 
-    The last of them ends a phase and has a checkpoint in `run`. 0 if `run` was trained by other code.
+    It does not if it was trained by other code.
     """
-    if read_record(run)["environment"]["code"]["source"] != code_version()["source"]:
-        return 0
-    config, shared = read_info(run).config, 0
-    same_couplings = dataclasses.replace(
+    config = read_info(run).config
+    alike = dataclasses.replace(
         config.model,
         couplings=wanted.model.couplings,
         coupling_hidden=wanted.model.coupling_hidden,
         reference_couplings=wanted.model.reference_couplings,
     )
-    for section, kind, compared, sections in (
-        ("train", "autoencoder", dataclasses.replace(config, model=same_couplings), ("data", "model", "train")),
-        ("alignment", "alignment", config, ("model", "alignment")),
-    ):
-        if any(getattr(compared, name) != getattr(wanted, name) for name in sections):
-            break
-        epochs = getattr(wanted, section).epochs
-        ends = [line["step"] for line in read_metrics(run, kind) if line["epoch"] == epochs]
-        if ends and (run / "checkpoints" / str(ends[-1])).exists():
-            shared = ends[-1]
-    return shared
+    if (config.data, alike, config.train) != (wanted.data, wanted.model, wanted.train):
+        return 0
+    if read_record(run)["environment"]["code"]["source"] != code_version()["source"]:
+        return 0
+    ends = [line["step"] for line in read_metrics(run, "autoencoder") if line["epoch"] == config.train.epochs]
+    return ends[-1] if ends and (run / "checkpoints" / str(ends[-1])).exists() else 0
 
 
 @dataclasses.dataclass(frozen=True)

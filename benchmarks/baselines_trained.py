@@ -34,6 +34,7 @@ from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, bounded
 from infoae_jax.models.initial import draw
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.schedule import pixel_statistics
 from infoae_jax.training.stream import shuffled
 from infoae_jax.types import OptState, Params
 
@@ -47,6 +48,8 @@ class Networks(nn.Module):
     image_shape: tuple[int, int, int]
     num_classes: int
     outputs: int  # of the encoder: the latent, and what a method reads besides
+    mean: tuple[float, ...]  # of the pixels, for each channel
+    deviation: float
 
     def setup(self) -> None:
         c = self.config
@@ -61,10 +64,11 @@ class Networks(nn.Module):
         self.decode(z, jnp.zeros(len(z), jnp.int32)), self.attack(z), self.read(images)
 
     def encode(self, images: Float[Array, "b h w c"]) -> Float[Array, "b o"]:
-        return self.encoder(to_float(images))
+        return self.encoder(self.standardised(images))
 
     def decode(self, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        return self.decoder(z, jax.nn.one_hot(labels, self.num_classes))
+        standardised = self.decoder(z, jax.nn.one_hot(labels, self.num_classes))
+        return standardised * self.deviation + self._mean
 
     def attack(self, z: Float[Array, "b z"], train: bool = False) -> Float[Array, "b n"]:
         """The adversary's logits; the dropout of Fader networks."""
@@ -73,7 +77,14 @@ class Networks(nn.Module):
 
     def read(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
         """Logits of the class of images, by a network that shares nothing with the others."""
-        return self.reader(to_float(images))
+        return self.reader(self.standardised(images))
+
+    def standardised(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return (to_float(images) - self._mean) / self.deviation
+
+    @property
+    def _mean(self) -> Float[Array, "1 1 1 c"]:
+        return jnp.array(self.mean, jnp.float32)[None, None, None]
 
 
 class Batch(NamedTuple):
@@ -155,7 +166,7 @@ def y_autoencoder_loss(model: Networks, params: Params, batch: Batch) -> Float[A
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within the unit ball, as ours is, so that its scale is no way out.
+    The latent is within a ball, as ours is, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
     z = bounded(_call(model, params, "encode", batch.images), "ball")
@@ -218,7 +229,10 @@ RECIPES = {
 def build_networks(recipe: Recipe, config: Config, data: Dataset) -> Networks:
     num_classes, size = len(data.class_names), config.model.bottleneck
     height, width, channels = data.images.shape[1:]
-    return Networks(config.model, (height, width, channels), num_classes, size + recipe.extra(size, num_classes))
+    mean, deviation = pixel_statistics(data.images).values()
+    outputs = size + recipe.extra(size, num_classes)
+    statistics = tuple(mean.ravel().tolist()), float(deviation)
+    return Networks(config.model, (height, width, channels), num_classes, outputs, *statistics)
 
 
 def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed: int, mesh: Mesh) -> Params:

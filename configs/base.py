@@ -28,7 +28,8 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.bottleneck = 16  # size of the style latent z
-    model.latent = "ball"  # 'ball': scaled to a length below 1; 'sphere': to length 1; 'unbounded': as in the paper
+    # 'ball': scaled to a length below the root of its size; 'sphere': to that length; 'unbounded': as in the paper
+    model.latent = "ball"
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
     model.decoder = "dcec"  # 'dcec': mirrored, the last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
@@ -46,9 +47,11 @@ def get_config() -> ConfigDict:
     # in Goyal et al. 2017) or 'constant'
     train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
-    train.content_shift = 1  # shift the content classifier's images by up to this many pixels; helps with few images
-    train.content_view_share = 0.5  # share of the content classifier's images that are changed as in alignment.views
-    train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
+    train.swap_weight = 0.005  # weight of the content classifier's cross-entropy on swaps; 0 = skip it
+    train.view_share = 0.5  # share of the images that are changed as in alignment.views, ...
+    train.shift = 1  # ... shift each image by up to this many pixels, ...
+    train.augment = "classifier"  # ... and show these to the content 'classifier' alone or to 'all' networks
+    train.lambda_adv = 0.009  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase during which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
@@ -68,8 +71,7 @@ def get_config() -> ConfigDict:
     refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
     refine.style_weight = 0.03  # weight of the error of a latent that is decoded and encoded again
     refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
-    refine.content_weight = 0.01  # weight of the content classifier's cross-entropy on swaps
-    refine.content_noise = 0.1  # standard deviation of noise on these swaps, which are then shifted, too; 0 = neither
+    refine.swap_weight = 0.01  # as train.swap_weight
 
     config.log = log = ConfigDict()
     # Steps between the losses in metrics.jsonl; accelerators take all of these steps in one call.
@@ -94,13 +96,12 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
-    train.cycle_weight, train.content_shift, train.lambda_adv = 0.0, 2, 0.001
+    train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.001
     config.model.couplings, config.model.coupling_hidden, config.model.reference_couplings = 8, 128, 4
     config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
     alignment.style_weight, alignment.lambda_adv = 0.3, 0.4
-    refine.style_weight, refine.cycle_weight = 0.003, 0.0
-    refine.content_weight, refine.content_noise = 0.0075, 0.1
+    refine.style_weight, refine.cycle_weight, refine.swap_weight = 0.003, 0.0, 0.0075
 
 
 def use_paper(config: ConfigDict) -> None:
@@ -109,7 +110,7 @@ def use_paper(config: ConfigDict) -> None:
     The paper does not state its lambda. From 0.003 on (MNIST) this diverges: the encoder makes its latent ever larger.
     """
     config.train.lambda_adv = 0.001
-    config.train.cycle_weight = config.train.content_shift = config.train.content_view_share = 0
+    config.train.cycle_weight = config.train.swap_weight = config.train.shift = config.train.view_share = 0
     config.model.content = "shallow"
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0
@@ -126,7 +127,7 @@ def use_tiny(config: ConfigDict) -> None:
     config.model.filters = (8, 16, 16)
     config.train.epochs = 2
     config.train.batch_size = 64
-    config.train.cycle_weight = config.train.content_shift = config.train.content_view_share = 0
+    config.train.cycle_weight = config.train.swap_weight = config.train.shift = config.train.view_share = 0
     config.model.couplings = 0  # --config.model.couplings=2 adds an alignment that is as quick
     config.model.coupling_hidden, config.model.reference_couplings = 16, 2
     config.alignment.epochs, config.alignment.batch_size, config.alignment.views = 2, 64, 1

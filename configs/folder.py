@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.channels = 3
     config.model.bottleneck = 32
     base.use_colour_recipe(config)
-    config.alignment.views, config.train.content_view_share = 0, 0.0  # a class may be known by its colour
+    config.alignment.views, config.train.view_share = 0, 0.0  # a class may be known by its colour
     config.train.epochs, config.alignment.epochs, config.refine.epochs = 50, 200, 6
     return base.apply_variants(config, arg)
 

@@ -21,7 +21,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.bottleneck = 32
     base.use_colour_recipe(config)
     # Here every style is common in every class, and a shallow classifier reads 99 % of the images.
-    config.model.content, config.train.content_view_share, config.alignment.views = "shallow", 0.0, 0
+    config.model.content, config.train.view_share, config.alignment.views = "shallow", 0.0, 0
+    config.train.augment = "classifier"
     config.model.reference_couplings = 0  # the simpler, the less it leaks; with this many images swaps stay good
     config.train.epochs, config.alignment.epochs, config.refine.epochs = 3, 30, 1
     return base.apply_variants(config, arg)

@@ -63,8 +63,10 @@ class TrainConfig:
     learning_rate: float = _range(0, 1, above=True, traced=True)
     learning_rate_schedule: Literal["constant", "cosine", "warmup_cosine"]
     cycle_weight: float = _range(0, 1e6)
-    content_shift: int = _range(0, 4)
-    content_view_share: float = _range(0, 1)
+    swap_weight: float = _range(0, 1e6)
+    view_share: float = _range(0, 1)
+    shift: int = _range(0, 4)
+    augment: Literal["classifier", "all"]
     lambda_adv: float = _range(0, 1e6, traced=True)
     lambda_schedule: Literal["constant", "linear"]
     lambda_ramp: float = _range(0, 1, above=True, traced=True)
@@ -89,8 +91,7 @@ class RefineConfig:
     learning_rate: float = _range(0, 1, above=True, traced=True)
     style_weight: float = _range(0, 1e6, traced=True)
     cycle_weight: float = _range(0, 1e6)
-    content_weight: float = _range(0, 1e6, traced=True)
-    content_noise: float = _range(0, 1, traced=True)
+    swap_weight: float = _range(0, 1e6, traced=True)
 
 
 @dataclasses.dataclass(frozen=True)

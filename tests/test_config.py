@@ -29,7 +29,7 @@ def test_paper_variant_is_the_papers(name):
     train = config.train
     assert (train.epochs, train.learning_rate, train.lambda_adv) == (300, 1e-3, 1e-3)
     assert (train.learning_rate_schedule, train.lambda_schedule) == ("constant", "constant")
-    assert (train.adversary_steps, train.cycle_weight, train.content_shift) == (1, 0, 0)
+    assert (train.adversary_steps, train.cycle_weight, train.swap_weight, train.shift) == (1, 0, 0, 0)
     assert (config.model.latent, config.model.couplings, config.refine.epochs) == ("unbounded", 0, 0)
 
 
@@ -177,7 +177,7 @@ def test_config_is_immutable():
         ("data.cache_dir", "elsewhere", True),
         ("evaluate.at_end", "quick", True),
         ("train.cycle_weight", 0.5, False),
-        ("refine.cycle_weight", 0.5, False),
+        ("train.swap_weight", 0.5, False),
         ("train.epochs", 7, False),
         ("data.seed", 5, False),
         ("log.every_steps", 7, False),

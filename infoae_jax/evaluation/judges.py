@@ -27,6 +27,7 @@ from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.evaluation.classifier import batch_size, each_on_a_device, fit_classifier
 from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import to_float
+from infoae_jax.images.views import shift_images
 from infoae_jax.models.convolution import Conv
 
 VERSION = 1  # raise it whenever the same images give other judges
@@ -94,7 +95,7 @@ def load_judges(config: DataConfig, splits: Splits, mesh: Mesh, say: Callable[[s
         images, labels = splits.train.images, splits.train.labels
         epochs = min(max(round(NUM_STEPS * batch_size(len(images)) / len(images)), 2), MAX_EPOCHS)
         fits = [
-            functools.partial(fit_classifier, module, images, labels, epochs, seed, shift_images)
+            functools.partial(fit_classifier, module, images, labels, epochs, seed, augment)
             for seed, module in enumerate(modules)
         ]
         trained = [jax.device_get(variables) for variables, _ in each_on_a_device(fits)]
@@ -122,10 +123,6 @@ def trust_threshold(name: str, num_train: int) -> float:
     return 0.85 if name == "svhn_cropped" and num_train < 20_000 else THRESHOLDS.get(name, 0.9)
 
 
-def shift_images(images: UInt8[Array, "b h w c"], key: PRNGKeyArray) -> UInt8[Array, "b h w c"]:
-    """Moves each image by up to `MAX_SHIFT` pixels in both directions, repeating its border."""
-    n, height, width, _ = images.shape
-    shift = jax.random.randint(key, (2, n, 1), -MAX_SHIFT, MAX_SHIFT + 1)
-    rows = jnp.clip(jnp.arange(height)[None] + shift[0], 0, height - 1)
-    columns = jnp.clip(jnp.arange(width)[None] + shift[1], 0, width - 1)
-    return images[jnp.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+def augment(images: UInt8[Array, "b h w c"], key: PRNGKeyArray) -> UInt8[Array, "b h w c"]:
+    """Images, each shifted by up to `MAX_SHIFT` pixels in both directions."""
+    return shift_images(images, jax.random.randint(key, (2, len(images)), -MAX_SHIFT, MAX_SHIFT + 1))

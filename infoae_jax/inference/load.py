@@ -57,7 +57,7 @@ def restore_variables(run: str | Path, step: int | None = None) -> tuple[int, In
     module = build(info.config.model, info.image_shape, len(info.class_names), info.config.train.dtype)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # The variables alone: the optimiser's state is twice their size, and other versions of the code may differ in it.
-    shapes: Variables = {"constants": {}} | variable_shapes(module)
+    shapes: Variables = variable_shapes(module)
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes)
     if (run / "checkpoints").is_dir():
         with Checkpoints(run) as checkpoints:

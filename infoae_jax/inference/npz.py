@@ -102,7 +102,7 @@ def read_npz(path: str | Path) -> Bundle:
         extras = {name: values for name, values in arrays.items() if not name.startswith(_COLLECTIONS)}
         bank = _style_bank(extras, module)
         _check_examples(extras, module)
-    variables = {"constants": {}} | unflatten_dict(variables, sep="/")
+    variables = unflatten_dict(variables, sep="/")
     model = Model(module, variables, info, bank, description["step"])
     return Bundle(model, description["run"], extras, description["figures"])
 

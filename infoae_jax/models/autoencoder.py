@@ -5,10 +5,14 @@ convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so wha
 
 * filters 32, 64, 128; the third convolution is unpadded where a side divided by 4 is odd (28 -> 14 -> 7 -> 3) and
   padded otherwise (32 -> 16 -> 8 -> 4), so that the mirrored decoder returns exactly the size of the image;
-* the two fully connected layers are one hidden layer (ReLU) and the linear latent; the decoder mirrors them;
+* the two fully connected layers are one hidden layer and the linear latent; the decoder mirrors them;
 * 'channels 128, 64, 32' of the decoder are the *input* channels of DCEC's three transposed convolutions
   (`decoder='dcec'`); read as output channels (`decoder='literal'`) they need one more convolution to pixels;
 * the output is linear and compared with pixels in [0, 1]; clip it before showing it.
+
+Ours, as the paper says nothing of it: the networks see standardised pixels, and encoder and decoder have leaky
+rectifiers (Maas et al. 2013). Otherwise a bright background takes most of the first steps, and a few thousand images do
+not teach colours.
 """
 
 import dataclasses
@@ -30,6 +34,8 @@ from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Variables
 
 CONTENT_FEATURES = 128  # of the deep content classifier
+# Of encoder and decoder; half of the plain rectifiers in front of the latent end up dead (0 for every image).
+_activate = functools.partial(nn.leaky_relu, negative_slope=0.1)
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
@@ -38,13 +44,14 @@ Labels = Int[AnyArray, " b"]
 def bounded(z: Float[Array, "b z"], latent: Latent) -> Float[Array, "b z"]:
     """The latent as the decoder and the adversary get it.
 
-    With an unbounded latent the encoder can beat the adversary by scale alone, as it does in the paper's recipe. On the
-    unit sphere (Davidson et al. 2018) or within the unit ball (ours, where densities keep all dimensions) it cannot.
+    With an unbounded latent the encoder can beat the adversary by scale alone, as it does in the paper's recipe. On a
+    sphere (Davidson et al. 2018) or within a ball (ours, where densities keep all dimensions) it cannot. The radius is
+    the root of the latent's size, so that each of its numbers is about 1, as layers expect.
     """
     if latent == "unbounded":
         return z
     extra = 1e-12 if latent == "sphere" else 1
-    return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + extra)
+    return z * jax.lax.rsqrt(jnp.mean(z**2, axis=1, keepdims=True) + extra)
 
 
 class Encoder(nn.Module):
@@ -60,11 +67,11 @@ class Encoder(nn.Module):
         # 1. Three strided convolutions.
         f1, f2, f3 = self.filters
         inner = tuple((0, 0) if side % 8 else (0, 1) for side in x.shape[1:3])
-        h = nn.relu(Conv(f1, (5, 5), (2, 2), "SAME", self.dtype)(x))
-        h = nn.relu(Conv(f2, (5, 5), (2, 2), "SAME", self.dtype)(h))
-        h = nn.relu(Conv(f3, (3, 3), (2, 2), inner, self.dtype)(h))
+        h = _activate(Conv(f1, (5, 5), (2, 2), "SAME", self.dtype)(x))
+        h = _activate(Conv(f2, (5, 5), (2, 2), "SAME", self.dtype)(h))
+        h = _activate(Conv(f3, (3, 3), (2, 2), inner, self.dtype)(h))
         # 2. Two fully connected layers.
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
+        h = _activate(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.size, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
@@ -84,16 +91,18 @@ class Decoder(nn.Module):
         inner = tuple((2, 2) if side % 8 else (2, 1) for side in (height, width))
         # 1. The content joins the latent; two fully connected layers.
         h = jnp.concatenate([z, content], axis=1)
-        h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype)(h))
-        h = nn.relu(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype)(h))
+        h = _activate(nn.Dense(self.hidden, dtype=self.dtype)(h))
+        h = _activate(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype)(h))
         h = h.reshape(h.shape[0], height // 8, width // 8, f3)
         # 2. Three strided transposed convolutions, the mirror of the encoder.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
-        h = nn.relu(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, self.dtype)(h))
-        h = nn.relu(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", self.dtype)(h))
+        h = _activate(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, self.dtype)(h))
+        h = _activate(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", self.dtype)(h))
         is_last = self.decoder == "dcec"
         h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME", self.dtype, name="out" if is_last else None)(h)
-        return (h if is_last else Conv(channels, (3, 3), dtype=self.dtype, name="out")(nn.relu(h))).astype(jnp.float32)
+        return (h if is_last else Conv(channels, (3, 3), dtype=self.dtype, name="out")(_activate(h))).astype(
+            jnp.float32
+        )
 
 
 class Adversary(nn.Module):
@@ -162,6 +171,9 @@ class InfoAutoencoder(nn.Module):
     dtype: Dtype
 
     def setup(self) -> None:
+        # Of the training images, set before the first step (`training.schedule.init_state`).
+        self.pixel_mean = self.variable("constants", "pixel_mean", jnp.zeros, (1, 1, 1, self.image_shape[-1]))
+        self.pixel_deviation = self.variable("constants", "pixel_deviation", jnp.ones, ())
         self.style_encoder = Encoder(self.bottleneck, self.hidden, self.filters, self.dtype)
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
@@ -199,11 +211,11 @@ class InfoAutoencoder(nn.Module):
         if self.couplings:
             z = self.alignment.inverse(z, content)
             z = bounded(z, self.latent) if self.latent == "ball" else z
-        return self.image_decoder(z, content)
+        return self._pixels(self.image_decoder(z, content))
 
     def encode_raw(self, images: Images) -> Float[Array, "b z"]:
         """The raw latent, before the alignment; `decode_raw` is its counterpart."""
-        return bounded(self.style_encoder(jnp.asarray(to_float(images))), self.latent)
+        return bounded(self.style_encoder(self._standardised(images)), self.latent)
 
     def encode_unbounded(self, images: Images) -> Float[Array, "b z"]:
         """The latent that the alignment takes: as from `encode_raw`, but for the ball before it is bounded.
@@ -211,11 +223,11 @@ class InfoAutoencoder(nn.Module):
         Gradient reversal drives the latents to the ball's surface, a thin, curved shell on which densities are hard to
         match. Unbounded, they fill the whole space.
         """
-        return self.style_encoder(jnp.asarray(to_float(images))) if self.latent == "ball" else self.encode_raw(images)
+        return self.style_encoder(self._standardised(images)) if self.latent == "ball" else self.encode_raw(images)
 
     def decode_raw(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Images from raw latents, as `encode_raw` gives them."""
-        return self.image_decoder(jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes))
+        return self._pixels(self.image_decoder(jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)))
 
     def adversary_logits(self, z: Float[AnyArray, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
         """The adversary's logits on raw latents; the gradient to `z` is reversed and scaled by `lam`."""
@@ -223,11 +235,17 @@ class InfoAutoencoder(nn.Module):
 
     def classify(self, images: Images) -> Float[Array, "b n"]:
         """The content classifier's logits of each image; their arg-max is a label as `decode` takes it."""
-        return self.content_classifier(jnp.asarray(to_float(images)))
+        return self.content_classifier(self._standardised(images))
 
     def transfer(self, style_images: Images, labels: Labels) -> Float[Array, "b h w c"]:
         """Images with the style of `style_images` and the classes `labels`, not clipped to [0, 1]."""
         return self.decode(self.encode(style_images), labels)
+
+    def _standardised(self, images: Images) -> Float[Array, "b h w c"]:
+        return (jnp.asarray(to_float(images)) - self.pixel_mean.value) / self.pixel_deviation.value
+
+    def _pixels(self, standardised: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return standardised * self.pixel_deviation.value + self.pixel_mean.value
 
 
 def alignment_of(model: InfoAutoencoder) -> Alignment:
@@ -251,7 +269,7 @@ def build(
 
 def fresh_variables(model: InfoAutoencoder, seed: int) -> Variables:
     """Initial variables of `model`, on the host: a pure function of `seed`."""
-    return {"constants": {}} | draw(variable_shapes(model), seed)
+    return draw(variable_shapes(model), seed)
 
 
 @functools.lru_cache(8)  # as the trials of a sweep have the same

@@ -17,9 +17,9 @@ RELU_GAIN = 2.0
 def draw(shapes: Variables, seed: int) -> Variables:
     """Initial values of variables with these names and shapes, as a module's `init` has them.
 
-    Kernels are normal, with a standard deviation of sqrt(gain / inputs). Biases and means are 0; matrices are the
-    identity; rotations are random, but each stack of them gives the identity if all follow each other. Each array
-    follows from the seed and its own name, so no network depends on another.
+    Kernels are normal, with a standard deviation of sqrt(gain / inputs). Biases and means are 0; deviations are 1;
+    matrices are the identity; rotations are random, but each stack of them gives the identity if all follow each other.
+    Each array follows from the seed and its own name, so no network depends on another.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _value(seed, [k.key for k in path], leaf.shape), shapes)
 
@@ -33,7 +33,9 @@ def _value(seed: int, names: list[str], shape: tuple[int, ...]) -> np.ndarray:
         return _rotations(rng, *shape[:2])
     if name in ("matrix", "inverse_matrix"):
         return np.broadcast_to(np.eye(shape[-1], dtype=np.float32), shape).copy()
-    assert name in ("bias", "mean"), f"no initial value for {names}"
+    if name == "pixel_deviation":
+        return np.ones(shape, np.float32)
+    assert name in ("bias", "mean", "pixel_mean"), f"no initial value for {names}"
     return np.zeros(shape, np.float32)
 
 

@@ -22,6 +22,13 @@ _CURVES: tuple[tuple[str, str, str, Scale, str], ...] = (
     ("Reconstruction error (MSE), training images", "autoencoder", "reconstruction", "log", "MSE"),
     ("Reconstruction error (MSE), test images", "test", "reconstruction", "log", "MSE"),
     ("Content classifier: accuracy on test images", "test", "content_accuracy", "percent", "accuracy"),
+    (
+        "Swaps: how often the content classifier reads the class asked for",
+        "autoencoder",
+        "swap_accuracy",
+        "percent",
+        "accuracy",
+    ),
     ("Adversary: accuracy in training (not the leakage)", "autoencoder", "adversary_accuracy", "percent", "accuracy"),
     ("Lambda: how strongly the class is hidden", "autoencoder", "lambda", "linear", "lambda"),
     ("Alignment: accuracy of its adversary", "alignment", "adversary_accuracy", "percent", "accuracy"),

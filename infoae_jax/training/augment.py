@@ -2,29 +2,27 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
-from infoae_jax.images.views import NUM_DRAWS, make_views
+from infoae_jax.images.views import NUM_DRAWS, make_views, shift_images
 from infoae_jax.training.stream import own_rows, stream
-from infoae_jax.types import Hyper, Scalar
+from infoae_jax.types import Hyper
 
+SWAP_NOISE = 0.05  # standard deviation, for pixels in [0, 1]
 MAX_SWAP_SHIFT = 2  # pixels
 
 
-def augment_swaps(
-    images: Float[Array, "b h w c"], noise: Scalar, seed: Scalar, step: Scalar, axis: str | None
-) -> Float[Array, "b h w c"]:
+def augment_swaps(images: Float[Array, "b h w c"], hyper: Hyper, axis: str | None) -> Float[Array, "b h w c"]:
     """Images with normal noise (not clipped), all shifted alike (cyclically) by up to `MAX_SWAP_SHIFT` pixels.
 
     Args:
-      noise: standard deviation; 0 leaves the images as they are, without a shift.
-      seed: of the run; with the number `step` of the training step it determines noise and shift.
+      hyper: 'seed' of the run and 'step', the number of the training step, which determine noise and shift.
       axis: as for `autoencoder.train_step`.
     """
-    key = stream(seed, "noise", step)
-    normal = own_rows(lambda n: jax.random.normal(key, (n, *images.shape[1:]), images.dtype), len(images), axis)
-    max_shift = MAX_SWAP_SHIFT * (jnp.asarray(noise) > 0)
-    return shift_images(images, max_shift, stream(seed, "noise_shift", step)) + noise * normal
+    noise, shift = (stream(hyper["seed"], name, hyper["step"]) for name in ("noise", "noise_shift"))
+    normal = own_rows(lambda n: jax.random.normal(noise, (n, *images.shape[1:]), images.dtype), len(images), axis)
+    rows, columns = jax.random.randint(shift, (2,), -MAX_SWAP_SHIFT, MAX_SWAP_SHIFT + 1)
+    return jnp.roll(images, (rows, columns), (1, 2)) + SWAP_NOISE * normal
 
 
 def mix_in_views(
@@ -37,9 +35,10 @@ def mix_in_views(
     return jnp.where(is_view[:, None, None, None], make_views(images, draws[:, :-1]), images)
 
 
-def shift_images(
-    images: Float[Array, "b h w c"], max_shift: Int[Array, ""] | int, key: Key[Array, ""]
+def shift_each(
+    images: Float[Array, "b h w c"], max_shift: int, hyper: Hyper, axis: str | None
 ) -> Float[Array, "b h w c"]:
-    """Images, all shifted alike (cyclically) by up to `max_shift` pixels in each direction."""
-    rows, columns = jax.random.randint(key, (2,), -max_shift, max_shift + 1)
-    return jnp.roll(images, (rows, columns), (1, 2))
+    """Images, each shifted by up to `max_shift` pixels in each direction; `axis` as for `augment_swaps`."""
+    key = stream(hyper["seed"], "shift", hyper["step"])
+    shifts = own_rows(lambda n: jax.random.randint(key, (n, 2), -max_shift, max_shift + 1), len(images), axis)
+    return shift_images(images, shifts.T)

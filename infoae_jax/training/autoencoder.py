@@ -12,18 +12,19 @@ from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import sum_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
-from infoae_jax.training.augment import mix_in_views, shift_images
+from infoae_jax.training.augment import augment_swaps, mix_in_views, shift_each
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
-from infoae_jax.training.stream import stream
+from infoae_jax.training.stream import swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Tree, Variables
 
 WARMUP = 0.1  # share of the phase over which the learning rate rises with 'warmup_cosine'
+SWAP_RAMP = 0.2, 0.5  # shares of the phase between which the weight of the swaps rises
 METRICS = (
     *("total", "reconstruction", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
-    *("lambda", "learning_rate"),
+    *("swap", "swap_accuracy", "lambda", "learning_rate"),
 )
 
 
@@ -49,17 +50,16 @@ def scheduled_rate(schedule: str, hyper: Hyper) -> Float[Array, ""]:
 
 def losses(
     model: InfoAutoencoder,
-    params: Params,
-    images: Float[Array, "b h w c"],
-    labels: Int[Array, " b"],
-    lam: Float[Array, ""],
-    cycle_weight: float = 0.0,
-    classifier_images: Float[Array, "b h w c"] | None = None,
+    config: Static,
+    variables: Variables,
+    batch: Batch,
+    hyper: Hyper,
+    axis: str | None = None,
 ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "b z"]]]:
     """The objective whose gradient trains all networks at once, its terms (see `METRICS`), and the raw latents.
 
         reconstruction error (Eq. 1) + cycle_weight * cycle error + adversary's cross-entropy on the latents
-            + content classifier's cross-entropy on the images (Eq. 2)
+            + content classifier's cross-entropy on the images (Eq. 2) + swap_weight * the same on swaps
 
     The adversary reads the latents through a gradient reversal, which hands the style encoder -lambda times the
     adversary's gradient while the adversary itself learns at full strength. So network A descends Eq. 3 of the paper
@@ -68,22 +68,38 @@ def losses(
     states, mse + lambda * adversary.
 
     The cycle error is that of the reconstruction, encoded and decoded again. Without it, images drift when they are
-    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023). With a weight of 0 it is 0.
+    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023).
+
+    A reconstruction shows the decoder no latent with another class than its own, so it may read the class from the
+    latent. Swaps, decoded with random classes, must show those to the classifier, which does not learn from them (as in
+    AttGAN, He et al. 2019). It is easily pleased by patterns in which nobody else would see the class, so it gets swaps
+    with noise (`augment_swaps`). The weight of this term rises while the decoder knows the classes already.
 
     Args:
-      images: pixels in [0, 1].
-      classifier_images: what the content classifier learns from; None: `images`.
+      config: 'cycle_weight' and 'swap_weight', at least 0; 0 leaves out the term, which is then 0.
+      batch: 'images' and 'classifier_images' [b, h, w, c], pixels in [0, 1] that network A and the content classifier
+        learn from, and 'labels' [b].
+      hyper: as for `train_step`, with the 'lambda' of this step.
     """
-    z = _call(model, params, "encode_raw", images)
-    decoded = _call(model, params, "decode_raw", z, labels)
+    images, labels, lam = batch["images"], jnp.asarray(batch["labels"]), hyper["lambda"]
+    z = _call(model, variables, "encode_raw", images)
+    decoded = _call(model, variables, "decode_raw", z, labels)
     reconstruction = jnp.mean((decoded - images) ** 2)
-    adversary, adversary_accuracy = cross_entropy(_call(model, params, "adversary_logits", z, lam), labels)
-    seen = images if classifier_images is None else classifier_images
-    content, content_accuracy = cross_entropy(_call(model, params, "classify", seen), labels)
-    cycle = jnp.float32(0)
-    if cycle_weight:
-        again = _call(model, params, "encode_raw", jnp.clip(decoded, 0, 1))
-        cycle = jnp.mean((_call(model, params, "decode_raw", again, labels) - images) ** 2)
+    adversary, adversary_accuracy = cross_entropy(_call(model, variables, "adversary_logits", z, lam), labels)
+    logits = _call(model, variables, "classify", batch["classifier_images"])
+    content, content_accuracy = cross_entropy(logits, labels)
+    cycle = swap = swap_accuracy = jnp.float32(0)
+    if config.cycle_weight:
+        again = _call(model, variables, "encode_raw", jnp.clip(decoded, 0, 1))
+        cycle = jnp.mean((_call(model, variables, "decode_raw", again, labels) - images) ** 2)
+    if config.swap_weight:
+        targets = swap_classes(hyper, model.num_classes, len(z), axis)
+        swaps = augment_swaps(jnp.clip(_call(model, variables, "decode_raw", z, targets), 0, 1), hyper, axis)
+        classifier = {"content_classifier": jax.lax.stop_gradient(variables["params"]["content_classifier"])}
+        logits = _call(model, {**variables, "params": variables["params"] | classifier}, "classify", swaps)
+        swap, swap_accuracy = cross_entropy(logits, targets)
+    start, end = SWAP_RAMP
+    swap_weight = config.swap_weight * jnp.clip((hyper["progress"] - start) / (end - start), 0, 1)
     terms = {
         "total": reconstruction + lam * adversary,
         "reconstruction": reconstruction,
@@ -92,9 +108,11 @@ def losses(
         "adversary_accuracy": adversary_accuracy,
         "content": content,
         "content_accuracy": content_accuracy,
+        "swap": swap,
+        "swap_accuracy": swap_accuracy,
         "lambda": lam,
     }
-    return reconstruction + cycle_weight * cycle + adversary + content, (terms, z)
+    return reconstruction + config.cycle_weight * cycle + adversary + content + swap_weight * swap, (terms, z)
 
 
 def _reduce_over_devices(
@@ -130,7 +148,8 @@ def train_step(
 
     Args:
       config: the settings of the section 'train' that are compiled into the step.
-      params: those of `AUTOENCODER.trains`; `frozen` is not needed.
+      params: those of `AUTOENCODER.trains`.
+      frozen: the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
       batch: 'images' [b, h, w, c], 0 .. 255, and 'labels' [b].
       hyper: the traced settings; and of all phases: 'seed', 'step' (number of steps done), 'total_steps' of this phase,
@@ -139,15 +158,17 @@ def train_step(
         returns the same. None: the whole batch is here.
     """
     lam = scheduled_lambda(config.lambda_schedule, hyper["lambda_adv"], hyper["lambda_ramp"], hyper["progress"])
+    hyper = {**hyper, "lambda": lam}
     rate = scheduled_rate(config.learning_rate_schedule, hyper)
-    pixels, labels = jnp.asarray(to_float(batch["images"])), jnp.asarray(batch["labels"])
-    seen = pixels
-    if config.content_view_share:
-        seen = mix_in_views(seen, config.content_view_share, hyper, axis)
-    if config.content_shift:
-        seen = shift_images(seen, config.content_shift, stream(hyper["seed"], "shift", hyper["step"]))
+    images, labels = jnp.asarray(to_float(batch["images"])), jnp.asarray(batch["labels"])
+    seen = images
+    if config.view_share:
+        seen = mix_in_views(seen, config.view_share, hyper, axis)
+    if config.shift:
+        seen = shift_each(seen, config.shift, hyper, axis)
+    own = {"images": seen if config.augment == "all" else images, "classifier_images": seen, "labels": labels}
     gradients, (metrics, z) = jax.grad(
-        lambda p: losses(model, p, pixels, labels, lam, config.cycle_weight, seen), has_aux=True
+        lambda p: losses(model, config, {**frozen, "params": p}, own, hyper, axis), has_aux=True
     )(params)
     if axis is not None:
         (gradients, metrics), z, labels = _reduce_over_devices(axis, (gradients, metrics), z, labels)
@@ -159,7 +180,7 @@ def train_step(
     adversary, adversary_moments = update(optax.adam(rate), slope, optimizer["adversary"], adversary)
 
     def adversary_loss(params: Params) -> Float[Array, ""]:
-        return cross_entropy(_call(model, params, "adversary_logits", z, 0.0), labels)[0]
+        return cross_entropy(_call(model, {**frozen, "params": params}, "adversary_logits", z, 0.0), labels)[0]
 
     for _ in range(config.adversary_steps - 1):
         slope = jax.grad(adversary_loss)(adversary)
@@ -179,8 +200,8 @@ def _split(params: Params) -> tuple[Params, Params]:
     return others, {"adversary": params["adversary"]}
 
 
-def _call(model: InfoAutoencoder, params: Params, method: str, *args: Any) -> Any:
-    return model_method(model, method)({"params": params}, *args)  # the alignment's constants are not needed
+def _call(model: InfoAutoencoder, variables: Variables, method: str, *args: Any) -> Any:
+    return model_method(model, method)(variables, *args)
 
 
 def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]:
@@ -194,7 +215,7 @@ AUTOENCODER = Phase(
     trains=("style_encoder", "image_decoder", "adversary", "content_classifier"),
     reads=(),
     metrics=METRICS,
-    shown=("reconstruction", "adversary", "adversary_accuracy", "content_accuracy", "lambda"),
+    shown=("reconstruction", "adversary", "adversary_accuracy", "content_accuracy", "swap_accuracy", "lambda"),
     init_optimizer=init_optimizer,
     begin=_begin,
     step=train_step,

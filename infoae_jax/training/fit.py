@@ -23,7 +23,7 @@ from infoae_jax.models.autoencoder import InfoAutoencoder, build
 from infoae_jax.runs.folder import lock
 from infoae_jax.training.loop import Loop, noting
 from infoae_jax.training.run import Run, print_above_bar
-from infoae_jax.training.schedule import init_state
+from infoae_jax.training.schedule import init_state, pixel_statistics
 from infoae_jax.training.state import TrainState
 from infoae_jax.training.stepper import Layout
 
@@ -115,6 +115,7 @@ def _fit(
         hosts.check_same("images", splits.fingerprint)
         stopped = stack.enter_context(stop_signals())
         model, shared = build_model(configs[0], splits), dict[str, np.ndarray]()
+        statistics = pixel_statistics(splits.train.images)
         states = dict[int, TrainState]()
         for number, (config, folder) in enumerate(zip(configs, paths, strict=True)):
             if number not in errors:
@@ -122,7 +123,7 @@ def _fit(
                 run = runs[number] = Run(config, folder, splits, model, device, local, say, shared)
                 stack.enter_context(run.files)
                 with noting(errors, number, folder):
-                    states[number] = run.open(init_state(model, config))
+                    states[number] = run.open(init_state(model, config, statistics))
 
         def should_stop(is_shared: bool) -> bool:
             # Several processes have to stop at the same step, so all have to ask.

@@ -18,7 +18,7 @@ from infoae_jax.training.state import TrainState
 from infoae_jax.training.stream import swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Variables
 
-METRICS = "reconstruction", "style", "cycle", "content", "content_accuracy"
+METRICS = "reconstruction", "style", "cycle", "swap", "swap_accuracy"
 
 
 def init_optimizer(params: Params) -> OptState:
@@ -45,10 +45,9 @@ def refine_step(
 
         mean((decode(z, y) - x)^2) + style_weight * mean((encode(decode(z, c), c) - z)^2)
             + cycle_weight * mean((decode(encode(decode(z, c), c), y) - x)^2)
-            + content_weight * cross-entropy(classify(decode(z, t)), t)
+            + swap_weight * cross-entropy(classify(decode(z, t)), t)
 
-    The classifier is easily pleased by patterns in which nobody else would see the class. So it gets swaps with noise
-    and shifted a little (`augment.augment_swaps`), where `content_noise` is above 0.
+    The classifier gets swaps with noise, as in `autoencoder.losses`.
 
     Args:
       config: 'cycle_weight', at least 0; 0 leaves out its term, and half of the decoding with it.
@@ -56,13 +55,12 @@ def refine_step(
       frozen: the parameters of `REFINEMENT.reads`, and the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
       batch: 'images' [b, h, w, c], 0 .. 255, what `encode` returns for them as 'z' [b, d], and 'labels' [b].
-      hyper: 'learning_rate', 'style_weight', 'content_weight', 'content_noise', at least 0, and those of
-        `autoencoder.train_step`.
+      hyper: 'learning_rate', 'style_weight', 'swap_weight', at least 0, and those of `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
     Returns:
       Parameters, optimiser state, and the unweighted terms before the step: 'reconstruction', 'style', 'cycle' (0 where
-      its weight is), 'content', and 'content_accuracy'.
+      its weight is), 'swap', and 'swap_accuracy'.
     """
     z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
@@ -74,16 +72,16 @@ def refine_step(
         decoded = decode(variables, both, classes)
         reconstructions, swaps = jnp.split(decoded, 2)
         again = encode(variables, jnp.clip(decoded, 0, 1), classes)
-        seen = augment_swaps(jnp.clip(swaps, 0, 1), hyper["content_noise"], hyper["seed"], hyper["step"], axis)
-        content, content_accuracy = cross_entropy(classify(variables, seen), targets)
+        seen = augment_swaps(jnp.clip(swaps, 0, 1), hyper, axis)
+        swap, swap_accuracy = cross_entropy(classify(variables, seen), targets)
         cycle = jnp.float32(0)
         if config.cycle_weight:
             back = decode(variables, again, jnp.concatenate([labels, labels]))
             cycle = jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2)
         reconstruction, style = jnp.mean((reconstructions - pixels) ** 2), jnp.mean((again - both) ** 2)
         total = reconstruction + hyper["style_weight"] * style + config.cycle_weight * cycle
-        values = reconstruction, style, cycle, content, content_accuracy
-        return total + hyper["content_weight"] * content, dict(zip(METRICS, values, strict=True))
+        values = reconstruction, style, cycle, swap, swap_accuracy
+        return total + hyper["swap_weight"] * swap, dict(zip(METRICS, values, strict=True))
 
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:

@@ -152,7 +152,7 @@ class Run:
                 self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
 
-def _make_views(_: None, images: UInt8[Array, "b h w c"], draws: Float[Array, "b 6"]) -> UInt8[Array, "b h w c"]:
+def _make_views(_: None, images: UInt8[Array, "b h w c"], draws: Float[Array, "b 11"]) -> UInt8[Array, "b h w c"]:
     return jnp.rint(make_views(to_float(images), draws) * 255).astype(jnp.uint8)
 
 

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 
 from infoae_jax.config import Config
 from infoae_jax.models.autoencoder import InfoAutoencoder, fresh_variables
@@ -12,7 +13,7 @@ from infoae_jax.training.autoencoder import AUTOENCODER
 from infoae_jax.training.phase import Phase, Span
 from infoae_jax.training.refinement import REFINEMENT
 from infoae_jax.training.state import PhaseName, TrainState
-from infoae_jax.types import OptState
+from infoae_jax.types import OptState, Params
 
 PHASES = AUTOENCODER, ALIGNMENT, REFINEMENT
 
@@ -30,11 +31,26 @@ def schedule(config: Config, num_images: int, num_devices: int = 1) -> list[tupl
     return spans
 
 
-def init_state(model: InfoAutoencoder, config: Config) -> TrainState:
-    """The state before the first step, on the host; it follows from the seed alone."""
+def init_state(model: InfoAutoencoder, config: Config, statistics: Params | None = None) -> TrainState:
+    """The state before the first step, on the host; it follows from the seed and the `pixel_statistics`."""
     optimizers = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), _optimizer_shapes(model))  # all begin at 0
     sums = {p.name: dict.fromkeys(p.metrics, np.zeros((), np.float32)) for p in PHASES if p.name in optimizers}
-    return TrainState(np.zeros((), np.int32), fresh_variables(model, config.train.seed), optimizers, sums)
+    variables = fresh_variables(model, config.train.seed)
+    variables = variables | {"constants": variables["constants"] | (statistics or {})}
+    return TrainState(np.zeros((), np.int32), variables, optimizers, sums)
+
+
+def pixel_statistics(images: UInt8[np.ndarray, "n h w c"]) -> Params:
+    """The mean of each channel, and the standard deviation of all from theirs, of pixels in [0, 1].
+
+    From counts, so that they are exact whatever the number of images. Where all pixels are alike, the deviation is 1.
+    """
+    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+    share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    mean = share @ values
+    deviation = np.sqrt(np.mean(share @ values**2 - mean**2))
+    found = {"pixel_mean": mean[None, None, None], "pixel_deviation": deviation if deviation > 1e-3 else 1}
+    return {name: np.array(value, np.float32) for name, value in found.items()}
 
 
 @functools.lru_cache(8)  # as the trials of a sweep have the same

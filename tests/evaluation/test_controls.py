@@ -53,7 +53,7 @@ def autoencoder(config, splits, mesh, tmp_path_factory):
     """An ordinary autoencoder: lambda 0, and its decoder is always told the same class."""
     values = config.copy_and_resolve_references()
     values.train.lambda_adv, values.train.cycle_weight, values.train.epochs = 0.0, 0.0, 3
-    values.model.couplings = values.refine.epochs = 0
+    values.model.couplings = values.refine.epochs = values.train.swap_weight = 0
     blind = [dataclasses.replace(split, labels=np.zeros_like(split.labels)) for split in splits[:2]]
     folder = tmp_path_factory.mktemp("runs") / "ordinary"
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ from infoae_jax.config import parse
 from infoae_jax.data.cache import data_cache_folder
 from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.evaluation import judges as judges_module
-from infoae_jax.evaluation.judges import load_judges, shift_images, trust_threshold
+from infoae_jax.evaluation.judges import augment, load_judges, trust_threshold
 
 
 def bright_quarters(count, rng):
@@ -67,8 +67,8 @@ def test_damaged_judges_are_trained_again(load, monkeypatch):
     trained = flax.serialization.msgpack_restore(whole)["judges"]
     seeds = []
 
-    def fit(module, images, labels, epochs, seed, augment):
-        assert (len(images), len(labels), epochs, augment) == (128, 128, 20, shift_images)
+    def fit(module, images, labels, epochs, seed, change):
+        assert (len(images), len(labels), epochs, change) == (128, 128, 20, augment)
         seeds.append(seed)
         return trained[seed], []
 
@@ -85,7 +85,7 @@ def test_damaged_judges_are_trained_again(load, monkeypatch):
 def test_training_images_are_shifted_by_two_pixels_at_most():
     image = np.zeros((64, 9, 9, 1), np.uint8)
     image[:, 4, 4] = 255
-    moved = np.asarray(shift_images(jax.numpy.asarray(image), jax.random.key(0)))
+    moved = np.asarray(augment(jax.numpy.asarray(image), jax.random.key(0)))
     places = np.argwhere(moved[..., 0] == 255)
     assert len(places) == 64
     offsets = places[:, 1:] - 4

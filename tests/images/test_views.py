@@ -53,19 +53,26 @@ def test_grey_images_are_turned_sheared_scaled_and_shifted():
     assert views(bar(), _3=1).sum() == pytest.approx(1.08 * bar().sum(), rel=0.03)
 
 
+def test_colour_images_are_warped_as_grey_ones_are_and_their_border_is_repeated():
+    grey = bar() + 0.1
+    colour = views(np.tile(grey, 3), _0=1, _5=1)
+    np.testing.assert_allclose(colour, np.tile(views(grey, _0=1, _5=1), 3), atol=1e-6)
+    assert colour.min() == pytest.approx(0.1)
+
+
 def test_colour_images_change_their_hue_but_not_their_brightness():
     images = np.random.default_rng(0).uniform(0.4, 0.6, (2, 8, 8, 3))
-    third = views(images, _0=2 / 3)  # a third of the circle: the channels change places
+    third = views(images, _6=2 / 3)  # a third of the circle: the channels change places
     assert any(np.allclose(third, np.roll(images, shift, -1), atol=1e-5) for shift in (1, 2))
-    np.testing.assert_allclose(views(images, _0=0.3).mean(-1), images.mean(-1), atol=1e-5)
-    vivid = views(images, _1=1)
+    np.testing.assert_allclose(views(images, _6=0.3).mean(-1), images.mean(-1), atol=1e-5)
+    vivid = views(images, _7=1)
     np.testing.assert_allclose(vivid.mean(-1), images.mean(-1), atol=1e-5)
     assert vivid.std(-1).mean() == pytest.approx(2.5 * images.std(-1).mean(), rel=1e-3)
 
 
 def test_colour_images_change_contrast_and_brightness_and_are_inverted():
     images = np.random.default_rng(0).uniform(0.4, 0.6, (2, 8, 8, 3))
-    np.testing.assert_allclose(views(images, _2=1), 1.3 * (images - 0.5) + 0.5, atol=1e-5)
-    np.testing.assert_allclose(views(images, _3=-0.5), 1 - images, atol=1e-5)
-    np.testing.assert_allclose(views(images, _3=-0.3), images, atol=1e-5)
-    np.testing.assert_allclose(views(images, _4=-1), images - 0.15, atol=1e-5)
+    np.testing.assert_allclose(views(images, _8=1), 1.3 * (images - 0.5) + 0.5, atol=1e-5)
+    np.testing.assert_allclose(views(images, _9=-0.5), 1 - images, atol=1e-5)
+    np.testing.assert_allclose(views(images, _9=-0.3), images, atol=1e-5)
+    np.testing.assert_allclose(views(images, _10=-1), images - 0.15, atol=1e-5)

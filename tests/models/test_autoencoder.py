@@ -43,9 +43,7 @@ def test_unsupported_sizes_get_a_sentence(shape):
 def test_fresh_variables_are_shaped_like_those_of_init_and_lie_on_the_host(couplings):
     model, variables, images, labels = make(couplings=couplings)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images, labels)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), variables) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), {"constants": {}} | shapes
-    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), variables) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(variables))
 
 
@@ -69,6 +67,21 @@ def test_literal_decoder_has_the_papers_output_channels():
     assert decoder["out"]["kernel"] == (3, 3, 32, 1)
 
 
+def test_networks_see_and_give_standardised_pixels():
+    model, variables, images, labels = make(shape=(8, 8, 3))
+    mean, deviation = np.float32([0.7, 0.5, 0.2]).reshape(1, 1, 1, 3), np.float32(0.3)
+    constants = variables["constants"] | {"pixel_mean": mean, "pixel_deviation": deviation}
+
+    def give(variables, pixels):
+        given = model.apply(variables, pixels, labels)
+        return given["z"], given["content_logits"], given["reconstruction"]
+
+    plain = give(variables, (images / np.float32(255) - mean) / deviation)
+    z, logits, reconstruction = give({**variables, "constants": constants}, images)
+    for found, expected in zip((z, logits, (reconstruction - mean) / deviation), plain, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_latent_on_the_sphere_in_the_ball_and_unbounded():
     lengths = {}
     for latent in ("sphere", "ball", "unbounded"):
@@ -76,19 +89,20 @@ def test_latent_on_the_sphere_in_the_ball_and_unbounded():
         lengths[latent] = np.linalg.norm(model.apply(variables, images, method="encode"), axis=1)
     free = lengths["unbounded"]
     assert np.ptp(free) > 1e-3
-    np.testing.assert_allclose(lengths["sphere"], 1, rtol=1e-5)
-    np.testing.assert_allclose(lengths["ball"], free / np.sqrt(free**2 + 1), rtol=1e-5)
+    np.testing.assert_allclose(lengths["sphere"], 4, rtol=1e-5)  # the root of 16, the latent's size
+    np.testing.assert_allclose(lengths["ball"], free / np.sqrt(free**2 / 16 + 1), rtol=1e-5)
 
 
 def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_the_decoder():
     model, variables, images, labels = make(latent="ball", couplings=2)
     alignment = variables["constants"]["alignment"] | {"mean": 0.3 * jnp.ones((10, 16))}
-    variables = variables | {"constants": {"alignment": alignment}}
+    variables = variables | {"constants": variables["constants"] | {"alignment": alignment}}
+    images = 5 * (images / np.float32(255) - 0.5)  # far from the centre, where the ball bends
     u = model.apply(variables, images, labels, method="encode")
-    assert np.linalg.norm(u + 0.3, axis=1).max() > 1
+    assert np.linalg.norm(u + 0.3, axis=1).max() > 4
     decoded = model.apply(variables, u, labels, method="decode")
     z = model.apply(variables, images, method="encode_raw")
-    assert np.linalg.norm(z, axis=1).max() < 1
+    assert np.linalg.norm(z, axis=1).max() < 4
     np.testing.assert_allclose(decoded, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
 
 

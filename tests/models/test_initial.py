@@ -83,18 +83,29 @@ def test_no_two_kernels_are_alike():
     assert len(set(starts)) == len(starts) > 50
 
 
-def test_biases_and_means_are_zero_and_matrices_the_identity():
+def test_biases_and_means_are_zero_deviations_one_and_matrices_the_identity():
     checked = set()
     for name, values in fresh().items():
         kind = name.split("/")[-1]
-        if kind in ("bias", "mean"):
+        if kind in ("bias", "mean", "pixel_mean"):
             assert not values.any(), name
+        elif kind == "pixel_deviation":
+            assert values == 1
         elif kind in ("matrix", "inverse_matrix"):
             np.testing.assert_array_equal(values, np.broadcast_to(np.eye(16), (10, 16, 16)))
         else:
             assert kind in ("kernel", "rotations"), name
         checked.add(kind)
-    assert checked == {"bias", "mean", "matrix", "inverse_matrix", "kernel", "rotations"}
+    assert checked == {
+        "bias",
+        "mean",
+        "matrix",
+        "inverse_matrix",
+        "kernel",
+        "rotations",
+        "pixel_mean",
+        "pixel_deviation",
+    }
 
 
 @pytest.mark.parametrize("size", [2, 5, 64])

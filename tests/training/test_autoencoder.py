@@ -5,16 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoae_jax.config import split_settings
+from infoae_jax.config import Static, split_settings
 from infoae_jax.training.autoencoder import AUTOENCODER, METRICS, losses, scheduled_lambda, scheduled_rate, train_step
-from infoae_jax.training.schedule import init_state
+from infoae_jax.training.schedule import init_state, pixel_statistics
 from infoae_jax.training.stepper import traced_settings
-from tests.small_training import BATCH, assert_identical, changed, distances, leaves, make, run, span_of
+from tests.small_training import (
+    BATCH,
+    SHAPE,
+    assert_identical,
+    changed,
+    distances,
+    leaves,
+    make,
+    run,
+    span_of,
+    take_steps,
+)
 
 GOLDEN = {
-    "total": 0.333646,
-    "reconstruction": 0.32765,
-    "adversary": 2.39844,
+    "total": 0.332925,
+    "reconstruction": 0.325232,
+    "adversary": 3.07706,
     "content": 2.39569,
     "lambda": 0.0025,
     "learning_rate": 0.000853553,
@@ -61,27 +72,35 @@ def test_a_step_follows_its_schedules():
 
 @pytest.fixture(scope="module")
 def batch():
-    """A model, its first parameters, the pixels of a batch, and its labels."""
+    """A model, its first parameters and constants, and a batch as `losses` takes it."""
     model, config, images, labels = make()
-    params = {name: init_state(model, config).variables["params"][name] for name in AUTOENCODER.trains}
-    return model, params, jnp.asarray(images[:BATCH], jnp.float32) / 255, jnp.asarray(labels[:BATCH])
+    variables = init_state(model, config, pixel_statistics(images)).variables
+    params = {name: variables["params"][name] for name in AUTOENCODER.trains}
+    pixels = jnp.asarray(images[:BATCH], jnp.float32) / 255
+    pixels = {"images": pixels, "classifier_images": pixels, "labels": jnp.asarray(labels[:BATCH])}
+    return model, params, {"constants": variables["constants"]}, pixels
+
+
+def call_losses(model, variables, batch, lam, cycle_weight=0.0, swap_weight=0.0, progress=1.0):
+    config = Static((("cycle_weight", cycle_weight), ("swap_weight", swap_weight)))
+    return losses(model, config, variables, batch, {"lambda": lam, "seed": 0, "step": 0, "progress": progress})
 
 
 @pytest.fixture(scope="module")
 def gradient(batch):
     """A function of parameters and lambda: the gradient of the objective."""
-    model, _, pixels, labels = batch
-    return jax.jit(jax.grad(lambda p, lam: losses(model, p, pixels, labels, lam)[0]))
+    model, _, constants, own = batch
+    return jax.jit(jax.grad(lambda p, lam: call_losses(model, {**constants, "params": p}, own, lam)[0]))
 
 
 def test_each_network_descends_its_own_loss(batch, gradient):
     """Encoder: mse - lambda * adversary. Decoder: mse alone. Adversary and classifier: their cross-entropy, full."""
-    model, params, pixels, labels = batch
-    lam = 0.3
+    model, params, constants, own = batch
+    pixels, labels, lam = own["images"], own["labels"], 0.3
 
     # The reversal hides the adversary's loss from the encoder at lambda 0, so it is written out here.
     def adversary_of_encoder(part):
-        variables = {"params": {**params, "style_encoder": part}}
+        variables = {**constants, "params": {**params, "style_encoder": part}}
         z = model.apply(variables, pixels, method="encode_raw")
         logits = model.apply(variables, z, -1.0, method="adversary_logits")  # -(-1): not reversed
         return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, 10), axis=1))
@@ -89,7 +108,8 @@ def test_each_network_descends_its_own_loss(batch, gradient):
     @jax.jit
     def one_by_one():
         def terms(part, name):
-            return losses(model, {**params, name: part}, pixels, labels, jnp.float32(0))[1][0]
+            variables = {**constants, "params": {**params, name: part}}
+            return call_losses(model, variables, own, jnp.float32(0))[1][0]
 
         jacobians = {name: jax.jacrev(terms)(params[name], name) for name in params}
         return jacobians, jax.grad(adversary_of_encoder)(params["style_encoder"])
@@ -110,7 +130,7 @@ def test_each_network_descends_its_own_loss(batch, gradient):
 
 def test_content_classifier_has_no_part_in_the_rest(batch, gradient):
     """Other classifier weights leave every other network's gradient as it is, to the last bit."""
-    _, params, _, _ = batch
+    _, params, *_ = batch
     far = {**params, "content_classifier": jax.tree.map(lambda p: p + 0.1, params["content_classifier"])}
     mine, theirs = (gradient(p, jnp.float32(0.1)) for p in (params, far))
     assert changed(mine, theirs) == {"content_classifier"}
@@ -121,13 +141,13 @@ def parts(state):
 
 
 def test_only_the_content_classifier_sees_shifted_images():
-    (plain, without), (shifted, with_it) = run(1), run(1, content_shift=2)
+    (plain, without), (shifted, with_it) = run(1), run(1, shift=2)
     assert changed(parts(plain), parts(shifted)) == {"content_classifier"}
     assert without[0]["content"] != with_it[0]["content"]
 
 
 def test_shifts_differ_from_step_to_step_and_between_seeds():
-    model, config, images, labels = make(content_shift=2)
+    model, config, images, labels = make(shift=2)
     static, _ = split_settings(config.train)
     take = jax.jit(functools.partial(train_step, model, static))
     state = init_state(model, config)
@@ -137,7 +157,7 @@ def test_shifts_differ_from_step_to_step_and_between_seeds():
 
     def content(step, seed=0):
         now = hyper | {"step": np.int32(step), "seed": np.uint32(seed)}
-        return float(take(carry.params, {}, carry.optimizer, batch, now)[2]["content"])
+        return float(take(carry.params, AUTOENCODER.frozen(state), carry.optimizer, batch, now)[2]["content"])
 
     assert len({content(step) for step in range(6)}) > 3
     assert len({content(0, seed) for seed in range(6)}) > 3
@@ -152,17 +172,17 @@ def test_the_autoencoders_steps_leave_the_alignment_alone():
 
 
 def test_cycle_term_is_the_error_of_the_image_encoded_and_decoded_again(batch):
-    model, params, pixels, labels = batch
-    weight = 30.0
+    model, params, constants, own = batch
+    pixels, labels, weight = own["images"], own["labels"], 30.0
 
     def errors(p):
-        method = lambda name, *args: model.apply({"params": p}, *args, method=name)  # noqa: E731
+        method = lambda name, *args: model.apply({**constants, "params": p}, *args, method=name)  # noqa: E731
         decoded = method("decode_raw", method("encode_raw", pixels), labels)
         twice = method("decode_raw", method("encode_raw", jnp.clip(decoded, 0, 1)), labels)
         return jnp.mean((decoded - pixels) ** 2) + weight * jnp.mean((twice - pixels) ** 2)
 
     def ours(p):
-        total, (found, _) = losses(model, p, pixels, labels, jnp.float32(0), weight)
+        total, (found, _) = call_losses(model, {**constants, "params": p}, own, jnp.float32(0), weight)
         return total - found["adversary"] - found["content"]
 
     (expected, slopes), (total, found) = jax.jit(lambda p: [jax.value_and_grad(f)(p) for f in (errors, ours)])(params)
@@ -174,6 +194,46 @@ def test_cycle_term_is_the_error_of_the_image_encoded_and_decoded_again(batch):
     assert without[0]["cycle"] == 0  # nothing is encoded again
     assert with_it[0]["cycle"] > 0
     assert changed(parts(plain), parts(other)) >= {"style_encoder", "image_decoder"}
+
+
+def swap_gradient(batch, weight, progress=1.0):
+    """The gradient of the objective with swaps in it, and their terms."""
+    model, params, constants, own = batch
+
+    def loss(p):
+        total, (terms, _) = call_losses(
+            model, {**constants, "params": p}, own, jnp.float32(0), swap_weight=weight, progress=progress
+        )
+        return total, terms
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+
+def test_swaps_train_encoder_and_decoder_alone(batch):
+    (plain, without), (swapped, with_it) = swap_gradient(batch, 0.0), swap_gradient(batch, 1.0)
+    assert changed(plain, swapped) == {"style_encoder", "image_decoder"}
+    assert (without["swap"], without["swap_accuracy"]) == (0, 0)
+    assert with_it["swap"] == pytest.approx(np.log(10), rel=0.3)  # the classifier knows nothing yet
+
+
+def test_the_weight_of_swaps_rises_along_the_phase(batch):
+    plain, whole = (swap_gradient(batch, weight)[0]["image_decoder"] for weight in (0.0, 1.0))
+    for progress, share in ((0.0, 0), (0.2, 0), (0.35, 0.5), (0.5, 1), (0.9, 1)):
+        found = swap_gradient(batch, 1.0, progress)[0]["image_decoder"]
+        for p, w, f in zip(leaves(plain), leaves(whole), leaves(found), strict=True):
+            np.testing.assert_allclose(f, p + share * (w - p), rtol=1e-3, atol=1e-6)
+
+
+def test_swaps_learn_to_show_the_class_asked_for():
+    """The class is the brightness, and the style is nothing else, so that the decoder could do without the label."""
+
+    def accuracy(weight):
+        model, config, _, labels = make(epochs=60, learning_rate=2e-3, swap_weight=weight)
+        images = np.broadcast_to((25 * labels).astype(np.uint8)[:, None, None, None], (len(labels), *SHAPE))
+        _, history = take_steps(model, config, {"images": images, "labels": labels}, 160)
+        return np.mean([metrics["swap_accuracy"] for metrics in history[-60:]])
+
+    assert accuracy(1.0) > max(0.4, 2 * accuracy(1e-6))
 
 
 def test_more_adversary_steps_move_the_adversary_alone():
@@ -201,5 +261,10 @@ def test_schedules_of_lambda(schedule, expected):
 
 
 def test_only_the_content_classifier_sees_views():
-    (plain, _), (seen, _) = run(1), run(1, content_view_share=0.5)
+    (plain, _), (seen, _) = run(1), run(1, view_share=0.5)
     assert changed(parts(plain), parts(seen)) == {"content_classifier"}
+
+
+def test_all_networks_see_changed_images_if_asked():
+    (classifier, _), (both, _) = (run(1, view_share=0.5, shift=2, augment=augment) for augment in ("classifier", "all"))
+    assert changed(parts(classifier), parts(both)) == {"style_encoder", "image_decoder", "adversary"}

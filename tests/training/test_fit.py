@@ -132,11 +132,11 @@ def test_the_step_is_traced_once(tiny_config, tmp_path, monkeypatch, new_program
 @pytest.mark.slow
 def test_a_run_that_differs_in_traced_values_compiles_nothing(tiny, tmp_path):
     """Neither a step of any phase, nor the start, the latents, the test metrics and the samples."""
-    tiny.model.couplings, tiny.refine.epochs = 2, 1
+    tiny.model.couplings, tiny.refine.epochs, tiny.train.swap_weight = 2, 1, 0.1
     fit(parse(tiny), tmp_path / "first")
     tiny.train.update(seed=1, lambda_adv=0.02, lambda_ramp=0.7, learning_rate=2e-3)
     tiny.alignment.update(learning_rate=1e-3, style_weight=0.2, lambda_adv=0.1)
-    tiny.refine.update(learning_rate=2e-3, style_weight=0.01, content_weight=0.02, content_noise=0.2)
+    tiny.refine.update(learning_rate=2e-3, style_weight=0.01, swap_weight=0.02)
     compiled = []
 
     def note(event, seconds, **about):

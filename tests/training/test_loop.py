@@ -22,6 +22,7 @@ def aligned_config(cache):
     """8 steps of the autoencoder, 8 of the alignment, 4 of the refinement."""
     values = rendered.get_config("tiny")
     values.data.cache_dir, values.model.couplings, values.refine.epochs = str(cache), 2, 1
+    values.train.swap_weight = 0.1
     values.checkpoint.every_seconds = 1e6  # only at the ends of phases, however slow the machine is
     return parse(values)
 

@@ -8,7 +8,7 @@ from infoae_jax.config import parse
 from infoae_jax.training.alignment import ALIGNMENT
 from infoae_jax.training.autoencoder import AUTOENCODER
 from infoae_jax.training.refinement import REFINEMENT
-from infoae_jax.training.schedule import PHASES, init_state, schedule
+from infoae_jax.training.schedule import PHASES, init_state, pixel_statistics, schedule
 from tests.small_training import assert_identical, changed, make
 
 
@@ -56,6 +56,24 @@ def test_a_fresh_state_follows_from_the_seed_and_compiles_nothing():
     assert changed(first.variables["params"], second.variables["params"]) == set(first.variables["params"])
     assert {type(leaf) for leaf in jax.tree.leaves(first)} == {np.ndarray}
     assert int(first.step) == 0
+
+
+def test_pixel_statistics_are_those_of_the_images_and_reach_the_state():
+    images = np.random.default_rng(0).integers([[[[0, 100, 200]]]], 256, (50, 8, 12, 3)).astype(np.uint8)
+    found, pixels = pixel_statistics(images), images / 255
+    mean = pixels.mean((0, 1, 2), keepdims=True)
+    np.testing.assert_allclose(found["pixel_mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(found["pixel_deviation"], (pixels - mean).std(), rtol=1e-6)
+    model, config, *_ = make()
+    constants = init_state(model, config, found).variables["constants"]
+    assert constants["pixel_mean"] is found["pixel_mean"]
+    assert constants["alignment"].keys() == init_state(model, config).variables["constants"]["alignment"].keys()
+
+
+def test_images_that_are_all_alike_are_not_divided_by_zero():
+    found = pixel_statistics(np.full((4, 8, 8, 1), 51, np.uint8))
+    assert found["pixel_deviation"] == 1
+    assert found["pixel_mean"].item() == pytest.approx(0.2)
 
 
 def test_every_phase_has_an_optimiser_for_what_it_trains():
