@@ -63,6 +63,7 @@ def get_config() -> ConfigDict:
     alignment.batch_size = 1024  # latents in a batch
     alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
     alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
+    alignment.distance_weight = 0.1  # weight of the distance between the whitened latents of a swap and of its source
     alignment.style_weight = 0.4  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
@@ -100,7 +101,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     config.model.couplings, config.model.coupling_hidden, config.model.reference_couplings = 8, 128, 4
     config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
-    alignment.style_weight, alignment.lambda_adv = 0.3, 0.4
+    alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4
     refine.style_weight, refine.cycle_weight, refine.swap_weight = 0.003, 0.0, 0.0075
 
 

@@ -6,9 +6,7 @@ shared by all classes. Then u says nothing about the class, and a swap, D(f_b^-1
 latents lie. Without a label, y is what the content classifier predicts for the style image.
 
     f_y = couplings_y . affine_y
-    affine_y    whitens the latents of class y, and rotates them so that a direction changes the appearance of an image
-                in the same way for every class (generalised Procrustes analysis, Gower 1975, of the covariances of
-                whitened latents and appearance features)
+    affine_y    whitens the latents of class y; classes of few images share the whitening of all
     couplings   affine couplings (Dinh et al. 2017) that see the class, each in its own random rotation; the identity
                 at first
 
@@ -19,8 +17,7 @@ With a density model p that does not see the class (couplings again, of no use a
 
 with equality for the best p: it remains to minimise the mutual information of code and class. A p of few couplings
 demands more, as every class must then have a distribution that is as simple. Two terms are added. A small adversary on
-u behind a gradient reversal finds what p is too coarse for. The other selects, among the many such maps, one that keeps
-styles together: a small network predicts the appearance features of swap and source from latent and class.
+u behind a gradient reversal finds what p is too coarse for. XXX
 """
 
 import functools
@@ -120,7 +117,7 @@ class Alignment(nn.Module):
         return self.couplings(self.affine(z, content), content)
 
     def affine(self, z: Codes, content: OneHot) -> Codes:
-        """The first half of the map: the latent, whitened and rotated for its class."""
+        """The first half of the map: the latent, whitened for its class."""
         return _einsum("bn,nij,bj->bi", content, self.matrix.value, z - _product(content, self.mean.value))
 
     def inverse(self, u: Codes, content: OneHot) -> Codes:

@@ -26,27 +26,21 @@ READER_RATE_FACTOR = 0.5  # of the learning rate of the map
 MAX_GRADIENT_NORM = 1.0  # of the map, to which a rare latent far out gives a large gradient
 MIN_VARIANCE = 1e-6  # relative to the mean variance
 MIN_EIGENVALUE = 1e-12
-PROCRUSTES_STEPS = 100
-IDENTITY_WEIGHT = 1e-9  # relative to the norm of what the appearance features say of a rotation
+PSEUDO_IMAGES = 100  # per dimension: where data are few, classes keep nearly the same map
 READERS = {"adversary": "readers", "appearance_reader": "readers"}  # the helpers' networks with an optimiser apart
-METRICS = "log_likelihood", "style", "appearance", "adversary", "adversary_accuracy"
+METRICS = "log_likelihood", "distance", "style", "appearance", "adversary", "adversary_accuracy"
 
 
 def class_maps(
-    z: Float[np.ndarray, "n z"],
-    labels: Int[np.ndarray, " n"],
-    num_classes: int,
-    appearance: Float[np.ndarray, "n f"],
+    z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], num_classes: int
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The affine map of each class, after which its latents have mean 0 and covariance 1.
+    """The affine map of each class, after which its latents have mean 0 and, if it has many images, covariance 1.
 
-    A class with few images (for the latent's size) has its covariance shrunk towards that of all (Friedman 1989). The
-    rotation that whitening leaves open is chosen by generalised Procrustes analysis (Gower 1975), so that a direction
-    changes the appearance in the same way in every class. Directions of which the features say nothing are not rotated.
+    The covariance of a class is shrunk towards that of all (Friedman 1989), as if it had `PSEUDO_IMAGES` more per
+    dimension of the latent.
 
     Args:
       labels: 0 .. num_classes - 1; a class may have no image.
-      appearance: `appearance.appearance_features` of the images.
 
     Returns:
       Constants of `Alignment`: 'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
@@ -59,18 +53,9 @@ def class_maps(
     pooled = sum(c.T @ c for c in centred) / len(z)
     pooled += MIN_VARIANCE * np.trace(pooled) / size * np.eye(size)
     # All classes are whitened alike first; the small correction left for each hardly rotates one against another.
-    whiten = _power(pooled, -0.5)
-    maps, responses = [], []
-    for m, c in zip(members, centred, strict=True):
-        maps.append(_power(whiten @ (c.T @ c + size * pooled) @ whiten / (len(c) + size), -0.5) @ whiten)
-        responses.append(maps[-1] @ c.T @ appearance[m] / (len(c) + size))
-    response, rotations = np.stack(responses), np.broadcast_to(np.eye(size), (num_classes, size, size))
-    for _ in range(PROCRUSTES_STEPS):
-        target = (rotations @ response).mean(0) @ response.mT
-        identity = IDENTITY_WEIGHT * np.linalg.norm(target, axis=(1, 2), keepdims=True) * np.eye(size)
-        left, _, right = np.linalg.svd(target + identity)
-        rotations = left @ right
-    matrix = rotations @ np.stack(maps)
+    whiten, pseudo = _power(pooled, -0.5), PSEUDO_IMAGES * size
+    shrunk = [whiten @ (c.T @ c + pseudo * pooled) @ whiten / (len(c) + pseudo) for c in centred]
+    matrix = np.stack([_power(covariance, -0.5) @ whiten for covariance in shrunk])
     arrays = {"mean": means, "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
     return {name: value.astype(np.float32) for name, value in arrays.items()}
 
@@ -109,7 +94,8 @@ def align_step(
 
     The map minimises, with d the size of the latent (see `models/alignment.py`),
 
-        -(log p(u) + log |det f_y'(z)|) / d + style_weight * mean((appearance of swap - appearance of source)^2)
+        -(log p(u) + log |det f_y'(z)|) / d + distance_weight * mean((whitened swap - whitened source)^2)
+            + style_weight * mean((appearance of swap - appearance of source)^2)
 
     and, by a gradient reversal, maximises lambda times the adversary's cross-entropy on u (Ganin & Lempitsky 2015).
     Lambda rises to `lambda_adv` over the first `LAMBDA_RAMP` of the phase. p maximises the likelihood, the adversary
@@ -121,12 +107,12 @@ def align_step(
       frozen: the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
       batch: latents 'z' [b, v, d] of each image and its views, 'labels' [b], and 'appearance' [b, v, f].
-      hyper: 'learning_rate', 'style_weight', 'lambda_adv', at least 0, and those of `autoencoder.train_step`.
+      hyper: 'learning_rate', 'distance_weight', 'style_weight', 'lambda_adv', at least 0, and those of `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
     Returns:
-      Parameters, optimiser state, and from before the step 'log_likelihood' (per dimension, up to a constant), 'style'
-      (squared error of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
+      Parameters, optimiser state, and from before the step 'log_likelihood' (per dimension, up to a constant),
+      'distance' and 'style' (squared errors of the latent and of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
     """
     labels = jnp.asarray(batch["labels"])
     view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis) * (hyper["progress"] < VIEWS_SHARE)
@@ -147,12 +133,13 @@ def align_step(
         log_likelihood = (log_p + log_det).mean() / model.bottleneck
         adversary, adversary_accuracy = cross_entropy(logits, labels)
         reader = ((predict(helpers, whitened, content) - appearance) ** 2).mean()
+        swaps = backward(alignment, u[half], swapped)
+        distance = ((swaps - whitened[half]) ** 2).mean()
         # The reader must not learn to be pleased by swaps.
-        shown = predict(jax.lax.stop_gradient(helpers), backward(alignment, u[half], swapped), swapped)
-        style = ((shown - appearance[half]) ** 2).mean()
-        values = log_likelihood, style, reader, adversary, adversary_accuracy
-        total = hyper["style_weight"] * style - log_likelihood + adversary + reader
-        return total, dict(zip(METRICS, values, strict=True))
+        style = ((predict(jax.lax.stop_gradient(helpers), swaps, swapped) - appearance[half]) ** 2).mean()
+        values = log_likelihood, distance, style, reader, adversary, adversary_accuracy
+        total = hyper["distance_weight"] * distance + hyper["style_weight"] * style - log_likelihood
+        return total + adversary + reader, dict(zip(METRICS, values, strict=True))
 
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
@@ -172,7 +159,7 @@ def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]
         before = constants["alignment"]
         like = {name: np.zeros(before[name].shape, np.float32) for name in ("mean", "matrix", "inverse_matrix")}
         # Computed by the first host for all, as others may round differently.
-        maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes, appearance[:, 0]), like)
+        maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes), like)
         constants = constants | {"alignment": before | maps}
         state = dataclasses.replace(state, variables=state.variables | {"constants": constants})
     views = [run.latents(state, "encode_unbounded", view) for view in run.views[1:]]
