@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     train.view_share = 0.5  # share of the images that are changed as in alignment.views, ...
     train.shift = 1  # ... shift each image by up to this many pixels, ...
     train.augment = "classifier"  # ... and show these to the content 'classifier' alone or to 'all' networks
-    train.lambda_adv = 0.009  # lambda: how strongly the encoder is pushed to forget the class
+    train.lambda_adv = 0.0025  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase during which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     alignment.batch_size = 1024  # latents in a batch
     alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
     alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
-    alignment.distance_weight = 0.1  # weight of the distance between the whitened latents of a swap and of its source
+    alignment.distance_weight = 0.03  # weight of the distance between the whitened latents of a swap and of its source
     alignment.style_weight = 0.4  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
@@ -97,7 +97,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind
-    train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.001
+    train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.003
     config.model.couplings, config.model.coupling_hidden, config.model.reference_couplings = 8, 128, 4
     config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
@@ -156,12 +156,12 @@ def apply_variants(config: ConfigDict, arg: str | None) -> ConfigDict:
 
 def sweep_colour(add: Callable[..., None]) -> None:
     """Adds the trials of the configurations with colour images."""
-    sweep_over(add, lambdas=(0.0, 0.001, 0.005, 0.02), bottlenecks=(16, 32, 64))
+    sweep_over(add, lambdas=(0.0, 0.001, 0.003, 0.01), bottlenecks=(16, 32, 64))
 
 
 def sweep_over(
     add: Callable[..., None],
-    lambdas: Sequence[float] = (0.0, 0.002, 0.005, 0.02),
+    lambdas: Sequence[float] = (0.0, 0.001, 0.0025, 0.005),
     bottlenecks: Sequence[int] = (8, 16, 32),
     seeds: Sequence[int] = (0, 1, 2),
 ) -> None:

@@ -107,12 +107,14 @@ def align_step(
       frozen: the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
       batch: latents 'z' [b, v, d] of each image and its views, 'labels' [b], and 'appearance' [b, v, f].
-      hyper: 'learning_rate', 'distance_weight', 'style_weight', 'lambda_adv', at least 0, and those of `autoencoder.train_step`.
+      hyper: 'learning_rate', 'distance_weight', 'style_weight', 'lambda_adv', at least 0, and those of
+        `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
     Returns:
       Parameters, optimiser state, and from before the step 'log_likelihood' (per dimension, up to a constant),
-      'distance' and 'style' (squared errors of the latent and of the appearance of swaps), 'appearance' (the reader's own), 'adversary' and 'adversary_accuracy'.
+      'distance' and 'style' (squared errors of the latent and of the appearance of swaps), 'appearance' (the reader's
+      own), 'adversary' and 'adversary_accuracy'.
     """
     labels = jnp.asarray(batch["labels"])
     view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis) * (hyper["progress"] < VIEWS_SHARE)
