@@ -237,6 +237,16 @@ def test_swaps_learn_to_show_the_class_asked_for():
     assert accuracy(1.0) > max(0.4, 2 * accuracy(1e-6))
 
 
+@pytest.mark.slow
+def test_augmented_images_and_swaps_are_the_same_on_four_devices():
+    model, config, images, labels = make(swap_weight=1.0, view_share=0.5, shift=2, augment="all", epochs=1)
+    tables = {"images": images, "labels": labels}
+    (one, mine), (four, theirs) = (take_steps(model, config, tables, 3, devices=devices) for devices in (1, 4))
+    assert mine[-1]["swap"] > 0
+    assert mine[-1] == pytest.approx(theirs[-1], rel=1e-3)
+    assert max(distances(parts(one), parts(four)).values()) < 1e-3
+
+
 def test_more_adversary_steps_move_the_adversary_alone():
     (one, _), (three, _) = run(1, adversary_steps=1), run(1)
     moved = distances(parts(one), parts(three))
