@@ -259,7 +259,7 @@ def test_another_experiment_in_the_same_folder(launch):
     finish(launch())
     _, err = finish(launch("--config.train.seed=5", "--config.train.lambda_adv=0.25"), code=2)
     assert "train.seed: 0 -> 5" in err
-    assert "train.lambda_adv: 0.001 -> 0.25" in err
+    assert "train.lambda_adv: 0.003 -> 0.25" in err
 
 
 def test_divergence_ends_with_code_1_and_advice(launch):

@@ -54,7 +54,7 @@ def test_grey_images_are_turned_sheared_scaled_and_shifted():
 
 
 def test_colour_images_are_warped_as_grey_ones_are_and_their_border_is_repeated():
-    grey = bar() + 0.1
+    grey = 0.1 + 0.9 * bar()
     colour = views(np.tile(grey, 3), _0=1, _5=1)
     np.testing.assert_allclose(colour, np.tile(views(grey, _0=1, _5=1), 3), atol=1e-6)
     assert colour.min() == pytest.approx(0.1)

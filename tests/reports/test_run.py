@@ -71,7 +71,7 @@ def test_runs_stand_side_by_side_with_what_differs(make, render):
     text = render(one, two)
     page = Page(text)
     assert "a/same and b/same: rendered, quick protocol" in page.text
-    assert "train.lambda_adv: 0.001 -> 0.07" in page.text
+    assert "train.lambda_adv: 0.003 -> 0.07" in page.text
     assert f"Not evaluated yet: infoae evaluate {two}" in " ".join(page.text.split())
     assert "3 of 2 epochs,\nfinished" in page.text
     assert page.tags.count("svg") == 5

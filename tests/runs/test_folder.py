@@ -75,7 +75,7 @@ def test_another_experiment_is_refused_and_nothing_changes(tmp_path, info):
     before = (tmp_path / "config.json").read_bytes()
     train = dataclasses.replace(info.config.train, lambda_adv=0.7, epochs=9)
     other = dataclasses.replace(info, config=dataclasses.replace(info.config, train=train))
-    with pytest.raises(UserError, match=r"(?s)train\.epochs: 2 -> 9.*train\.lambda_adv: 0\.001 -> 0\.7"):
+    with pytest.raises(UserError, match=r"(?s)train\.epochs: 2 -> 9.*train\.lambda_adv: 0\.003 -> 0\.7"):
         open_run(tmp_path, other, "1 x cpu")
     with pytest.raises(UserError, match="started with other images"):
         open_run(tmp_path, dataclasses.replace(info, fingerprint="def"), "1 x cpu")
