@@ -1,5 +1,7 @@
 """Other methods around our encoder and decoder: the same layers, size of the latent, batches and passes over images.
 
+They have the paper's plain rectifiers and see raw pixels.
+
 Each is a loss (`RECIPES`); its authors' own networks, data and lengths of training are another matter. The decoder gets
 the label itself, which is more than a code of the class. In 'cycle' and 'y' a weight of 1 means the authors' own; those
 of the others were chosen here, since they depend on how errors are scaled and how large a latent is.
@@ -31,13 +33,13 @@ from infoae_jax.devices.mesh import AXIS
 from infoae_jax.evaluation.metrics import Images, Labels, Latents, System
 from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import to_float
-from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, bounded
+from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder
 from infoae_jax.models.initial import draw
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
-from infoae_jax.training.schedule import pixel_statistics
 from infoae_jax.training.stream import shuffled
 from infoae_jax.types import OptState, Params
 
+RELU = 0.0  # the slope of rectifiers below 0
 NO_CLASS = -1  # a label for decoders that are told none
 
 
@@ -48,13 +50,11 @@ class Networks(nn.Module):
     image_shape: tuple[int, int, int]
     num_classes: int
     outputs: int  # of the encoder: the latent, and what a method reads besides
-    mean: tuple[float, ...]  # of the pixels, for each channel
-    deviation: float
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = Encoder(self.outputs, c.hidden, c.filters, "float32")
-        self.decoder = Decoder(self.image_shape, c.hidden, c.filters, c.decoder, "float32")
+        self.encoder = Encoder(self.outputs, c.hidden, c.filters, RELU, "float32")
+        self.decoder = Decoder(self.image_shape, c.hidden, c.filters, c.decoder, RELU, "float32")
         self.adversary = [nn.Dense(c.adversary_hidden), nn.Dropout(0.3), nn.Dense(self.num_classes, name="out")]
         self.reader = ContentClassifier(self.num_classes, "float32")
 
@@ -64,11 +64,10 @@ class Networks(nn.Module):
         self.decode(z, jnp.zeros(len(z), jnp.int32)), self.attack(z), self.read(images)
 
     def encode(self, images: Float[Array, "b h w c"]) -> Float[Array, "b o"]:
-        return self.encoder(self.standardised(images))
+        return self.encoder(to_float(images))
 
     def decode(self, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        standardised = self.decoder(z, jax.nn.one_hot(labels, self.num_classes))
-        return standardised * self.deviation + self._mean
+        return self.decoder(z, jax.nn.one_hot(labels, self.num_classes))
 
     def attack(self, z: Float[Array, "b z"], train: bool = False) -> Float[Array, "b n"]:
         """The adversary's logits; the dropout of Fader networks."""
@@ -77,14 +76,7 @@ class Networks(nn.Module):
 
     def read(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
         """Logits of the class of images, by a network that shares nothing with the others."""
-        return self.reader(self.standardised(images))
-
-    def standardised(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return (to_float(images) - self._mean) / self.deviation
-
-    @property
-    def _mean(self) -> Float[Array, "1 1 1 c"]:
-        return jnp.array(self.mean, jnp.float32)[None, None, None]
+        return self.reader(to_float(images))
 
 
 class Batch(NamedTuple):
@@ -163,13 +155,17 @@ def y_autoencoder_loss(model: Networks, params: Params, batch: Batch) -> Float[A
     return jnp.mean((left - batch.images) ** 2) + reading + batch.weight * (explicit + implicit)
 
 
+def in_unit_ball(z: Float[Array, "b z"]) -> Float[Array, "b z"]:
+    return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1)
+
+
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within a ball, as ours is, so that its scale is no way out.
+    The latent is within the unit ball, as ours is, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
-    z = bounded(_call(model, params, "encode", batch.images), "ball")
+    z = in_unit_ball(_call(model, params, "encode", batch.images))
     decoded = _call(model, params, "decode", z, batch.labels)
     seen = _call(model, params, "attack", jax.lax.stop_gradient(z), True, rngs={"dropout": dropping})
     other = (batch.labels + jax.random.randint(choosing, batch.labels.shape, 1, model.num_classes)) % model.num_classes
@@ -222,17 +218,14 @@ RECIPES = {
         _settings(1, 0.1, 0.01),
         lambda _, classes: classes,
     ),
-    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.01, 0.05, 0.2)),
+    "fader": Recipe(fader_loss, lambda raw, size: in_unit_ball(raw), _settings(0.01, 0.05, 0.2)),
 }
 
 
 def build_networks(recipe: Recipe, config: Config, data: Dataset) -> Networks:
     num_classes, size = len(data.class_names), config.model.bottleneck
     height, width, channels = data.images.shape[1:]
-    mean, deviation = pixel_statistics(data.images).values()
-    outputs = size + recipe.extra(size, num_classes)
-    statistics = tuple(mean.ravel().tolist()), float(deviation)
-    return Networks(config.model, (height, width, channels), num_classes, outputs, *statistics)
+    return Networks(config.model, (height, width, channels), num_classes, size + recipe.extra(size, num_classes))
 
 
 def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed: int, mesh: Mesh) -> Params:

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     model.latent = "ball"
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
+    model.leak = 0.1  # slope of encoder's and decoder's leaky rectifiers below 0
     model.decoder = "dcec"  # 'dcec': mirrored, the last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 10  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
@@ -48,6 +49,7 @@ def get_config() -> ConfigDict:
     train.learning_rate_schedule = "cosine"
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.swap_weight = 0.005  # weight of the content classifier's cross-entropy on swaps; 0 = skip it
+    train.standardise = True  # the networks see pixels less their mean, divided by their deviation (of all images)
     train.view_share = 0.5  # share of the images that are changed as in alignment.views, ...
     train.shift = 1  # ... shift each image by up to this many pixels, ...
     train.augment = "classifier"  # ... and show these to the content 'classifier' alone or to 'all' networks
@@ -112,6 +114,7 @@ def use_paper(config: ConfigDict) -> None:
     """
     config.train.lambda_adv = 0.001
     config.train.cycle_weight = config.train.swap_weight = config.train.shift = config.train.view_share = 0
+    config.train.standardise, config.model.leak = False, 0.0
     config.model.content = "shallow"
     config.model.latent = "unbounded"
     config.model.couplings = config.refine.epochs = 0

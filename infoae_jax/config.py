@@ -48,6 +48,7 @@ class ModelConfig:
     latent: Latent
     hidden: int = _range(1, 65536)
     filters: tuple[int, ...] = _range(1, 4096)
+    leak: float = _range(0, 1)
     decoder: DecoderKind
     adversary_hidden: int = _range(1, 65536)
     couplings: int = _range(0, 1000)
@@ -64,6 +65,7 @@ class TrainConfig:
     learning_rate_schedule: Literal["constant", "cosine", "warmup_cosine"]
     cycle_weight: float = _range(0, 1e6)
     swap_weight: float = _range(0, 1e6)
+    standardise: bool
     view_share: float = _range(0, 1)
     shift: int = _range(0, 4)
     augment: Literal["classifier", "all"]

@@ -31,6 +31,7 @@ def test_paper_variant_is_the_papers(name):
     assert (train.learning_rate_schedule, train.lambda_schedule) == ("constant", "constant")
     assert (train.adversary_steps, train.cycle_weight, train.swap_weight, train.shift) == (1, 0, 0, 0)
     assert (config.model.latent, config.model.couplings, config.refine.epochs) == ("unbounded", 0, 0)
+    assert (config.model.leak, train.standardise) == (0, False)
 
 
 def test_unknown_variant():

@@ -10,9 +10,9 @@ convolutional autoencoder of DCEC (Guo et al. 2017) almost word for word, so wha
   (`decoder='dcec'`); read as output channels (`decoder='literal'`) they need one more convolution to pixels;
 * the output is linear and compared with pixels in [0, 1]; clip it before showing it.
 
-Ours, as the paper says nothing of it: the networks see standardised pixels, and encoder and decoder have leaky
-rectifiers (Maas et al. 2013). Otherwise a bright background takes most of the first steps, and a few thousand images do
-not teach colours.
+Ours: the networks see standardised pixels, and encoder and decoder have leaky rectifiers (Maas et al. 2013; the paper's
+are plain). Otherwise a bright background drives the latents far out, half of the units in front of them end up dead (0
+for every image), and a few thousand images do not teach colours.
 """
 
 import dataclasses
@@ -34,8 +34,6 @@ from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Variables
 
 CONTENT_FEATURES = 128  # of the deep content classifier
-# Of encoder and decoder; half of the plain rectifiers in front of the latent end up dead (0 for every image).
-_activate = functools.partial(nn.leaky_relu, negative_slope=0.1)
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
@@ -60,18 +58,20 @@ class Encoder(nn.Module):
     size: int
     hidden: int
     filters: tuple[int, ...]
+    leak: float
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b z"]:
         # 1. Three strided convolutions.
+        activate = functools.partial(nn.leaky_relu, negative_slope=self.leak)
         f1, f2, f3 = self.filters
         inner = tuple((0, 0) if side % 8 else (0, 1) for side in x.shape[1:3])
-        h = _activate(Conv(f1, (5, 5), (2, 2), "SAME", self.dtype)(x))
-        h = _activate(Conv(f2, (5, 5), (2, 2), "SAME", self.dtype)(h))
-        h = _activate(Conv(f3, (3, 3), (2, 2), inner, self.dtype)(h))
+        h = activate(Conv(f1, (5, 5), (2, 2), "SAME", self.dtype)(x))
+        h = activate(Conv(f2, (5, 5), (2, 2), "SAME", self.dtype)(h))
+        h = activate(Conv(f3, (3, 3), (2, 2), inner, self.dtype)(h))
         # 2. Two fully connected layers.
-        h = _activate(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
+        h = activate(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
         return nn.Dense(self.size, dtype=self.dtype, name="out")(h).astype(jnp.float32)
 
 
@@ -82,6 +82,7 @@ class Decoder(nn.Module):
     hidden: int
     filters: tuple[int, ...]
     decoder: DecoderKind
+    leak: float
     dtype: Dtype
 
     @nn.compact
@@ -90,19 +91,18 @@ class Decoder(nn.Module):
         f1, f2, f3 = self.filters
         inner = tuple((2, 2) if side % 8 else (2, 1) for side in (height, width))
         # 1. The content joins the latent; two fully connected layers.
+        activate = functools.partial(nn.leaky_relu, negative_slope=self.leak)
         h = jnp.concatenate([z, content], axis=1)
-        h = _activate(nn.Dense(self.hidden, dtype=self.dtype)(h))
-        h = _activate(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype)(h))
+        h = activate(nn.Dense(self.hidden, dtype=self.dtype)(h))
+        h = activate(nn.Dense(f3 * (height // 8) * (width // 8), dtype=self.dtype)(h))
         h = h.reshape(h.shape[0], height // 8, width // 8, f3)
         # 2. Three strided transposed convolutions, the mirror of the encoder.
         outputs = (f2, f1, channels) if self.decoder == "dcec" else (f3, f2, f1)
-        h = _activate(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, self.dtype)(h))
-        h = _activate(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", self.dtype)(h))
+        h = activate(ConvTranspose(outputs[0], (3, 3), (2, 2), inner, self.dtype)(h))
+        h = activate(ConvTranspose(outputs[1], (5, 5), (2, 2), "SAME", self.dtype)(h))
         is_last = self.decoder == "dcec"
         h = ConvTranspose(outputs[2], (5, 5), (2, 2), "SAME", self.dtype, name="out" if is_last else None)(h)
-        return (h if is_last else Conv(channels, (3, 3), dtype=self.dtype, name="out")(_activate(h))).astype(
-            jnp.float32
-        )
+        return (h if is_last else Conv(channels, (3, 3), dtype=self.dtype, name="out")(activate(h))).astype(jnp.float32)
 
 
 class Adversary(nn.Module):
@@ -141,11 +141,12 @@ class DeepContentClassifier(nn.Module):
     num_classes: int
     hidden: int
     filters: tuple[int, ...]
+    leak: float
     dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-        features = nn.relu(Encoder(CONTENT_FEATURES, self.hidden, self.filters, self.dtype)(x))
+        features = nn.relu(Encoder(CONTENT_FEATURES, self.hidden, self.filters, self.leak, self.dtype)(x))
         return nn.Dense(self.num_classes, dtype=self.dtype, name="out")(features).astype(jnp.float32)
 
 
@@ -162,6 +163,7 @@ class InfoAutoencoder(nn.Module):
     latent: Latent
     hidden: int
     filters: tuple[int, ...]
+    leak: float
     decoder: DecoderKind
     adversary_hidden: int
     couplings: int
@@ -174,11 +176,11 @@ class InfoAutoencoder(nn.Module):
         # Of the training images, set before the first step (`training.schedule.init_state`).
         self.pixel_mean = self.variable("constants", "pixel_mean", jnp.zeros, (1, 1, 1, self.image_shape[-1]))
         self.pixel_deviation = self.variable("constants", "pixel_deviation", jnp.ones, ())
-        self.style_encoder = Encoder(self.bottleneck, self.hidden, self.filters, self.dtype)
-        self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.dtype)
+        self.style_encoder = Encoder(self.bottleneck, self.hidden, self.filters, self.leak, self.dtype)
+        self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.leak, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
         if self.content == "deep":
-            sizes = self.num_classes, self.hidden, self.filters, self.dtype
+            sizes = self.num_classes, self.hidden, self.filters, self.leak, self.dtype
             self.content_classifier: nn.Module = DeepContentClassifier(*sizes)
         else:
             self.content_classifier = ContentClassifier(self.num_classes, self.dtype)

@@ -115,7 +115,7 @@ def _fit(
         hosts.check_same("images", splits.fingerprint)
         stopped = stack.enter_context(stop_signals())
         model, shared = build_model(configs[0], splits), dict[str, np.ndarray]()
-        statistics = pixel_statistics(splits.train.images)
+        statistics = pixel_statistics(splits.train.images) if configs[0].train.standardise else {}
         states = dict[int, TrainState]()
         for number, (config, folder) in enumerate(zip(configs, paths, strict=True)):
             if number not in errors:

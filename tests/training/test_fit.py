@@ -16,6 +16,7 @@ from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.training import schedule as schedule_module
 from infoae_jax.training.autoencoder import AUTOENCODER, METRICS
 from infoae_jax.training.fit import build_model, fit
+from infoae_jax.training.schedule import pixel_statistics
 from tests.small_training import after_step, assert_identical, interrupt, share_far
 
 
@@ -23,6 +24,8 @@ def test_a_run_leaves_what_it_promises(tiny_config, tmp_path, capsys):
     result = fit(tiny_config, tmp_path / "run")
     assert result.finished
     assert int(result.state.step) == 8
+    for name, value in pixel_statistics(load_splits(tiny_config.data).train.images).items():
+        np.testing.assert_array_equal(result.state.variables["constants"][name], value)
     lines = read_metrics(tmp_path / "run")
     assert [line["kind"] for line in lines if line["kind"] != "autoencoder_step"] == [
         *("start", "test", "autoencoder", "test", "autoencoder", "test", "end")
@@ -207,9 +210,12 @@ def test_tensorboard_gets_the_same_metrics(tiny, tmp_path, monkeypatch):
         fit(parse(tiny), tmp_path / "other")
 
 
-def test_fit_outside_the_main_thread(tiny_config, tmp_path):
+def test_fit_outside_the_main_thread_and_on_raw_pixels(tiny, tmp_path):
+    tiny.train.standardise = False
     results = []
-    thread = threading.Thread(target=lambda: results.append(fit(tiny_config, tmp_path / "run")))
+    thread = threading.Thread(target=lambda: results.append(fit(parse(tiny), tmp_path / "run")))
     thread.start()
     thread.join()
     assert results[0].finished
+    constants = results[0].state.variables["constants"]
+    assert (constants["pixel_mean"].max(), constants["pixel_deviation"]) == (0, 1)
