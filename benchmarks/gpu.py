@@ -256,6 +256,7 @@ def time_cases(args: argparse.Namespace, cases: Sequence[Case]) -> Iterator[Json
 
 def configured(shape: str, tiny: bool) -> ConfigDict:
     values = {"MNIST": mnist, "SVHN": svhn}[shape].get_config("tiny" if tiny else None)
+    values.train.swap_weight = 0.0  # the rival has no swaps
     if tiny:  # and tinier still, as a CPU takes long for convolutions in loops
         values.model.filters, values.data.num_train, values.train.batch_size = (4, 4, 4), 32, 8
         values.model.couplings, values.refine.epochs = 2, 1
