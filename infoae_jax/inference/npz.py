@@ -149,7 +149,7 @@ def _decoded(name: str, stored: Arrays) -> np.ndarray:
 
 def _npy(values: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(values), allow_pickle=False)
+    np.lib.format.write_array(buffer, np.asarray(values, order="C"), allow_pickle=False)
     return buffer.getvalue()
 
 
