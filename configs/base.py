@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
     alignment.epochs = 50  # passes over the latents of the training images
     alignment.batch_size = 1024  # latents in a batch
-    alignment.views = 5  # changed copies of each image (warped if grey, recoloured if RGB), seen at first; 0 = none
+    alignment.views = 5  # changed copies of each image (warped; if RGB, recoloured, too), seen at first; 0 = none
     alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
     alignment.distance_weight = 0.03  # weight of the distance between the whitened latents of a swap and of its source
     alignment.style_weight = 0.4  # weight of the error between the appearance features of a swap and of its source
