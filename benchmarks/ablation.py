@@ -5,9 +5,9 @@
     python benchmarks/ablation.py run --config=rendered
     python benchmarks/ablation.py table [--config=rendered]
 
-Each run gives what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. Phases
-that two runs train alike are trained once: the second run begins from the checkpoint of the first. The first phase
-does not depend on the alignment that follows it.
+Each run gives what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. A
+first phase that two runs train alike is trained once: the second run begins from the checkpoint of the first, whatever
+alignment follows.
 """
 
 import argparse
@@ -56,6 +56,8 @@ ROWS: dict[str, dict[str, str | float]] = {
     "refinement without its swap term": {"refine.swap_weight": 0.0},
     "autoencoder without its swap term": {"train.swap_weight": 0.0},
     "no swap term at all": {"train.swap_weight": 0.0, "refine.swap_weight": 0.0},
+    "raw pixels": {"train.standardise": False},
+    "plain rectifiers": {"model.leak": 0.0},
     "images shifted by up to 2 pixels": {"train.shift": 2},
     "images not shifted": {"train.shift": 0},
     "no views in the first phase": {"train.view_share": 0.0},
@@ -71,6 +73,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "alignment to a distribution of 4 couplings": {"model.reference_couplings": 4},
     "alignment to a distribution of 10 couplings": {"model.reference_couplings": 10},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
+    "alignment without its distance term": {"alignment.distance_weight": 0.0},
     "alignment without its style term": {"alignment.style_weight": 0.0},
     "lambda 0 (alignment does it all)": {"train.lambda_adv": 0.0},
     "lambda 0.001": {"train.lambda_adv": 0.001},

@@ -162,7 +162,7 @@ def in_unit_ball(z: Float[Array, "b z"]) -> Float[Array, "b z"]:
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within the unit ball, as ours is, so that its scale is no way out.
+    The latent is within the unit ball, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
     z = in_unit_ball(_call(model, params, "encode", batch.images))

@@ -256,7 +256,6 @@ def time_cases(args: argparse.Namespace, cases: Sequence[Case]) -> Iterator[Json
 
 def configured(shape: str, tiny: bool) -> ConfigDict:
     values = {"MNIST": mnist, "SVHN": svhn}[shape].get_config("tiny" if tiny else None)
-    values.train.swap_weight = 0.0  # the rival has no swaps
     if tiny:  # and tinier still, as a CPU takes long for convolutions in loops
         values.model.filters, values.data.num_train, values.train.batch_size = (4, 4, 4), 32, 8
         values.model.couplings, values.refine.epochs = 2, 1
@@ -266,6 +265,7 @@ def configured(shape: str, tiny: bool) -> ConfigDict:
 def make_stepper(case: Case, tiny: bool) -> Stepper:
     """Takes the steps of the autoencoder as `fit` does, on random images and a single device."""
     values, configs = configured(case.shape, tiny), []
+    values.train.swap_weight = 0.0  # the rival has no swaps
     values.train.batch_size, values.train.dtype = case.batch, case.dtype
     for values.train.seed in range(max(case.runs, 1)):
         configs.append(parse(values))

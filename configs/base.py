@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     model.latent = "ball"
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
-    model.leak = 0.1  # slope of encoder's and decoder's leaky rectifiers below 0
+    model.leak = 0.1  # slope of the leaky rectifiers below 0, in encoder, decoder and deep content classifier
     model.decoder = "dcec"  # 'dcec': mirrored, the last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 10  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
@@ -50,9 +50,9 @@ def get_config() -> ConfigDict:
     train.cycle_weight = 1.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.swap_weight = 0.005  # weight of the content classifier's cross-entropy on swaps; 0 = skip it
     train.standardise = True  # the networks see pixels less their mean, divided by their deviation (of all images)
-    train.view_share = 0.5  # share of the images that are changed as in alignment.views, ...
-    train.shift = 1  # ... shift each image by up to this many pixels, ...
-    train.augment = "classifier"  # ... and show these to the content 'classifier' alone or to 'all' networks
+    train.view_share = 0.5  # share of this phase's images that are changed as in alignment.views
+    train.shift = 1  # each of its images is then shifted by up to this many pixels
+    train.augment = "classifier"  # who sees images so changed: the content 'classifier' alone, or 'all' networks
     train.lambda_adv = 0.0025  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase during which lambda rises
@@ -95,7 +95,10 @@ def get_config() -> ConfigDict:
 
 
 def use_colour_recipe(config: ConfigDict) -> None:
-    """Sets what was chosen on the rendered data set: small batches, a simple shared distribution, no cycle terms."""
+    """Sets what was chosen on the rendered data set and a part of SVHN.
+
+    Small batches, a simple shared distribution, no cycle terms; all networks see shifted images and views.
+    """
     train, alignment, refine = config.train, config.alignment, config.refine
     train.batch_size, train.learning_rate = 64, 2e-3
     train.learning_rate_schedule = "warmup_cosine"  # without the rise some seeds stay far behind

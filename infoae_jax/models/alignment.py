@@ -19,7 +19,7 @@ with equality for the best p: it remains to minimise the mutual information of c
 demands more, as every class must then have a distribution that is as simple. Two terms are added. A small adversary on
 u behind a gradient reversal finds what p is too coarse for. The other selects, among the many such maps, one that keeps
 styles together: a swap's whitened latent is to be near that of its source, and its appearance features, which a small
-network predicts from latent and class, near those of the source. (In colour the first part does as well alone.)
+network predicts from latent and class, near those of the source. (For colour images the first is enough.)
 """
 
 import functools

@@ -118,7 +118,9 @@ def _curves(runs: list[Run]) -> dict[str, tuple[Markup, list[Run]]]:
         for number, run in enumerate(runs):
             points = [(line["epoch"], y) for line in run.of_kind(kind) if isinstance(y := line.get(name), float)]
             points = [(x, y) for x, y in points if abs(y) < _MAX_CHARTED and (y > 0 or scale != "log")]
-            if len(points) > 1 and (name != "cycle" or any(y for _, y in points)):  # 0: without this loss
+            if len(points) > 1 and (
+                name not in ("cycle", "swap_accuracy") or any(y for _, y in points)
+            ):  # 0: without this loss
                 found[number] = points
         if found:
             curves[title] = (

@@ -29,7 +29,7 @@ def mix_in_views(
     images: Float[Array, "b h w c"], share: float, hyper: Hyper, axis: str | None
 ) -> Float[Array, "b h w c"]:
     """Images of which this share, chosen at random, are views (`images/views.py`); `axis` as for `augment_swaps`."""
-    key, (count, *_) = stream(hyper["seed"], "content_views", hyper["step"]), images.shape
+    key, (count, *_) = stream(hyper["seed"], "train_views", hyper["step"]), images.shape
     draws = own_rows(lambda n: jax.random.uniform(key, (n, NUM_DRAWS + 1), minval=-1, maxval=1), count, axis)
     is_view = draws[:, -1] < 2 * share - 1
     return jnp.where(is_view[:, None, None, None], make_views(images, draws[:, :-1]), images)

@@ -73,7 +73,7 @@ def losses(
     A reconstruction shows the decoder no latent with another class than its own, so it may read the class from the
     latent. Swaps, decoded with random classes, must show those to the classifier, which does not learn from them (as in
     AttGAN, He et al. 2019). It is easily pleased by patterns in which nobody else would see the class, so it gets swaps
-    with noise (`augment_swaps`). The weight of this term rises along `SWAP_RAMP`, when it reads most images already.
+    with noise (`augment_swaps`). Their weight rises along `SWAP_RAMP`, by when the classifier reads most images.
 
     Args:
       config: 'cycle_weight' and 'swap_weight', at least 0; 0 leaves out the term, which is then 0.

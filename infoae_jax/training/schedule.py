@@ -16,6 +16,7 @@ from infoae_jax.training.state import PhaseName, TrainState
 from infoae_jax.types import OptState, Params
 
 PHASES = AUTOENCODER, ALIGNMENT, REFINEMENT
+IMAGES_AT_ONCE = 10_000
 
 
 def schedule(config: Config, num_images: int, num_devices: int = 1) -> list[tuple[Phase, Span]]:
@@ -45,10 +46,13 @@ def pixel_statistics(images: UInt8[np.ndarray, "n h w c"]) -> Params:
 
     From counts, so that they are exact whatever the number of images. Where all pixels are alike, the deviation is 1.
     """
-    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+    # In portions, as counting takes eight times their memory.
+    portions = np.array_split(images, len(images) // IMAGES_AT_ONCE + 1)
+    channels = range(images.shape[-1])
+    counts = np.sum([[np.bincount(p[..., c].ravel(), minlength=256) for c in channels] for p in portions], axis=0)
     share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
     mean = share @ values
-    deviation = np.sqrt(np.mean(share @ values**2 - mean**2))
+    deviation = np.sqrt(max(np.mean(share @ values**2 - mean**2), 0))
     found = {"pixel_mean": mean[None, None, None], "pixel_deviation": deviation if deviation > 1e-3 else 1}
     return {name: np.array(value, np.float32) for name, value in found.items()}
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Key
 
 from infoae_jax.types import Hyper, Scalar
 
-Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets", "views", "content_views"]
+Stream: TypeAlias = Literal["shift", "noise", "noise_shift", "targets", "views", "train_views"]
 _SHUFFLE = 1  # tells the order of images from all else that NumPy draws from the seed
 
 
