@@ -146,8 +146,8 @@ def test_an_epoch_has_its_means_and_a_line(run, report, tmp_path):
     rate = line.pop("images_per_s")
     assert rate > 0
     assert line == {"kind": "autoencoder", "step": 4, "epoch": 1, **dict.fromkeys(METRICS, 0.5)}
-    shown = "reconstruction 0.5  adversary 0.5  adversary accuracy 50.0%  content accuracy 50.0%  lambda 0.5"
-    assert run.lines == [f"autoencoder 1/2  {shown}  {rate:,.0f} images/s  00:00 left of this phase"]
+    shown = "reconstruction 0.5  adversary 0.5  adversary accuracy 50.0%  content accuracy 50.0%  swap accuracy 50.0%"
+    assert run.lines == [f"autoencoder 1/2  {shown}  lambda 0.5  {rate:,.0f} images/s  00:00 left of this phase"]
 
 
 def test_of_many_epochs_about_twenty_have_a_line(run):
