@@ -5,9 +5,9 @@
     python benchmarks/ablation.py run --config=rendered
     python benchmarks/ablation.py table [--config=rendered]
 
-Each run gives what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives. A
-first phase that two runs train alike is trained once: the second run begins from the checkpoint of the first, whatever
-alignment follows.
+Each run gives what `python launch.py --config=... --config.FIELD=VALUE --config.evaluate.at_end=full` gives.
+A first phase that two runs train alike is trained once: the second run begins from the checkpoint of the first,
+whatever alignment follows.
 """
 
 import argparse

@@ -19,11 +19,12 @@ from infoae_jax.devices.mesh import AXIS, is_gpu
 from infoae_jax.devices.signals import stop_signals
 from infoae_jax.errors import UserError
 from infoae_jax.files import user_path
+from infoae_jax.images.pixels import pixel_statistics
 from infoae_jax.models.autoencoder import InfoAutoencoder, build
 from infoae_jax.runs.folder import lock
 from infoae_jax.training.loop import Loop, noting
 from infoae_jax.training.run import Run, print_above_bar
-from infoae_jax.training.schedule import init_state, pixel_statistics
+from infoae_jax.training.schedule import init_state
 from infoae_jax.training.state import TrainState
 from infoae_jax.training.stepper import Layout
 

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from infoae_jax.config import Config
 from infoae_jax.models.autoencoder import InfoAutoencoder, fresh_variables
@@ -16,7 +15,6 @@ from infoae_jax.training.state import PhaseName, TrainState
 from infoae_jax.types import OptState, Params
 
 PHASES = AUTOENCODER, ALIGNMENT, REFINEMENT
-IMAGES_AT_ONCE = 10_000
 
 
 def schedule(config: Config, num_images: int, num_devices: int = 1) -> list[tuple[Phase, Span]]:
@@ -39,22 +37,6 @@ def init_state(model: InfoAutoencoder, config: Config, statistics: Params | None
     variables = fresh_variables(model, config.train.seed)
     variables = variables | {"constants": variables["constants"] | (statistics or {})}
     return TrainState(np.zeros((), np.int32), variables, optimizers, sums)
-
-
-def pixel_statistics(images: UInt8[np.ndarray, "n h w c"]) -> Params:
-    """The mean of each channel, and the standard deviation of all from theirs, of pixels in [0, 1].
-
-    From counts, so that they are exact whatever the number of images. Where all pixels are alike, the deviation is 1.
-    """
-    # In portions, as counting takes eight times their memory.
-    portions = np.array_split(images, len(images) // IMAGES_AT_ONCE + 1)
-    channels = range(images.shape[-1])
-    counts = np.sum([[np.bincount(p[..., c].ravel(), minlength=256) for c in channels] for p in portions], axis=0)
-    share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
-    mean = share @ values
-    deviation = np.sqrt(max(np.mean(share @ values**2 - mean**2), 0))
-    found = {"pixel_mean": mean[None, None, None], "pixel_deviation": deviation if deviation > 1e-3 else 1}
-    return {name: np.array(value, np.float32) for name, value in found.items()}
 
 
 @functools.lru_cache(8)  # as the trials of a sweep have the same

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infoae_jax.images.pixels import border, to_float, to_uint8
+from infoae_jax.images.pixels import border, pixel_statistics, to_float, to_uint8
 
 
 def test_pixels_are_clipped_and_rounded():
@@ -31,3 +31,9 @@ def test_border():
     found = border(images)
     assert found.shape == (2, 10, 1)
     np.testing.assert_array_equal(found[1, :, 0] - 12, [0, 1, 2, 3, 4, 7, 8, 9, 10, 11])
+
+
+def test_images_that_are_all_alike_are_not_divided_by_zero():
+    found = pixel_statistics(np.full((4, 8, 8, 1), 51, np.uint8))
+    assert found["pixel_deviation"] == 1
+    assert found["pixel_mean"].item() == pytest.approx(0.2)

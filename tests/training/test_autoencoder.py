@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from infoae_jax.config import Static, split_settings
+from infoae_jax.images.pixels import pixel_statistics
 from infoae_jax.training.autoencoder import AUTOENCODER, METRICS, losses, scheduled_lambda, scheduled_rate, train_step
-from infoae_jax.training.schedule import init_state, pixel_statistics
+from infoae_jax.training.schedule import init_state
 from infoae_jax.training.stepper import traced_settings
 from tests.small_training import (
     BATCH,

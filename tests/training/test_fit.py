@@ -11,12 +11,12 @@ import pytest
 from infoae_jax.config import parse
 from infoae_jax.data.load import load_splits
 from infoae_jax.errors import UserError
+from infoae_jax.images.pixels import pixel_statistics
 from infoae_jax.runs.checkpoint import Checkpoints
 from infoae_jax.runs.metrics import read_metrics
 from infoae_jax.training import schedule as schedule_module
 from infoae_jax.training.autoencoder import AUTOENCODER, METRICS
 from infoae_jax.training.fit import build_model, fit
-from infoae_jax.training.schedule import pixel_statistics
 from tests.small_training import after_step, assert_identical, interrupt, share_far
 
 
