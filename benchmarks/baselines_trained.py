@@ -1,7 +1,5 @@
 """Other methods around our encoder and decoder: the same layers, size of the latent, batches and passes over images.
 
-They have the paper's plain rectifiers and see raw pixels.
-
 Each is a loss (`RECIPES`); its authors' own networks, data and lengths of training are another matter. The decoder gets
 the label itself, which is more than a code of the class. In 'cycle' and 'y' a weight of 1 means the authors' own; those
 of the others were chosen here, since they depend on how errors are scaled and how large a latent is.
@@ -32,29 +30,30 @@ from infoae_jax.devices.compiling import compiler_options
 from infoae_jax.devices.mesh import AXIS
 from infoae_jax.evaluation.metrics import Images, Labels, Latents, System
 from infoae_jax.files import write_atomically
-from infoae_jax.images.pixels import to_float
-from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder
+from infoae_jax.images.pixels import pixel_statistics, to_float
+from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, bounded
 from infoae_jax.models.initial import draw
 from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
 from infoae_jax.training.stream import shuffled
 from infoae_jax.types import OptState, Params
 
-RELU = 0.0  # the slope of rectifiers below 0
 NO_CLASS = -1  # a label for decoders that are told none
 
 
 class Networks(nn.Module):
-    """What the methods are made of; each uses some."""
+    """What the methods are made of; each uses some. Like ours, they see standardised pixels."""
 
     config: ModelConfig
     image_shape: tuple[int, int, int]
     num_classes: int
     outputs: int  # of the encoder: the latent, and what a method reads besides
+    pixel_mean: tuple[float, ...]  # of each channel
+    pixel_deviation: float
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = Encoder(self.outputs, c.hidden, c.filters, RELU, "float32")
-        self.decoder = Decoder(self.image_shape, c.hidden, c.filters, c.decoder, RELU, "float32")
+        self.encoder = Encoder(self.outputs, c.hidden, c.filters, c.leak, "float32")
+        self.decoder = Decoder(self.image_shape, c.hidden, c.filters, c.decoder, c.leak, "float32")
         self.adversary = [nn.Dense(c.adversary_hidden), nn.Dropout(0.3), nn.Dense(self.num_classes, name="out")]
         self.reader = ContentClassifier(self.num_classes, "float32")
 
@@ -64,10 +63,11 @@ class Networks(nn.Module):
         self.decode(z, jnp.zeros(len(z), jnp.int32)), self.attack(z), self.read(images)
 
     def encode(self, images: Float[Array, "b h w c"]) -> Float[Array, "b o"]:
-        return self.encoder(to_float(images))
+        return self.encoder(self._standardised(images))
 
     def decode(self, z: Float[Array, "b z"], labels: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        return self.decoder(z, jax.nn.one_hot(labels, self.num_classes))
+        standardised = self.decoder(z, jax.nn.one_hot(labels, self.num_classes))
+        return standardised * self.pixel_deviation + self._mean()
 
     def attack(self, z: Float[Array, "b z"], train: bool = False) -> Float[Array, "b n"]:
         """The adversary's logits; the dropout of Fader networks."""
@@ -76,7 +76,13 @@ class Networks(nn.Module):
 
     def read(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
         """Logits of the class of images, by a network that shares nothing with the others."""
-        return self.reader(to_float(images))
+        return self.reader(self._standardised(images))
+
+    def _standardised(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return (to_float(images) - self._mean()) / self.pixel_deviation
+
+    def _mean(self) -> Float[Array, "1 1 1 c"]:
+        return jnp.array(self.pixel_mean)[None, None, None]
 
 
 class Batch(NamedTuple):
@@ -155,17 +161,13 @@ def y_autoencoder_loss(model: Networks, params: Params, batch: Batch) -> Float[A
     return jnp.mean((left - batch.images) ** 2) + reading + batch.weight * (explicit + implicit)
 
 
-def in_unit_ball(z: Float[Array, "b z"]) -> Float[Array, "b z"]:
-    return z * jax.lax.rsqrt(jnp.sum(z**2, axis=1, keepdims=True) + 1)
-
-
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within the unit ball, so that its scale is no way out.
+    The latent is within a ball, as ours is, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
-    z = in_unit_ball(_call(model, params, "encode", batch.images))
+    z = bounded(_call(model, params, "encode", batch.images), "ball")
     decoded = _call(model, params, "decode", z, batch.labels)
     seen = _call(model, params, "attack", jax.lax.stop_gradient(z), True, rngs={"dropout": dropping})
     other = (batch.labels + jax.random.randint(choosing, batch.labels.shape, 1, model.num_classes)) % model.num_classes
@@ -218,14 +220,22 @@ RECIPES = {
         _settings(1, 0.1, 0.01),
         lambda _, classes: classes,
     ),
-    "fader": Recipe(fader_loss, lambda raw, size: in_unit_ball(raw), _settings(0.01, 0.05, 0.2)),
+    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.01, 0.05, 0.2)),
 }
 
 
 def build_networks(recipe: Recipe, config: Config, data: Dataset) -> Networks:
     num_classes, size = len(data.class_names), config.model.bottleneck
     height, width, channels = data.images.shape[1:]
-    return Networks(config.model, (height, width, channels), num_classes, size + recipe.extra(size, num_classes))
+    statistics = pixel_statistics(data.images)
+    return Networks(
+        config.model,
+        (height, width, channels),
+        num_classes,
+        size + recipe.extra(size, num_classes),
+        tuple(statistics["pixel_mean"].ravel().tolist()),
+        float(statistics["pixel_deviation"]),
+    )
 
 
 def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed: int, mesh: Mesh) -> Params:

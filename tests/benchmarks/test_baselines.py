@@ -189,6 +189,21 @@ def test_each_method_trains_our_encoder_and_decoder(name, bench):
     assert shapes["decoder"]["Dense_0"]["kernel"].shape == (26, 32)
 
 
+def test_the_networks_see_standardised_pixels(bench, digits):
+    model = build_networks(RECIPES["conditional"], bench.config, digits)
+    (mean,), deviation = model.pixel_mean, model.pixel_deviation
+    assert (mean, deviation) == pytest.approx((digits.images.mean() / 255, digits.images.std() / 255))
+    params, raw = initial_params(model, 0), model.clone(pixel_mean=(0.0,), pixel_deviation=1.0)
+    call = lambda module, method, *args: module.apply({"params": params}, *args, method=method)  # noqa: E731
+    standardised = (digits.images[:5] / np.float32(255) - mean) / deviation
+    for method in ("encode", "read"):
+        found = call(model, method, digits.images[:5])
+        np.testing.assert_allclose(found, call(raw, method, standardised), rtol=1e-3, atol=1e-4)
+    z, labels = jnp.ones((5, 16)), digits.labels[:5]
+    pixels = call(raw, "decode", z, labels) * deviation + mean
+    np.testing.assert_allclose(call(model, "decode", z, labels), pixels, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("name", "untouched"), [("cycle", "decoder"), ("fader", "adversary")])
 def test_the_terms_of_a_method_train_the_encoder_alone(name, untouched, bench):
