@@ -206,21 +206,22 @@ def _first(raw: Float[Array, "b o"], size: int) -> Float[Array, "b z"]:
 
 
 def _settings(*weights: float) -> tuple[Setting, ...]:
-    return tuple(Setting(rate, weight) for rate in (1e-3, 2e-3) for weight in weights)
+    """Each weight, and the first of them at half the learning rate, too."""
+    return Setting(1e-3, weights[0]), *(Setting(2e-3, weight) for weight in weights)
 
 
 RECIPES = {
     "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
-    "variational": Recipe(variational_loss, _first, _settings(0.1, 0.5, 2), lambda size, _: size),
-    "cycle": Recipe(cycle_loss, _first, _settings(1, 0.3, 0.1), lambda size, _: size),
+    "variational": Recipe(variational_loss, _first, _settings(0.5, 0.1, 2), lambda size, _: size),
+    "cycle": Recipe(cycle_loss, _first, _settings(0.3, 1, 0.1), lambda size, _: size),
     "y": Recipe(
         y_autoencoder_loss,
         lambda raw, size: jax.nn.sigmoid(raw[:, :size]),
-        _settings(1, 0.1, 0.01),
+        _settings(0.01, 0.1, 1),
         lambda _, classes: classes,
     ),
-    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.01, 0.05, 0.2)),
+    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.05, 0.01, 0.2)),
 }
 
 
