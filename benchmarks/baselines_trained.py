@@ -213,7 +213,7 @@ def _settings(*weights: float) -> tuple[Setting, ...]:
 RECIPES = {
     "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
-    "variational": Recipe(variational_loss, _first, _settings(0.5, 0.1, 2), lambda size, _: size),
+    "variational": Recipe(variational_loss, _first, _settings(2, 0.5, 5), lambda size, _: size),
     "cycle": Recipe(cycle_loss, _first, _settings(0.3, 1, 0.1), lambda size, _: size),
     "y": Recipe(
         y_autoencoder_loss,
