@@ -214,7 +214,7 @@ RECIPES = {
     "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
     "variational": Recipe(variational_loss, _first, _settings(2, 0.5, 5), lambda size, _: size),
-    "cycle": Recipe(cycle_loss, _first, _settings(0.3, 1, 0.1), lambda size, _: size),
+    "cycle": Recipe(cycle_loss, _first, _settings(0.3, 1), lambda size, _: size),
     "y": Recipe(
         y_autoencoder_loss,
         lambda raw, size: jax.nn.sigmoid(raw[:, :size]),
