@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/mnist.py
 
-Takes about 20 minutes on two cores. `infoae evaluate` gives, for seed 0: reconstruction error (MSE) 0.0091, leakage
-18.9 % (chance 11.35 %), transfer accuracy 99.3 %.
+Takes about 20 minutes on two cores. `infoae evaluate` gives, for seeds 0 and 1: reconstruction error (MSE) 0.0091 and
+0.0093, leakage 18.9 and 19.2 % (chance 11.35 %), transfer accuracy 99.3 and 99.2 %.
 """
 
 from collections.abc import Callable
