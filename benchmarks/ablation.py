@@ -39,7 +39,7 @@ HERE = Path(__file__).parent
 DRAFT_SUFFIX = ".begun"  # of a folder that is not yet a run
 # Neither swaps nor alignment nor refinement.
 ADVERSARY_ONLY: dict[str, str | float] = {"train.swap_weight": 0.0, "model.couplings": 0, "refine.epochs": 0}
-# Settings that each row changes in the default recipe. The paper's recipe gets 15 of its 300 epochs, as MNIST's has.
+# Settings that each row changes in the default recipe. The paper's recipe gets 15 of its 300 epochs.
 ROWS: dict[str, dict[str, str | float]] = {
     "default": {},
     "ordinary autoencoder": {"train.lambda_adv": 0.0, **ADVERSARY_ONLY},
@@ -65,10 +65,13 @@ ROWS: dict[str, dict[str, str | float]] = {
     "autoencoder without shifts and views": {"train.augment": "classifier"},
     "shallow content classifier": {"model.content": "shallow"},
     "deep content classifier": {"model.content": "deep"},
-    "10 epochs": {"train.epochs": 10},
+    "15 epochs": {"train.epochs": 15},
+    "batches of 256": {"train.batch_size": 256},
+    "alignment in batches of 1024": {"alignment.batch_size": 1024},
     "autoencoder without its cycle term": {"train.cycle_weight": 0.0},
     "alignment without views": {"alignment.views": 0},
-    "alignment of 8 narrow couplings": {"model.couplings": 8, "model.coupling_hidden": 128},
+    "alignment of 8 couplings": {"model.couplings": 8},
+    "alignment of 10 wide couplings": {"model.couplings": 10, "model.coupling_hidden": 256},
     "alignment to the normal distribution": {"model.reference_couplings": 0},
     "alignment to a distribution of 4 couplings": {"model.reference_couplings": 4},
     "alignment to a distribution of 10 couplings": {"model.reference_couplings": 10},

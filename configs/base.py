@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
     refine.style_weight = 0.03  # weight of the error of a latent that is decoded and encoded again
     refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
-    refine.swap_weight = 0.01  # as train.swap_weight
+    refine.swap_weight = 0.1  # as train.swap_weight
 
     config.log = log = ConfigDict()
     # Steps between the losses in metrics.jsonl; accelerators take all of these steps in one call.
