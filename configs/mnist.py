@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/mnist.py
 
-Takes about 20 minutes on two cores. `infoae evaluate` gives, for seeds 0 and 1: reconstruction error (MSE) 0.0091 and
-0.0093, leakage 18.9 and 19.2 % (chance 11.35 %), transfer accuracy 99.3 and 99.2 %.
+Takes about 14 minutes on two cores. `infoae evaluate` gives, for seeds 0, 1 and 2: reconstruction error (MSE) 0.0072,
+0.0073 and 0.0072, leakage 17.6, 18.3 and 17.9 % (chance 11.35 %), transfer accuracy 99.4, 99.2 and 99.5 %.
 """
 
 from collections.abc import Callable
