@@ -52,7 +52,7 @@ from infoae_jax.runs.provenance import environment
 from infoae_jax.types import Json
 
 HELD_OUT = 0.15  # share of the writers whose images choose the settings
-TUNING_EPOCHS = 3
+TUNING_EPOCHS = 6
 TUNED_BY = "leakage", "reconstruction", "transfer", "style"
 CLASS_MEANS_MSE = 0.0529  # of the row 'class means'
 

@@ -33,7 +33,8 @@ from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import pixel_statistics, to_float
 from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, bounded
 from infoae_jax.models.initial import draw
-from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.autoencoder import scheduled_rate
+from infoae_jax.training.optimizer import cross_entropy, update
 from infoae_jax.training.stream import shuffled
 from infoae_jax.types import OptState, Params
 
@@ -206,19 +207,19 @@ def _first(raw: Float[Array, "b o"], size: int) -> Float[Array, "b z"]:
 
 
 def _settings(*weights: float) -> tuple[Setting, ...]:
-    """Each weight, and the first of them at half the learning rate, too."""
-    return Setting(1e-3, weights[0]), *(Setting(2e-3, weight) for weight in weights)
+    """Each weight at our learning rate, and the first of them at half of it, too."""
+    return Setting(2e-3, weights[0]), *(Setting(4e-3, weight) for weight in weights)
 
 
 RECIPES = {
     "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
-    "variational": Recipe(variational_loss, _first, _settings(2, 0.5, 5), lambda size, _: size),
-    "cycle": Recipe(cycle_loss, _first, _settings(0.3, 1), lambda size, _: size),
+    "variational": Recipe(variational_loss, _first, _settings(1, 0.5, 2), lambda size, _: size),
+    "cycle": Recipe(cycle_loss, _first, _settings(0.3, 0.1, 1), lambda size, _: size),
     "y": Recipe(
         y_autoencoder_loss,
         lambda raw, size: jax.nn.sigmoid(raw[:, :size]),
-        _settings(0.01, 0.1, 1),
+        _settings(0.01, 0.003, 0.03),
         lambda _, classes: classes,
     ),
     "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.05, 0.01, 0.2)),
@@ -240,7 +241,7 @@ def build_networks(recipe: Recipe, config: Config, data: Dataset) -> Networks:
 
 
 def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed: int, mesh: Mesh) -> Params:
-    """Trains a method: Adam, with a learning rate that falls to 0 along a cosine.
+    """Trains a method: Adam, with the schedule of our first phase.
 
     It passes over the images as often as the phases of our recipe that see images.
     """
@@ -278,7 +279,7 @@ def _begin(recipe: Recipe, config: Config, data: Dataset, seed: int, mesh: Mesh)
     state = jax.device_put((params, optax.adam(0.0).init(params)), NamedSharding(mesh, P()))
     return (
         state,
-        _program(model, recipe.loss, mesh),
+        _program(model, recipe.loss, config.train.learning_rate_schedule, mesh),
         lambda chosen: jax.device_put((data.images[chosen], data.labels[chosen].astype(np.int32)), rows),
     )
 
@@ -291,7 +292,9 @@ def initial_params(model: Networks, seed: int) -> Params:
 
 
 @functools.lru_cache(32)
-def _program(model: Networks, loss: Callable[..., Array], mesh: Mesh) -> Callable[..., tuple[Params, OptState]]:
+def _program(
+    model: Networks, loss: Callable[..., Array], schedule: str, mesh: Mesh
+) -> Callable[..., tuple[Params, OptState]]:
     """A step of Adam, the batch shared by the devices."""
 
     def step(
@@ -306,7 +309,8 @@ def _program(model: Networks, loss: Callable[..., Array], mesh: Mesh) -> Callabl
         own = jax.random.fold_in(jax.random.fold_in(key, now[0]), jax.lax.axis_index(AXIS))
         batch = Batch(to_float(images), labels, own, progress, setting[1])
         gradient = mean_over(jax.grad(lambda p: loss(model, p, batch))(params), AXIS)
-        return update(optax.adam(setting[0] * cosine_decay(progress)), gradient, moments, params)
+        rate = scheduled_rate(schedule, {"learning_rate": setting[0], "progress": progress, "total_steps": now[1]})
+        return update(optax.adam(rate), gradient, moments, params)
 
     shared = jax.shard_map(
         step, mesh=mesh, in_specs=(P(), P(AXIS), P(AXIS), P(), P(), P()), out_specs=P(), check_vma=False

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.bottleneck = 16  # size of the style latent z
-    # 'ball': scaled to a length below the root of its size; 'sphere': to that length; 'unbounded': as in the paper
+    # 'ball': keeps its length below the root of its dimensions; 'sphere': at that root; 'unbounded': as in the paper
     model.latent = "ball"
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     train.swap_weight = 0.005  # weight of the content classifier's cross-entropy on swaps; 0 = skip it
     train.standardise = True  # the networks see pixels less their mean, divided by their deviation (of all images)
     train.view_share = 0.5  # share of this phase's images that are changed as in alignment.views
-    train.shift = 1  # each of its images is then shifted by up to this many pixels
+    train.shift = 1  # each image of this phase, view or not, is shifted by up to this many pixels
     train.augment = "classifier"  # who sees images so changed: the content 'classifier' alone, or 'all' networks
     train.lambda_adv = 0.0025  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
     alignment.epochs = 50  # passes over the latents of the training images
     alignment.batch_size = 256  # latents in a batch
-    alignment.views = 5  # changed copies of each image (warped; if RGB, recoloured, too), seen at first; 0 = none
+    alignment.views = 5  # views: copies of each image, warped and (RGB) recoloured, seen in the first 60 %; 0 = none
     alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
     alignment.distance_weight = 0.04  # weight of the distance between the whitened latents of a swap and of its source
     alignment.style_weight = 0.5  # weight of the error between the appearance features of a swap and of its source

@@ -21,8 +21,8 @@ def augment_swaps(images: Float[Array, "b h w c"], hyper: Hyper, axis: str | Non
     """
     noise, shift = (stream(hyper["seed"], name, hyper["step"]) for name in ("noise", "noise_shift"))
     normal = own_rows(lambda n: jax.random.normal(noise, (n, *images.shape[1:]), images.dtype), len(images), axis)
-    rows, columns = jax.random.randint(shift, (2,), -MAX_SWAP_SHIFT, MAX_SWAP_SHIFT + 1)
-    return jnp.roll(images, (rows, columns), (1, 2)) + SWAP_NOISE * normal
+    shifts = jax.random.randint(shift, (2,), -MAX_SWAP_SHIFT, MAX_SWAP_SHIFT + 1)
+    return jnp.roll(images, shifts, (1, 2)) + SWAP_NOISE * normal
 
 
 def mix_in_views(
