@@ -16,7 +16,6 @@ import infoae_jax
 from infoae_jax.errors import UserError
 from infoae_jax.inference.load import load_bundle
 from infoae_jax.inference.npz import write_npz
-from infoae_jax.inference.stablehlo import read_stablehlo, write_stablehlo
 from infoae_jax.reports.run import write_run_report
 from infoae_jax.reports.sweep import write_sweep_report
 from infoae_jax.runs.metrics import append_metrics
@@ -176,11 +175,3 @@ def test_an_exported_file_is_loaded(untrained, tmp_path, one_device):
     path = tmp_path / "model.npz"
     write_npz(path, bundle, "float32")
     check(path, lambda: infoae_jax.load(path))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["description.json", "decode.stablehlo"])
-def test_exported_programs_are_read(untrained, tmp_path, one_device, name):
-    folder = tmp_path / "stablehlo"
-    write_stablehlo(folder, load_bundle(untrained))
-    check(folder / name, lambda: read_stablehlo(folder))

@@ -27,7 +27,6 @@ def run_program(run: Callable[[], int | None], when_interrupted: tuple[int, str]
             stream.reconfigure(errors="backslashreplace")  # the encoding of the console may lack what a name holds
     logging.set_verbosity(logging.FATAL)  # what Orbax logs as an error, it also raises
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    os.environ["MPLBACKEND"] = "agg"  # no window is ever opened
     end_on_signals(*when_interrupted)
     try:
         code = run() or 0

@@ -17,7 +17,7 @@ from infoae_jax.sweeps.results import FAILURE_FILE, check_folders, list_states, 
 from infoae_jax.sweeps.trials import Trial, filter_trials, group_trials, list_trials, select_trials, short_name
 
 _SWEEP = flags.DEFINE_boolean("sweep", False, "Run the trials that sweep(add) in the configuration file lists")
-_LIST = flags.DEFINE_boolean("sweep_list", False, "Only list the trials, with states, time left and memory needed")
+_LIST = flags.DEFINE_boolean("sweep_list", False, "Only list the trials, with states and time left")
 _FILTER = flags.DEFINE_string(
     "sweep_filter", "", "Only the trials that meet all of these: bottleneck=16|32,lambda_adv<=0.01,seed=0"
 )

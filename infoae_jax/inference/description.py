@@ -1,14 +1,10 @@
 """What both kinds of export have in common: their contents, and description.json."""
 
-import contextlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from infoae_jax.errors import UserError
 from infoae_jax.inference.model import Model
 from infoae_jax.runs.provenance import environment
 from infoae_jax.types import Json
@@ -57,14 +53,3 @@ def from_json(description: bytes) -> Json:
     if found["format"] != FORMAT:
         raise ValueError(f"its format is {found['format']!r}, not {FORMAT}")
     return found
-
-
-@contextlib.contextmanager
-def naming_damage(path: str | Path, kind: str) -> Iterator[None]:
-    """Turns errors in the block into a UserError that names the export, which should be a `kind`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # damage shows in many ways
-        raise UserError(f"{str(path)!r} is damaged, or not {kind} ({error}). Export it again.") from error

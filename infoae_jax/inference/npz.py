@@ -7,11 +7,12 @@ The file holds no Python objects, and reading it makes none: no pickle, no code.
 signature.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from infoae_jax.arrays import Signature, npz_signatures, read_array
 from infoae_jax.errors import UserError
 from infoae_jax.files import write_atomically
-from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, naming_damage, to_json
+from infoae_jax.inference.description import DESCRIPTION_FILE, Bundle, describe, from_json, to_json
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import MAX_LATENTS, StyleBank, checked_bank
 from infoae_jax.models.autoencoder import InfoAutoencoder, build, variable_shapes
@@ -82,7 +83,7 @@ def read_npz(path: str | Path) -> Bundle:
     Raises:
       UserError: if it is no such file, is damaged, or has another format.
     """
-    with naming_damage(path, "a file of `infoae export --to npz`"):
+    with _naming_damage(path):
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             signatures = npz_signatures(archive, MAX_BYTES)
             if (size := archive.getinfo(DESCRIPTION_FILE).file_size) > _MAX_DESCRIPTION_BYTES:
@@ -105,6 +106,18 @@ def read_npz(path: str | Path) -> Bundle:
     variables = unflatten_dict(variables, sep="/")
     model = Model(module, variables, info, bank, description["step"])
     return Bundle(model, description["run"], extras, description["figures"])
+
+
+@contextlib.contextmanager
+def _naming_damage(path: str | Path) -> Iterator[None]:
+    """Turns errors in the block into a `UserError` that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        kind = "a file of `infoae export --to npz`"
+        raise UserError(f"{str(path)!r} is damaged, or not {kind} ({error}). Export it again.") from error
 
 
 def _check_signatures(found: Mapping[str, Signature], module: InfoAutoencoder) -> None:
