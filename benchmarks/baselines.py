@@ -25,7 +25,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -39,7 +38,7 @@ from infoae_jax.config import Config, parse
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.groups import load_groups
 from infoae_jax.data.load import load_splits
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.devices.setup import set_up
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges, load_judges
@@ -285,7 +284,7 @@ def work(arguments: argparse.Namespace) -> None:
     values.data.dir = arguments.data_dir
     config = parse(values)
     set_up(config.train.batch_size, onednn=True)
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+    mesh = data_mesh()
     splits = load_splits(config.data)
     recipes = dict.fromkeys(TRAINED[row].recipe for row in arguments.rows if row in TRAINED)
     if arguments.command == "time":

@@ -12,10 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.timing import SHAPES, data_mesh, example, make_stepper, median_ms
+from benchmarks.timing import SHAPES, example, make_stepper, median_ms
 from configs import mnist, svhn
 from infoae_jax.config import parse
 from infoae_jax.devices.batching import make_batched
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.devices.setup import set_up
 from infoae_jax.models.autoencoder import build, fresh_variables
 from infoae_jax.types import Json, Tree

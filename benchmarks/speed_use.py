@@ -16,10 +16,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image, ImageDraw
 
-from benchmarks.timing import SHAPES, data_mesh, example
+from benchmarks.timing import SHAPES, example
 from configs import mnist, svhn
 from infoae_jax.config import parse
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import AXIS, data_mesh
 from infoae_jax.devices.setup import set_up
 from infoae_jax.inference.model import Model
 from infoae_jax.inference.styles import StyleBank

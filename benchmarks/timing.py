@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from infoae_jax.config import Config
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.schedule import init_state, schedule
 from infoae_jax.training.stepper import Layout, Stepper
@@ -27,10 +26,6 @@ def median_ms(function: Callable[[], Tree], repeats: int, skip: int = 3) -> floa
         if i >= skip:
             times.append(1e3 * (time.perf_counter() - begin))
     return statistics.median(times)
-
-
-def data_mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
 def example(side: int, channels: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,14 +6,12 @@ Any `encode` and `decode` on NumPy arrays will do, whatever library they are wri
 the data set are trained, which takes minutes.
 """
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from configs import rendered
 from infoae_jax.config import parse
 from infoae_jax.data.load import load_splits
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.evaluation.judges import load_judges
 from infoae_jax.evaluation.measure import measure
 from infoae_jax.evaluation.metrics import System
@@ -38,7 +36,7 @@ def main(num_train: int = 10_000, num_test: int = 1_000, protocol: Protocol = QU
     config.data.num_train, config.data.num_test = num_train, num_test
     data = parse(config).data
     splits = load_splits(data)
-    judges = load_judges(data, splits, Mesh(np.array(jax.local_devices()), (AXIS,)))
+    judges = load_judges(data, splits, data_mesh())
     figures: Json = measure(principal_components(splits.train.images[:5000], 16), splits, judges, protocol)["figures"]
     print(
         f"leakage {figures['leakage']['probe_accuracy']:.1%} (chance {figures['leakage']['chance']:.1%}), "

@@ -8,11 +8,10 @@ import os
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from configs import mnist
 from infoae_jax.config import parse
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.models.autoencoder import build
 from infoae_jax.models.initial import draw
 from infoae_jax.training.autoencoder import AUTOENCODER
@@ -84,7 +83,7 @@ def call(model, variables, method, *args):
 
 def devices_mesh(count):
     """That many devices."""
-    return Mesh(np.array(jax.devices()[:count]), (AXIS,))
+    return data_mesh(jax.devices()[:count])
 
 
 def leaves(tree):

@@ -1,8 +1,20 @@
-"""The axis over which devices share a batch, and the kind of these devices."""
+"""The devices that share a batch, along one axis, and their kind."""
+
+from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
 AXIS = "data"
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """These devices, by default all local ones, along `AXIS`.
+
+    Its axis is Auto, not Explicit as `jax.make_mesh` gives it: sharding is no part of the types here.
+    """
+    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
 
 
 def is_cpu() -> bool:

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.groups import load_groups
 from infoae_jax.devices.batching import make_batched, model_method
 from infoae_jax.devices.computing import computing
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges, load_judges
 from infoae_jax.evaluation.metrics import FIGURES, JUDGED, Groups, NotApplicable, Subject, System
@@ -109,8 +108,7 @@ def evaluate_run(
         members = load_groups(groups, info.config.data, splits)
     except UserError as error:
         raise UserError(f"{str(run)!r} cannot be evaluated. {error}") from error
-    devices = jax.local_devices()
-    mesh, pixels = Mesh(np.array(devices), (AXIS,)), model.image_shape[0] * model.image_shape[1]
+    mesh, pixels = data_mesh(), model.image_shape[0] * model.image_shape[1]
     methods = [make_batched(model_method(model, name), mesh, pixels) for name in ("encode", "decode", "classify")]
     system = System(*(functools.partial(method, variables) for method in methods))
     judges = load_judges(info.config.data, splits, mesh, say)
@@ -130,7 +128,7 @@ def evaluate_run(
         **measured,
         "environment": environment(),
         "cost": {
-            "device": f"{len(devices)} x {devices[0].device_kind}",
+            "device": f"{mesh.size} x {jax.local_devices()[0].device_kind}",
             "preparation_s": prepared - begin,
             "evaluation_s": time.perf_counter() - prepared,
             "by_figure_s": seconds,

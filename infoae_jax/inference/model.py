@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from infoae_jax.devices.batching import make_batched, model_method
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.errors import UserError
 from infoae_jax.images.pixels import border, to_float
 from infoae_jax.images.read import Images, read_images
@@ -78,7 +78,7 @@ class Model:
         """Puts the parameters on all local devices. `style_bank` may be a function, called on first use."""
         self.module, self.variables, self.info, self.step = module, variables, info, step
         self.classes, self._style_bank = info.class_names, style_bank
-        mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+        mesh = data_mesh()
         on_devices = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
         pixels = module.image_shape[0] * module.image_shape[1]
         self._encode, self._decode, self._classify = (

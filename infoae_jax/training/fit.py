@@ -8,14 +8,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from infoae_jax.config import Config, program_key, to_dict
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.devices import hosts
 from infoae_jax.devices.computing import computing
-from infoae_jax.devices.mesh import AXIS, is_gpu
+from infoae_jax.devices.mesh import data_mesh, is_gpu
 from infoae_jax.devices.signals import stop_signals
 from infoae_jax.errors import UserError
 from infoae_jax.files import user_path
@@ -99,10 +98,9 @@ def _fit(
     Those that stand at the same step take their steps together: all, unless they were killed while they saved.
     """
     is_alone, paths = jax.process_count() == 1, [user_path(folder, "workdir") for folder in folders]
-    # Auto meshes, not the Explicit ones that jax.make_mesh gives: sharding is no part of the types here.
-    layout = Layout(Mesh(np.array(devices), (AXIS,)), is_group)
+    layout = Layout(data_mesh(devices), is_group)
     # What a run computes alone (latents, test metrics, swaps), the devices of this host share; in a group, one does it.
-    local = Mesh(np.array(devices[:1] if is_group else devices if is_alone else jax.local_devices()), (AXIS,))
+    local = data_mesh(devices[:1] if is_group else devices if is_alone else None)
     device = f"{len(devices)} x {devices[0].device_kind}{', in a group' if is_group else ''}"
     runs, results, errors = dict[int, Run](), dict[int, Result](), dict[int, Exception]()
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from benchmarks import baselines, baselines_trained
 from benchmarks.baselines_maps import erase_linearly, transport_to_barycentre
@@ -24,7 +23,7 @@ from benchmarks.baselines_trained import (
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.data.dataset import Dataset, Splits
-from infoae_jax.devices.mesh import AXIS
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.errors import UserError
 from infoae_jax.evaluation.judges import Judges
 from infoae_jax.images.pixels import to_float
@@ -49,7 +48,7 @@ LAYERS = {  # of the released weights: those after the image, and those after th
 
 @pytest.fixture
 def mesh():
-    return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+    return data_mesh(jax.local_devices()[:1])
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from infoae_jax.devices import batching
 from infoae_jax.devices.batching import batch_size, make_batched
+from infoae_jax.devices.mesh import data_mesh
 
 
 @pytest.mark.parametrize("devices", [1, 3, 4])
 def test_any_number_of_rows(devices, monkeypatch):
     monkeypatch.setattr(batching, "_MAX_BATCH_PIXELS", 64 * 100)
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    mesh = data_mesh(jax.devices()[:devices])
     sizes = []
 
     def function(variables, images, labels):
@@ -29,6 +29,6 @@ def test_any_number_of_rows(devices, monkeypatch):
 
 
 def test_a_batch_never_holds_more_pixels_than_it_may():
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    mesh = data_mesh(jax.devices()[:1])
     for side in (8, 28, 100, 512, 5000):
         assert batch_size(10**6, side**2, mesh) * side**2 <= max(batching._MAX_BATCH_PIXELS, side**2)

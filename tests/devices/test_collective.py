@@ -1,18 +1,18 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from infoae_jax.devices import collective
 from infoae_jax.devices.collective import mean_over, sum_over
+from infoae_jax.devices.mesh import data_mesh
 
 
 @pytest.mark.parametrize(("small", "sent"), [(0, 6), (5, 4), (1000, 2)])
 def test_sums_and_means_are_those_of_psum_and_pmean_with_fewer_arrays_sent(small, sent, monkeypatch):
     monkeypatch.setattr(collective, "_MAX_PACKED_SIZE", small)
     devices = len(jax.devices())
-    mesh = Mesh(np.array(jax.devices()), ("data",))
+    mesh = data_mesh()
     rng = np.random.default_rng(0)
     shapes = {"scalar": (), "vector": (4,), "matrix": (3, 5), "large": (20, 20), "one": (1,)}
     tree = {name: rng.normal(size=(devices, *shape)).astype(np.float32) for name, shape in shapes.items()}

@@ -2,16 +2,15 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.data.dataset import Splits
 from infoae_jax.data.load import load_splits
 from infoae_jax.devices.batching import make_batched
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.evaluation.judges import load_judges
 from infoae_jax.evaluation.measure import measure
 from infoae_jax.evaluation.metrics import System
@@ -40,7 +39,7 @@ def splits(config):
 
 @pytest.fixture(scope="module")
 def mesh():
-    return Mesh(np.array(jax.local_devices()), ("data",))
+    return data_mesh()
 
 
 @pytest.fixture(scope="module")

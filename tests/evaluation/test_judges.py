@@ -2,12 +2,12 @@ import flax.serialization
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from configs import rendered
 from infoae_jax.config import parse
 from infoae_jax.data.cache import data_cache_folder
 from infoae_jax.data.dataset import Dataset, Splits
+from infoae_jax.devices.mesh import data_mesh
 from infoae_jax.evaluation import judges as judges_module
 from infoae_jax.evaluation.judges import augment, load_judges, trust_threshold
 
@@ -29,7 +29,7 @@ def load(tmp_path_factory):
     config, rng = parse(values).data, np.random.default_rng(0)
     splits = Splits(bright_quarters(128, rng), bright_quarters(64, rng), "quarters")
     first = jax.local_devices()[:1]
-    mesh = Mesh(np.array(first), ("data",))
+    mesh = data_mesh(first)
 
     def call():
         said = []
