@@ -212,7 +212,7 @@ def _settings(*weights: float) -> tuple[Setting, ...]:
 
 
 RECIPES = {
-    "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[:1], label=False),
+    "ordinary": Recipe(functools.partial(plain_loss, label=False), _first, _settings(0)[1:], label=False),
     "conditional": Recipe(plain_loss, _first, _settings(0)),
     "variational": Recipe(variational_loss, _first, _settings(1, 0.5, 2), lambda size, _: size),
     "cycle": Recipe(cycle_loss, _first, _settings(0.3, 0.1, 1), lambda size, _: size),

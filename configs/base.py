@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     # 'cosine' (falls to 0, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but rises during the first tenth, as
     # in Goyal et al. 2017, without which some seeds stay far behind) or 'constant'
     train.learning_rate_schedule = "warmup_cosine"
+    train.chroma_weight = 0.0  # weight of what is off in the colours alone; 0 = skip it
     train.cycle_weight = 2.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.swap_weight = 0.005  # weight of the content classifier's cross-entropy on swaps; 0 = skip it
     train.standardise = True  # the networks see pixels less their mean, divided by their deviation (of all images)
@@ -72,6 +73,7 @@ def get_config() -> ConfigDict:
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
     refine.epochs = 3  # passes over the training images; 0 = no refinement
     refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
+    refine.chroma_weight = 0.0  # as train.chroma_weight
     refine.style_weight = 0.03  # weight of the error of a latent that is decoded and encoded again
     refine.cycle_weight = 2.0  # weight of the error of the image decoded from that new latent
     refine.swap_weight = 0.1  # as train.swap_weight
@@ -97,7 +99,7 @@ def get_config() -> ConfigDict:
 def use_colour_recipe(config: ConfigDict) -> None:
     """Sets what was chosen on the rendered data set and a part of SVHN.
 
-    A simple shared distribution, no cycle terms; all networks see shifted images and views.
+    A simple shared distribution, no cycle terms, more weight on colours; all networks see shifted images and views.
     """
     train, alignment, refine = config.train, config.alignment, config.refine
     train.learning_rate = 2e-3
@@ -107,6 +109,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     alignment.batch_size, alignment.learning_rate = 512, 3e-3
     alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4
     refine.style_weight, refine.cycle_weight, refine.swap_weight = 0.003, 0.0, 0.0075
+    train.chroma_weight = refine.chroma_weight = 4.0
 
 
 def use_paper(config: ConfigDict) -> None:
@@ -117,6 +120,7 @@ def use_paper(config: ConfigDict) -> None:
     """
     config.train.lambda_adv = 0.001
     config.train.cycle_weight = config.train.swap_weight = config.train.shift = config.train.view_share = 0
+    config.train.chroma_weight = 0
     config.train.standardise, config.model.leak = False, 0.0
     config.model.content = "shallow"
     config.model.latent = "unbounded"

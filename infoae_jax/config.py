@@ -63,6 +63,7 @@ class TrainConfig:
     batch_size: int = _range(1, 1_000_000)
     learning_rate: float = _range(0, 1, above=True, traced=True)
     learning_rate_schedule: Literal["constant", "cosine", "warmup_cosine"]
+    chroma_weight: float = _range(0, 1e6)
     cycle_weight: float = _range(0, 1e6)
     swap_weight: float = _range(0, 1e6)
     standardise: bool
@@ -92,6 +93,7 @@ class AlignmentConfig:
 class RefineConfig:
     epochs: int = _range(0, 1_000_000)
     learning_rate: float = _range(0, 1, above=True, traced=True)
+    chroma_weight: float = _range(0, 1e6)
     style_weight: float = _range(0, 1e6, traced=True)
     cycle_weight: float = _range(0, 1e6)
     swap_weight: float = _range(0, 1e6, traced=True)
@@ -195,7 +197,7 @@ def check_image_shape(shape: tuple[int, ...]) -> None:
             )
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Json:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> Json:
     """Values by dotted name: 'train.lambda_adv'."""
     flat: Json = {}
     for key, value in tree.items():

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
 
 SECONDS_TO_END = 4  # for a process that was asked to end and has nothing to save
 _saves = [False]  # whether a signal now leads to a checkpoint, which may take its time
@@ -51,7 +51,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     """Yields a function that tells whether SIGINT, SIGTERM, or SIGUSR2 (Slurm's, before time is over) has come."""
     received: list[int] = []
 
-    def remember(number: int, frame: Any) -> None:
+    def remember(number: int, frame: FrameType | None) -> None:
         if not _saves[0] or (received and number == signal.SIGINT):
             raise KeyboardInterrupt
         received.append(number)

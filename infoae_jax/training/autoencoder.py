@@ -1,7 +1,5 @@
 """Training of the autoencoder with its adversary and content classifier: lambda, the losses, one step."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,17 +11,17 @@ from infoae_jax.devices.collective import sum_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.augment import augment_swaps, mix_in_views, shift_each
-from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import chroma_error, cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
 from infoae_jax.training.stream import swap_classes
-from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Tree, Variables
+from infoae_jax.types import AnyArray, Batch, Hyper, Metrics, OptState, Params, Scalar, Tree, Variables
 
 WARMUP = 0.1  # share of the phase over which the learning rate rises with 'warmup_cosine'
 SWAP_RAMP = 0.2, 0.5  # shares of the phase between which the weight of the swaps rises
 METRICS = (
-    *("total", "reconstruction", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
+    *("total", "reconstruction", "chroma", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
     *("swap", "swap_accuracy", "lambda", "learning_rate"),
 )
 
@@ -58,7 +56,8 @@ def losses(
 ) -> tuple[Float[Array, ""], tuple[Metrics, Float[Array, "b z"]]]:
     """The objective whose gradient trains all networks at once, its terms (see `METRICS`), and the raw latents.
 
-        reconstruction error (Eq. 1) + cycle_weight * cycle error + adversary's cross-entropy on the latents
+        reconstruction error (Eq. 1) + chroma_weight * `chroma_error` + cycle_weight * cycle error
+            + adversary's cross-entropy on the latents
             + content classifier's cross-entropy on the images (Eq. 2) + swap_weight * the same on swaps
 
     The adversary reads the latents through a gradient reversal, which hands the style encoder -lambda times the
@@ -76,7 +75,7 @@ def losses(
     with noise (`augment_swaps`). Their weight rises along `SWAP_RAMP`, by when the classifier reads most images.
 
     Args:
-      config: 'cycle_weight' and 'swap_weight', at least 0; 0 leaves out the term, which is then 0.
+      config: 'chroma_weight', 'cycle_weight' and 'swap_weight', at least 0; 0 leaves out the term, which is then 0.
       batch: 'images' and 'classifier_images' [b, h, w, c], pixels in [0, 1] that network A and the content classifier
         learn from, and 'labels' [b].
       hyper: as for `train_step`, with the 'lambda' of this step.
@@ -88,7 +87,9 @@ def losses(
     adversary, adversary_accuracy = cross_entropy(_call(model, variables, "adversary_logits", z, lam), labels)
     logits = _call(model, variables, "classify", batch["classifier_images"])
     content, content_accuracy = cross_entropy(logits, labels)
-    cycle = swap = swap_accuracy = jnp.float32(0)
+    chroma = cycle = swap = swap_accuracy = jnp.float32(0)
+    if config.chroma_weight:
+        chroma = chroma_error(decoded, jnp.asarray(images))
     if config.cycle_weight:
         again = _call(model, variables, "encode_raw", jnp.clip(decoded, 0, 1))
         cycle = jnp.mean((_call(model, variables, "decode_raw", again, labels) - images) ** 2)
@@ -103,6 +104,7 @@ def losses(
     terms = {
         "total": reconstruction + lam * adversary,
         "reconstruction": reconstruction,
+        "chroma": chroma,
         "cycle": cycle,
         "adversary": adversary,
         "adversary_accuracy": adversary_accuracy,
@@ -112,7 +114,8 @@ def losses(
         "swap_accuracy": swap_accuracy,
         "lambda": lam,
     }
-    return reconstruction + config.cycle_weight * cycle + adversary + content + swap_weight * swap, (terms, z)
+    error = reconstruction + config.chroma_weight * chroma + config.cycle_weight * cycle
+    return error + adversary + content + swap_weight * swap, (terms, z)
 
 
 def _reduce_over_devices(
@@ -200,7 +203,7 @@ def _split(params: Params) -> tuple[Params, Params]:
     return others, {"adversary": params["adversary"]}
 
 
-def _call(model: InfoAutoencoder, variables: Variables, method: str, *args: Any) -> Any:
+def _call(model: InfoAutoencoder, variables: Variables, method: str, *args: AnyArray | float) -> Array:
     return model_method(model, method)(variables, *args)
 
 

@@ -1,5 +1,6 @@
-"""What the steps of all phases share: a step of an optimiser, the decay of its rate, and the loss of classifiers."""
+"""What the steps of several phases share: a step of an optimiser, the decay of its rate, and losses."""
 
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -20,3 +21,12 @@ def cross_entropy(logits: Float[Array, "b n"], labels: Int[Array, " b"]) -> tupl
     """Mean cross-entropy in nats, and the share of rows whose largest logit is that of the label."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return loss, (logits.argmax(axis=1) == labels).mean()
+
+
+def chroma_error(images: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, ""]:
+    """Mean squared error of the chroma: of what each pixel's channels differ from their mean by. 0 for grey images.
+
+    Images differ most in lightness, so without a weight of its own an autoencoder saves on the colours that are rare.
+    """
+    error = images - targets
+    return jnp.mean((error - error.mean(axis=-1, keepdims=True)) ** 2)

@@ -11,14 +11,14 @@ from infoae_jax.devices.collective import mean_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.augment import augment_swaps
-from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import chroma_error, cosine_decay, cross_entropy, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
 from infoae_jax.training.stream import swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Variables
 
-METRICS = "reconstruction", "style", "cycle", "swap", "swap_accuracy"
+METRICS = "reconstruction", "chroma", "style", "cycle", "swap", "swap_accuracy"
 
 
 def init_optimizer(params: Params) -> OptState:
@@ -43,14 +43,15 @@ def refine_step(
     the image back (as in CycleGAN, Zhu et al. 2017); and swaps must show their class. With x the image, z its latent, y
     its class, t the target class, and c both y and t:
 
-        mean((decode(z, y) - x)^2) + style_weight * mean((encode(decode(z, c), c) - z)^2)
+        mean((decode(z, y) - x)^2) + chroma_weight * chroma_error(decode(z, y), x)
+            + style_weight * mean((encode(decode(z, c), c) - z)^2)
             + cycle_weight * mean((decode(encode(decode(z, c), c), y) - x)^2)
             + swap_weight * cross-entropy(classify(decode(z, t)), t)
 
     The classifier gets swaps with noise, as in `autoencoder.losses`.
 
     Args:
-      config: 'cycle_weight', at least 0; 0 leaves out its term, and half of the decoding with it.
+      config: 'chroma_weight' and 'cycle_weight', at least 0; 0 leaves out the term.
       params: those of `REFINEMENT.trains`.
       frozen: the parameters of `REFINEMENT.reads`, and the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
@@ -59,8 +60,8 @@ def refine_step(
       axis: as for `autoencoder.train_step`.
 
     Returns:
-      Parameters, optimiser state, and the unweighted terms before the step: 'reconstruction', 'style', 'cycle' (0 where
-      its weight is), 'swap', and 'swap_accuracy'.
+      Parameters, optimiser state, and the unweighted terms before the step: 'reconstruction', 'chroma', 'style',
+      'cycle' (these two 0 where their weights are), 'swap', and 'swap_accuracy'.
     """
     z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
@@ -74,14 +75,17 @@ def refine_step(
         again = encode(variables, jnp.clip(decoded, 0, 1), classes)
         seen = augment_swaps(jnp.clip(swaps, 0, 1), hyper, axis)
         swap, swap_accuracy = cross_entropy(classify(variables, seen), targets)
-        cycle = jnp.float32(0)
+        chroma = cycle = jnp.float32(0)
+        if config.chroma_weight:
+            chroma = chroma_error(reconstructions, pixels)
         if config.cycle_weight:
             back = decode(variables, again, jnp.concatenate([labels, labels]))
             cycle = jnp.mean((back - jnp.concatenate([pixels, pixels])) ** 2)
         reconstruction, style = jnp.mean((reconstructions - pixels) ** 2), jnp.mean((again - both) ** 2)
-        total = reconstruction + hyper["style_weight"] * style + config.cycle_weight * cycle
-        values = reconstruction, style, cycle, swap, swap_accuracy
-        return total + hyper["swap_weight"] * swap, dict(zip(METRICS, values, strict=True))
+        error = reconstruction + config.chroma_weight * chroma + config.cycle_weight * cycle
+        values = reconstruction, chroma, style, cycle, swap, swap_accuracy
+        total = error + hyper["style_weight"] * style + hyper["swap_weight"] * swap
+        return total, dict(zip(METRICS, values, strict=True))
 
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:

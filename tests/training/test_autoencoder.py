@@ -84,8 +84,9 @@ def batch():
     return model, params, {"constants": variables["constants"]}, pixels
 
 
-def call_losses(model, variables, batch, lam, cycle_weight=0.0, swap_weight=0.0, progress=1.0):
-    config = Static((("cycle_weight", cycle_weight), ("swap_weight", swap_weight)))
+def call_losses(model, variables, batch, lam, cycle_weight=0.0, swap_weight=0.0, progress=1.0, chroma_weight=0.0):
+    weights = ("chroma_weight", chroma_weight), ("cycle_weight", cycle_weight), ("swap_weight", swap_weight)
+    config = Static(weights)
     return losses(model, config, variables, batch, {"lambda": lam, "seed": 0, "step": 0, "progress": progress})
 
 
@@ -197,6 +198,13 @@ def test_cycle_term_is_the_error_of_the_image_encoded_and_decoded_again(batch):
     assert without[0]["cycle"] == 0  # nothing is encoded again
     assert with_it[0]["cycle"] > 0
     assert changed(parts(plain), parts(other)) >= {"style_encoder", "image_decoder"}
+
+
+def test_the_chroma_term_trains_encoder_and_decoder_to_keep_colours():
+    (rare, few), (common, many) = (run(40, shape=(8, 8, 3), epochs=10, chroma_weight=w) for w in (1e-6, 10.0))
+    assert changed(parts(rare), parts(common)) >= {"style_encoder", "image_decoder"}
+    assert many[-1]["chroma"] < 0.95 * few[-1]["chroma"]
+    assert run(1, shape=(8, 8, 3))[1][0]["chroma"] == 0  # left out
 
 
 def swap_gradient(batch, weight, progress=1.0):

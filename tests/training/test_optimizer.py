@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import chroma_error, cosine_decay, cross_entropy, update
 
 
 def test_a_step_of_adam_is_the_rate_times_the_sign_at_first():
@@ -25,3 +25,12 @@ def test_cross_entropy_and_accuracy_are_means_over_the_rows():
     loss, accuracy = cross_entropy(logits, jnp.array([0, 0, 1], jnp.int32))
     assert float(loss) == pytest.approx(-np.mean(np.log([0.7, 0.4, 0.1])), rel=1e-5)
     assert float(accuracy) == pytest.approx(1 / 3)
+
+
+def test_chroma_error_is_blind_to_lightness():
+    rng = np.random.default_rng(0)
+    colour, grey = (jnp.asarray(rng.random((2, 4, 4, channels), np.float32)) for channels in (3, 1))
+    assert float(chroma_error(grey + 0.5, grey)) == 0
+    assert float(chroma_error(colour + 0.5, colour)) == pytest.approx(0, abs=1e-12)
+    redder = colour + jnp.array([[[[0.3, 0, 0]]]])  # off by 0.2, -0.1 and -0.1 from the mean of its channels
+    assert float(chroma_error(redder, colour)) == pytest.approx((0.2**2 + 2 * 0.1**2) / 3, rel=1e-5)

@@ -11,15 +11,15 @@ from infoae_jax.training import refinement as refinement_module
 from infoae_jax.training.refinement import REFINEMENT, refine_step
 from infoae_jax.training.schedule import init_state
 from infoae_jax.training.stream import shuffled, stream
-from tests.small_training import BATCH, begin, call, changed, distances, make, take_steps
+from tests.small_training import BATCH, SHAPE, begin, call, changed, distances, make, take_steps
 
 FIRST_EPOCH = 2 + 2 + 1  # those of the autoencoder and of the alignment come before
 NO_WEIGHTS = {"style_weight": 0.0, "cycle_weight": 0.0, "swap_weight": 0.0}
 
 
-def refine(devices=1, steps=1, **changes):
+def refine(devices=1, steps=1, shape=SHAPE, **changes):
     """The state before, the state after `steps` steps of the refinement on that many devices, and the metrics."""
-    model, config, images, labels = make()
+    model, config, images, labels = make(shape)
     weights = {"style_weight": 0.1, "cycle_weight": 1.0, "swap_weight": 0.1}
     config = dataclasses.replace(
         config, refine=dataclasses.replace(config.refine, **{"learning_rate": 1e-3, "epochs": 100} | weights | changes)
@@ -38,11 +38,16 @@ def test_without_its_cycle_term_it_has_fewer_convolutions():
     scalars = dict.fromkeys(("learning_rate", "style_weight", "swap_weight", "progress"), 0.0)
 
     def convolutions(weight):
-        step = functools.partial(refine_step, model, Static((("cycle_weight", weight),)))
+        step = functools.partial(refine_step, model, Static((("chroma_weight", 0.0), ("cycle_weight", weight))))
         hyper = scalars | {"seed": 0, "step": 0}
         return str(jax.make_jaxpr(step)(carry.params, frozen, carry.optimizer, batch, hyper)).count("conv_general")
 
     assert 0 < convolutions(0.0) < convolutions(1.0)
+
+
+def test_its_chroma_term_keeps_colours():
+    few, many = (refine(steps=60, shape=(8, 8, 3), learning_rate=1e-2, chroma_weight=w)[2] for w in (1e-6, 10.0))
+    assert many[-1]["chroma"] < 0.95 * few[-1]["chroma"]
 
 
 def test_it_moves_the_decoder_alone():
