@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # Here every style is common in every class, and a shallow classifier reads 99 % of the images.
     config.model.content, config.train.view_share, config.alignment.views = "shallow", 0.0, 0
     config.train.augment = "classifier"
-    config.train.chroma_weight = config.refine.chroma_weight = 0.0  # every colour is common here
+    config.train.chroma_weight = config.refine.chroma_weight = 0.0  # colours are kept without it
     config.model.reference_couplings = 0  # the simpler, the less it leaks; with this many images swaps stay good
     config.train.epochs, config.alignment.epochs, config.refine.epochs = 3, 30, 1
     return base.apply_variants(config, arg)
