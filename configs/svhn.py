@@ -7,8 +7,9 @@ With the 531,131 extra digits, as in the paper ('more than 600,000'):
     python launch.py --config=configs/svhn.py --config.data.split=train+extra
 
 The recipe is that of the rendered data set with smaller batches, more weight on colours, a shared distribution of 4
-couplings, a deep content classifier, and warped and recoloured views for all networks. It was measured on a small part of SVHN with more epochs
-(docs/pages/results.md). The whole of SVHN, with the epochs below, was neither measured nor timed.
+couplings, a deep content classifier, and warped and recoloured views for all networks. It was measured on a small part
+of SVHN with more epochs (docs/pages/results.md). The whole of SVHN, with the epochs below, was neither measured nor
+timed.
 """
 
 from collections.abc import Callable
