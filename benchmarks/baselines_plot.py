@@ -56,7 +56,7 @@ def plot(found: Mapping[str, Sequence[Result]], file: Path) -> None:
         axes.set(xlabel="leakage, %: marker (a), end of the line (b)", ylabel=title, xlim=(5, 103))
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    ticks = (0.007, 0.01, 0.02, 0.03, 0.05, 0.08)
+    ticks = (0.006, 0.008, 0.01, 0.02, 0.03, 0.05, 0.08)
     errors.set(yscale="log", yticks=ticks, yticklabels=map(str, ticks))
     errors.yaxis.set_minor_formatter("")
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)

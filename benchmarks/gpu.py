@@ -265,7 +265,7 @@ def configured(shape: str, tiny: bool) -> ConfigDict:
 def make_stepper(case: Case, tiny: bool) -> Stepper:
     """Takes the steps of the autoencoder as `fit` does, on random images and a single device."""
     values, configs = configured(case.shape, tiny), []
-    values.train.swap_weight = 0.0  # the rival has no swaps
+    values.train.swap_weight = values.train.chroma_weight = 0.0  # the rival has neither
     values.train.batch_size, values.train.dtype = case.batch, case.dtype
     for values.train.seed in range(max(case.runs, 1)):
         configs.append(parse(values))

@@ -88,8 +88,9 @@ def ours(args: argparse.Namespace) -> None:
     set_up(args.batch, compilation_cache=False, onednn=True)  # the rival compiles in its process too
     values = mnist.get_config() if args.side == 28 else svhn.get_config()
     values.train.batch_size, values.model.bottleneck = args.batch, 16
-    # The rival has no alignment, no cycle term and no swaps.
-    values.model.couplings, values.train.cycle_weight, values.train.swap_weight = 0, 0.0, 0.0
+    # The rival has no alignment, no chroma and cycle terms and no swaps.
+    values.model.couplings = 0
+    values.train.chroma_weight = values.train.cycle_weight = values.train.swap_weight = 0.0
     config = parse(values)
     model = build(config.model, (args.side, args.side, args.channels), 10)
     images, labels = example(args.side, args.channels, max(4 * args.batch, 2048))

@@ -26,7 +26,7 @@ def cross_entropy(logits: Float[Array, "b n"], labels: Int[Array, " b"]) -> tupl
 def chroma_error(images: Float[Array, "b h w c"], targets: Float[Array, "b h w c"]) -> Float[Array, ""]:
     """Mean squared error of the chroma: of what each pixel's channels differ from their mean by. 0 for grey images.
 
-    Images differ most in lightness, so without a weight of its own an autoencoder saves on the colours that are rare.
+    Images differ most in lightness, so an autoencoder trained on the squared error alone neglects rare colours.
     """
     error = images - targets
     return jnp.mean((error - error.mean(axis=-1, keepdims=True)) ** 2)

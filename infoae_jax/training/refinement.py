@@ -61,7 +61,7 @@ def refine_step(
 
     Returns:
       Parameters, optimiser state, and the unweighted terms before the step: 'reconstruction', 'chroma', 'style',
-      'cycle' (these two 0 where their weights are), 'swap', and 'swap_accuracy'.
+      'cycle', 'swap', and 'swap_accuracy'. 'chroma' and 'cycle' are 0 where their weights are.
     """
     z, labels, pixels = jnp.asarray(batch["z"]), jnp.asarray(batch["labels"]), jnp.asarray(to_float(batch["images"]))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
