@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     # 'cosine' (falls to 0, Loshchilov & Hutter 2017), 'warmup_cosine' (the same, but rises during the first tenth, as
     # in Goyal et al. 2017, without which some seeds stay far behind) or 'constant'
     train.learning_rate_schedule = "warmup_cosine"
-    train.chroma_weight = 0.0  # weight of what is off in the colours alone; 0 = skip it
+    train.chroma_weight = 0.0  # weight of the error of the colours alone, besides that of the pixels; 0 = skip it
     train.cycle_weight = 2.0  # weight of the error of a reconstruction that is encoded and decoded again; 0 = skip it
     train.swap_weight = 0.005  # weight of the content classifier's cross-entropy on swaps; 0 = skip it
     train.standardise = True  # the networks see pixels less their mean, divided by their deviation (of all images)
