@@ -60,6 +60,13 @@ class Reconstruction(TypedDict, total=False):
     mse_increase_with_other_latent: Number
 
 
+class Counterfactual(TypedDict, total=False):
+    mse: Number
+    psnr: Number
+    ssim: Number
+    best_psnr: Number
+
+
 class Content(TypedDict, total=False):
     content_accuracy: Share
 
@@ -112,7 +119,7 @@ class Figures(TypedDict, total=False):
     content: Content
     transfer: Transfer
     style: Style
-    counterfactual: Reconstruction
+    counterfactual: Counterfactual
     composition: Composition
     reversibility: Reversibility
     realism: Realism

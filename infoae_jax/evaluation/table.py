@@ -80,6 +80,7 @@ _ROWS = (
     Row("style", "swaps without any stroke", "{swaps_without_stroke}", "lower"),
     Row("counterfactual", "MSE from the true image", "{mse:.5f}", "lower"),
     Row("counterfactual", "PSNR, SSIM", "{psnr:.2f} dB, {ssim:.4f}", "higher"),
+    Row("counterfactual", "PSNR of what can be foreseen", "{best_psnr:.2f} dB"),
     Row("composition", "L1 after 1 null swap (0..255)", "{l1_after_1:.2f}", "lower", "Cycle-VAE 18.4"),
     Row("composition", "L1 after 10 null swaps", "{l1_after_10:.2f}", "lower", "Cycle-VAE 28.0"),
     Row("composition", "judges' accuracy after 10", "{accuracy_after_10:.1%}", "higher"),

@@ -109,6 +109,7 @@ def test_perfect_transfer_has_perfect_figures(splits, worlds, all_knowing):
     found = measure(perfect(worlds), splits, all_knowing, SMALL, figures)["figures"]
     assert found["counterfactual"]["mse"] == pytest.approx(0, abs=1e-9)
     assert found["counterfactual"]["ssim"] == 1
+    assert 25 < found["counterfactual"]["best_psnr"] < 45 < found["counterfactual"]["psnr"]  # it knew the noise
     assert found["transfer"]["transfer_accuracy"] == 1
     assert found["transfer"]["confusion"] == np.eye(10).tolist()
     assert found["composition"]["l1_after_10"] == 0
