@@ -3,7 +3,8 @@
     python launch.py --config=configs/rendered.py
 
 Takes 5 to 10 minutes on two cores. `infoae evaluate` gives, for seed 0 on the images of `--config.data.seed=2`:
-reconstruction error (MSE) 0.0059, leakage 14.3 % (chance 10.6 %), transfer accuracy 99.8 %.
+reconstruction error (MSE) 0.0059, leakage 14.3 % (chance 10.6 %), transfer accuracy 99.8 %. `configs/rendered.py:large`
+takes about an hour on one core and gives 0.0031, 25.5 % and 99.9 %.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The recipe; `arg` changes it: 'paper' (the paper's recipe), 'tiny' (for tests), or both joined by a comma."""
+    """The recipe; `arg` names variants of it, joined by commas (`base.apply_variants`)."""
     config = base.get_config()
     config.data.name = "rendered"
     config.data.num_train, config.data.num_test = 64_000, 4_000

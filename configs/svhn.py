@@ -20,7 +20,7 @@ from configs import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The recipe; `arg` changes it: 'paper' (the paper's recipe), 'tiny' (for tests), or both joined by a comma."""
+    """The recipe; `arg` names variants of it, joined by commas (`base.apply_variants`)."""
     config = base.get_config()
     config.data.name = "svhn_cropped"
     config.model.bottleneck = 32

@@ -19,7 +19,7 @@ from infoae_jax.config import flatten
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "pages"
 CONFIGS = {"mnist": mnist, "rendered": rendered, "svhn": svhn, "folder": folder}
-VARIANTS = "mnist:paper", "mnist:tiny"
+VARIANTS = "mnist:paper", "mnist:large", "mnist:tiny"
 _SECTION = re.compile(r"config\.(\w+) = \w+ = ConfigDict\(\)(?:  # (.*))?")
 _SETTING = re.compile(r"(\w+\.\w+) = .+?(?:  # (.*))?")
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import base, folder, mnist, rendered, svhn
+from configs.base import VARIANTS
 from infoae_jax.config import Config, check_image_shape, differences, flatten, parse, program_key, to_dict
 from infoae_jax.errors import UserError
 
@@ -13,7 +14,7 @@ MODULES = {"mnist": mnist, "svhn": svhn, "rendered": rendered, "folder": folder}
 
 
 @pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("arg", [None, "", "paper", "tiny", "paper,tiny"])
+@pytest.mark.parametrize("arg", [None, "", *VARIANTS, "paper,tiny"])
 def test_every_config_parses_and_survives_json(name, arg):
     values = MODULES[name].get_config(arg)
     values.data.dir = "somewhere"
@@ -35,7 +36,7 @@ def test_paper_variant_is_the_papers(name):
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match=r"'papre'.*paper, tiny"):
+    with pytest.raises(ValueError, match=r"'papre'.*paper, large, tiny"):
         mnist.get_config("papre")
 
 
