@@ -133,7 +133,8 @@ def use_paper(config: ConfigDict) -> None:
 
 def use_large(config: ConfigDict) -> None:
     """Sets networks and a latent of twice the width, and more passes, for a GPU or a night: sharper, and leaks more."""
-    config.model.filters, config.model.hidden = (64, 128, 256), 512
+    config.model.filters = tuple(2 * channels for channels in config.model.filters)
+    config.model.hidden *= 2
     config.model.bottleneck *= 2
     config.model.coupling_hidden *= 2
     config.train.epochs *= 3

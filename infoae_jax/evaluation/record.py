@@ -53,17 +53,17 @@ class Leakage(TypedDict, total=False):
     split_of_training_codes: dict[str, Share]
 
 
-class Reconstruction(TypedDict, total=False):
+class Quality(TypedDict, total=False):
     mse: Number
     psnr: Number
     ssim: Number
+
+
+class Reconstruction(Quality, total=False):
     mse_increase_with_other_latent: Number
 
 
-class Counterfactual(TypedDict, total=False):
-    mse: Number
-    psnr: Number
-    ssim: Number
+class Counterfactual(Quality, total=False):
     best_psnr: Number
 
 
