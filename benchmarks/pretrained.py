@@ -30,7 +30,7 @@ from infoae_jax.inference.styles import NUM_EXPORTED_LATENTS
 from infoae_jax.pretrained.find import FOLDER
 from infoae_jax.types import Json
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2_500_000
 MAX_ERROR_RATIO = 1.02  # of the reconstruction error after rounding to that before
 MAX_ACCURACY_LOSS = 0.002  # of the content classifier
 _CONFIGS = {"mnist": mnist, "rendered": rendered}

@@ -84,6 +84,7 @@ class AlignmentConfig:
     batch_size: int = _range(1, 1_000_000)
     views: int = _range(0, 1000)
     learning_rate: float = _range(0, 1, above=True, traced=True)
+    weight_decay: float = _range(0, 100, traced=True)
     distance_weight: float = _range(0, 1e6, traced=True)
     style_weight: float = _range(0, 1e6, traced=True)
     lambda_adv: float = _range(0, 1e6, traced=True)

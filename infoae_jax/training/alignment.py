@@ -65,19 +65,23 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     return (vector * np.maximum(value, MIN_EIGENVALUE) ** exponent) @ vector.T
 
 
-def make_optimizer(params: Params, rate: Scalar) -> optax.GradientTransformation:
-    """One for the map with its density model, and one for the networks that read from its codes."""
+def make_optimizer(params: Params, rate: Scalar, decay: Scalar) -> optax.GradientTransformation:
+    """One for the map with its density model, and one for the networks that read from its codes.
+
+    The weights of the former decay (Loshchilov & Hutter 2019), as couplings fit the training images too closely.
+    """
     labels = {"alignment": "map", "alignment_helpers": {n: READERS.get(n, "map") for n in params["alignment_helpers"]}}
-    adam = {
-        "map": optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adam(rate)),
+    adamw = optax.adamw(rate, weight_decay=decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+    transforms = {
+        "map": optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), adamw),
         "readers": optax.adam(READER_RATE_FACTOR * rate),
     }
-    return optax.multi_transform(adam, labels)
+    return optax.multi_transform(transforms, labels)
 
 
 def init_optimizer(params: Params) -> OptState:
     """The optimiser state of `align_step`."""
-    return make_optimizer(params, 0.0).init(params)
+    return make_optimizer(params, 0.0, 0.0).init(params)
 
 
 def align_step(
@@ -107,7 +111,7 @@ def align_step(
       frozen: the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
       batch: latents 'z' [b, v, d] of each image and its views, 'labels' [b], and 'appearance' [b, v, f].
-      hyper: 'learning_rate', 'distance_weight', 'style_weight', 'lambda_adv', at least 0, and those of
+      hyper: 'learning_rate', 'weight_decay', 'distance_weight', 'style_weight', 'lambda_adv', at least 0, and those of
         `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
@@ -146,7 +150,7 @@ def align_step(
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
-    adam = make_optimizer(params, cosine_decay(hyper["progress"]) * hyper["learning_rate"])
+    adam = make_optimizer(params, cosine_decay(hyper["progress"]) * hyper["learning_rate"], hyper["weight_decay"])
     return *update(adam, gradient, optimizer, params), metrics
 
 

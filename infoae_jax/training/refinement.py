@@ -16,14 +16,20 @@ from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
 from infoae_jax.training.stream import swap_classes
-from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Variables
+from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
+MAX_GRADIENT_NORM = 3.0  # most are below 1, but where a swap, encoded again, lands far out it can be huge
 METRICS = "reconstruction", "chroma", "style", "cycle", "swap", "swap_accuracy"
+
+
+def make_optimizer(rate: Scalar) -> optax.GradientTransformation:
+    """Adam behind a bound on the gradient, as one huge gradient would undo what the decoder has learned."""
+    return optax.chain(optax.clip_by_global_norm(MAX_GRADIENT_NORM), optax.adam(rate))
 
 
 def init_optimizer(params: Params) -> OptState:
     """The optimiser state of `refine_step`."""
-    return optax.adam(0.0).init(params)
+    return make_optimizer(0.0).init(params)
 
 
 def refine_step(
@@ -90,7 +96,7 @@ def refine_step(
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
-    adam = optax.adam(cosine_decay(hyper["progress"]) * hyper["learning_rate"])
+    adam = make_optimizer(cosine_decay(hyper["progress"]) * hyper["learning_rate"])
     return *update(adam, gradient, optimizer, params), metrics
 
 

@@ -80,5 +80,5 @@ def test_a_model_that_rounding_has_spoilt_is_refused(benchmark, tmp_path):
     with pytest.raises(UserError, match="Rounding lowers"):
         benchmark.check(path, {"run": good, "pretrained": {**good, "content_accuracy": 0.98}})
     path.write_bytes(bytes(benchmark.MAX_BYTES + 1))
-    with pytest.raises(UserError, match="2000001 bytes"):
+    with pytest.raises(UserError, match="2500001 bytes"):
         benchmark.check(path, {"run": good, "pretrained": good})

@@ -10,7 +10,7 @@ from infoae_jax.inference.npz import read_npz
 from infoae_jax.pretrained import find
 from infoae_jax.pretrained.find import FOLDER, find_model, pretrained_names
 
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2_500_000
 
 
 @pytest.mark.parametrize("name", ["mnist", "rendered"])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from sklearn.neighbors import KNeighborsClassifier
 
 from configs import mnist
@@ -13,7 +14,8 @@ from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.images.appearance import num_features
 from infoae_jax.models.autoencoder import alignment_of, build
 from infoae_jax.training import alignment as alignment_module
-from infoae_jax.training.alignment import ALIGNMENT, VIEWS_SHARE, align_step, class_maps
+from infoae_jax.training.alignment import ALIGNMENT, READERS, VIEWS_SHARE, align_step, class_maps
+from infoae_jax.training.optimizer import cosine_decay
 from infoae_jax.training.run import Run
 from infoae_jax.training.schedule import init_state
 from tests.small_training import assert_identical, changed, devices_mesh, leaves, make, share_far, take_steps
@@ -81,7 +83,7 @@ def trainer(reference):
     return model, init_state(model, config), jax.jit(functools.partial(align_step, model, Static(())))
 
 
-def train(data, lam, style_weight=0.0, distance_weight=0.0, steps=150, reference=10, rate=5e-3):
+def train(data, lam, style_weight=0.0, distance_weight=0.0, steps=150, reference=10, rate=5e-3, decay=0.0):
     """The variables before and after, and the metrics."""
     z, labels, appearance = data
     _, state, step = trainer(reference)
@@ -90,7 +92,7 @@ def train(data, lam, style_weight=0.0, distance_weight=0.0, steps=150, reference
         "alignment": frozen["constants"]["alignment"] | class_maps(z, labels, K)
     }
     weights = {"distance_weight": distance_weight, "style_weight": style_weight}
-    hyper = {"learning_rate": rate, "lambda_adv": lam} | weights
+    hyper = {"learning_rate": rate, "lambda_adv": lam, "weight_decay": decay} | weights
     hyper = {name: np.float32(value) for name, value in hyper.items()} | {"seed": np.uint32(0)}
     params, optimizer, history, rng = carry.params, carry.optimizer, [], np.random.default_rng(0)
     for i in range(steps):
@@ -138,6 +140,17 @@ def test_training_moves_all_that_is_trained(data):
     assert changed(before["params"], after["params"]) == {"alignment", "alignment_helpers"}
     for name in ("reference", "adversary", "appearance_reader"):
         assert changed(*({name: v["params"]["alignment_helpers"][name]} for v in (before, after))) == {name}
+
+
+def test_weights_of_the_map_decay_but_not_its_biases_nor_the_readers(data):
+    none, some = (train(data, lam=0.1, steps=1, rate=0.1, decay=decay) for decay in (0.0, 2.0))
+    rate = 0.1 * cosine_decay(0.5)
+    for name in ("alignment", "alignment_helpers"):
+        before, kept, decayed = (flatten_dict(variables["params"][name]) for variables in (some[0], none[1], some[1]))
+        for path, value in before.items():
+            decays = path[-1] == "kernel" and path[0] not in READERS
+            expected = kept[path] - 2.0 * rate * value * decays
+            np.testing.assert_allclose(decayed[path], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("reference", [0, 10])
@@ -189,7 +202,7 @@ def test_steps_see_views_and_their_own_appearance(data):
         batch = {"z": np.stack([z, z + offset], axis=1), "labels": labels}
         batch["appearance"] = np.stack([appearance, appearance + offset], axis=1)
         hyper = dict.fromkeys(("distance_weight", "style_weight"), 1.0)
-        hyper |= {"learning_rate": 1e-3, "lambda_adv": 0.1, "progress": progress}
+        hyper |= {"learning_rate": 1e-3, "lambda_adv": 0.1, "weight_decay": 0.0, "progress": progress}
         hyper = {name: np.float32(value) for name, value in hyper.items()}
         found = step(
             carry.params, frozen, carry.optimizer, batch, hyper | {"seed": np.uint32(seed), "step": np.int32(7)}

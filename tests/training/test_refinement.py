@@ -4,14 +4,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from infoae_jax.config import Static
 from infoae_jax.training import refinement as refinement_module
-from infoae_jax.training.refinement import REFINEMENT, refine_step
+from infoae_jax.training.refinement import MAX_GRADIENT_NORM, REFINEMENT, refine_step
 from infoae_jax.training.schedule import init_state
 from infoae_jax.training.stream import shuffled, stream
-from tests.small_training import BATCH, SHAPE, begin, call, changed, distances, make, take_steps
+from tests.small_training import BATCH, SHAPE, begin, call, changed, distances, leaves, make, take_steps
 
 FIRST_EPOCH = 2 + 2 + 1  # those of the autoencoder and of the alignment come before
 NO_WEIGHTS = {"style_weight": 0.0, "cycle_weight": 0.0, "swap_weight": 0.0}
@@ -54,6 +55,15 @@ def test_it_moves_the_decoder_alone():
     start, state, _ = refine()
     assert changed(start.variables["params"], state.variables["params"]) == {"image_decoder"}
     assert int(state.step) == int(start.step) + 1
+
+
+def test_a_huge_gradient_is_bounded():
+    def gradient_norm(weight):
+        average = optax.tree_utils.tree_get(refine(style_weight=weight)[1].optimizers["refinement"], "mu")
+        return 10 * np.sqrt(sum((leaf**2).sum() for leaf in leaves(average)))  # Adam's average began at 0
+
+    assert gradient_norm(0.1) < 0.9 * MAX_GRADIENT_NORM
+    assert gradient_norm(1e6) == pytest.approx(MAX_GRADIENT_NORM, rel=1e-3)
 
 
 def test_it_descends_what_it_is_asked_to(new_programs, monkeypatch):
