@@ -46,8 +46,8 @@ def set_up(
         one core), or as many fewer as divide the batch.
       compilation_cache: keep compiled programs in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
       gpu_tuning: how long XLA looks for the fastest kernels of a GPU: 'none', 'quick' or, for minutes, 'full'.
-      onednn: let the CPU compute convolutions by oneDNN, where XLA can. A step of a training takes four fifths of the
-        time then, but XLA cannot keep such programs: each start compiles them.
+      onednn: let the CPU compute convolutions by oneDNN, where XLA can. A step of a training takes 0.8 to 0.9 times as
+        long then, but XLA cannot keep such programs: each start compiles them.
 
     Raises:
       UserError: if there is no such tuning, or the CPU cannot be so many devices.
