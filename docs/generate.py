@@ -89,8 +89,8 @@ def commands_page() -> str:
         "`infoae COMMAND` and `python -m infoae_jax COMMAND` are the same.",
         "",
         "Give images as files, or as folders of PNG and JPEG files. An existing file is replaced only with `--force`. "
-        "MNIST's digits are white on black, 20 of 28 pixels high and centred by their mass; a model trained on them "
-        "knows no others: for a photo, scan or sketch of a digit, dark on bright or bright on dark, add `--drawing`.",
+        "MNIST's digits are white on black, 20 of 28 pixels high and centred by their mass. A model trained on them "
+        "knows no others, so add `--drawing` for a photo, scan or sketch of a digit, dark on bright or bright on dark.",
         "",
         "[Training and run folders](training.md#exit-codes) explains the exit codes, and [Python](python.md) shows how "
         "to do the same from a program.",

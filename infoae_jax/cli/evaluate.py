@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     options = {"groups": arguments.groups, "out": arguments.out, "show": lambda record: print(as_text(record))}
     for folder, out in zip(folders, outs, strict=True):
         record = evaluate_run(folder, protocol, arguments.step, arguments.data_dir, **options)
-        print(f"{out}  ({record['cost']['evaluation_s']:.0f} s)", flush=True)
+        seconds = record["cost"]["preparation_s"] + record["cost"]["evaluation_s"]
+        print(f"{out}  ({seconds:.0f} s)", flush=True)
 
 
 def _trial_folders(arguments: argparse.Namespace) -> list[Path]:

@@ -7,8 +7,9 @@ Examples:
   infoae transfer mnist --style photo.jpg --content all --drawing --out mine.png
 
 The file has a row for each style image, shown in the first column, and a column for each content. Contents that are
-images are shown in the first row. The command prints the classes that the model's classifier reads from images. If it
-misreads a style image, the style is wrong too: give the right class with --style_class.
+images are shown in the first row. The command prints the classes that the model's classifier reads from contents and,
+if the model has an alignment, from style images. If it misreads a style image, the style is wrong too: give the right
+class with --style_class.
 """
 
 import argparse
