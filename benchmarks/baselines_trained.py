@@ -31,7 +31,7 @@ from infoae_jax.devices.mesh import AXIS
 from infoae_jax.evaluation.metrics import Images, Labels, Latents, System
 from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import pixel_statistics, to_float
-from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, bounded
+from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, into_ball
 from infoae_jax.models.initial import draw
 from infoae_jax.training.autoencoder import scheduled_rate
 from infoae_jax.training.optimizer import cross_entropy, update
@@ -165,10 +165,10 @@ def y_autoencoder_loss(model: Networks, params: Params, batch: Batch) -> Float[A
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within a ball, as ours is, so that its scale is no way out.
+    The latent is within a ball, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
-    z = bounded(_call(model, params, "encode", batch.images), "ball")
+    z = into_ball(_call(model, params, "encode", batch.images))
     decoded = _call(model, params, "decode", z, batch.labels)
     seen = _call(model, params, "attack", jax.lax.stop_gradient(z), True, rngs={"dropout": dropping})
     other = (batch.labels + jax.random.randint(choosing, batch.labels.shape, 1, model.num_classes)) % model.num_classes
@@ -222,7 +222,7 @@ RECIPES = {
         _settings(0.01, 0.003, 0.03),
         lambda _, classes: classes,
     ),
-    "fader": Recipe(fader_loss, lambda raw, size: bounded(raw, "ball"), _settings(0.05, 0.01, 0.2)),
+    "fader": Recipe(fader_loss, lambda raw, size: into_ball(raw), _settings(0.05, 0.01, 0.2)),
 }
 
 

@@ -28,8 +28,9 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.bottleneck = 16  # size of the style latent z
-    # 'ball': keeps its length below the root of its dimensions; 'sphere': at that root; 'unbounded': as in the paper
-    model.latent = "ball"
+    # 'sphere': names a point on the sphere in one dimension more; 'ball': shorter than the root of its dimensions;
+    # 'unbounded': as in the paper
+    model.latent = "sphere"
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
     model.leak = 0.1  # slope of the leaky rectifiers below 0, in encoder, decoder and deep content classifier
@@ -105,7 +106,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train, alignment, refine = config.train, config.alignment, config.refine
     train.learning_rate = 2e-3
     train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.003
-    config.model.couplings, config.model.reference_couplings = 8, 4
+    config.model.latent, config.model.couplings, config.model.reference_couplings = "ball", 8, 4
     config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate, alignment.weight_decay = 512, 3e-3, 0.0
     alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4

@@ -268,10 +268,10 @@ def _check_combinations(config: Config) -> None:
         raise UserError(
             f"config.model.filters is {_show(model.filters)}, but must have 3 entries, one for each convolution."
         )
-    if model.bottleneck < 2 and (model.latent == "sphere" or model.couplings):
+    if model.bottleneck < 2 and model.couplings:
         raise UserError(
-            "config.model.bottleneck is 1, but a latent on the sphere or with an alignment needs at least 2. Raise it, "
-            "or use --config.model.latent=ball and --config.model.couplings=0."
+            "config.model.bottleneck is 1, but an alignment needs at least 2. Raise it, or use "
+            "--config.model.couplings=0."
         )
     if data.image_size:
         check_image_shape((data.image_size, data.image_size, data.channels))

@@ -114,15 +114,12 @@ def test_impossible_values_name_the_field_the_value_and_what_is_allowed(path, va
     assert section in str(caught.value)
 
 
-def test_bottleneck_one_on_the_sphere():
+def test_bottleneck_one_has_no_alignment():
     values = base.get_config()
     values.model.bottleneck = 1
     with pytest.raises(UserError, match="couplings=0"):
         parse(values)
-    values.model.couplings, values.model.latent = 0, "sphere"
-    with pytest.raises(UserError, match="sphere"):
-        parse(values)
-    values.model.latent = "ball"
+    values.model.couplings = 0
     parse(values)
 
 

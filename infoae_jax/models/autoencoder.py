@@ -34,26 +34,36 @@ from infoae_jax.models.reversal import reverse_gradient
 from infoae_jax.types import Variables
 
 CONTENT_FEATURES = 128  # of the deep content classifier
+POLE = 1e-6  # keeps the projection of the sphere finite
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
 
 
-def bounded(z: Float[Array, "b z"], latent: Latent) -> Float[Array, "b z"]:
-    """The latent as the decoder and the adversary get it.
+def into_ball(z: Float[Array, "b z"]) -> Float[Array, "b z"]:
+    """Scales each latent into the ball whose radius is the root of its size."""
+    return z * jax.lax.rsqrt(jnp.mean(z**2, axis=1, keepdims=True) + 1)
 
-    With an unbounded latent the encoder can beat the adversary by scale alone, as it does in the paper's recipe. On a
-    sphere (Davidson et al. 2018) or within a ball (ours, where densities keep all dimensions) it cannot. The radius is
-    the root of the latent's size, so that each of its numbers is about 1, as layers expect.
+
+def from_sphere(p: Float[Array, "b p"]) -> Float[Array, "b p-1"]:
+    """Latents of vectors, whose lengths are of no importance: their stereographic projection from the sphere.
+
+    The sphere has one dimension less than the space around it, so as many numbers name a point on it: no length is left
+    over, which would be of no use to the decoder but would have to be aligned. On its equator latents have the length
+    of `into_ball`'s surface. Its one pole without a projection gets some finite latent.
     """
-    if latent == "unbounded":
-        return z
-    extra = 1e-12 if latent == "sphere" else 1
-    return z * jax.lax.rsqrt(jnp.mean(z**2, axis=1, keepdims=True) + extra)
+    size, length = p.shape[1] - 1, jnp.sqrt(jnp.sum(p**2, axis=1, keepdims=True) + 1e-12)
+    return size**0.5 * p[:, 1:] / ((1 + POLE) * length + p[:, :1])
+
+
+def to_sphere(z: Float[Array, "b z"]) -> Float[Array, "b z+1"]:
+    """The points of latents on the sphere, so that each of their numbers is about 1, as layers expect."""
+    size, share = z.shape[1], 2 / (1 + jnp.mean(z**2, axis=1, keepdims=True))
+    return (size + 1) ** 0.5 * jnp.concatenate([share - 1, share * z / size**0.5], axis=1)
 
 
 class Encoder(nn.Module):
-    """Network A, first half: image -> style latent z, not yet `bounded`."""
+    """Network A, first half: image -> style latent z, not yet bounded."""
 
     size: int
     hidden: int
@@ -176,7 +186,8 @@ class InfoAutoencoder(nn.Module):
         # Of the training images, set before the first step (`training.schedule.init_state`).
         self.pixel_mean = self.variable("constants", "pixel_mean", jnp.zeros, (1, 1, 1, self.image_shape[-1]))
         self.pixel_deviation = self.variable("constants", "pixel_deviation", jnp.ones, ())
-        self.style_encoder = Encoder(self.bottleneck, self.hidden, self.filters, self.leak, self.dtype)
+        size = self.bottleneck + (self.latent == "sphere")
+        self.style_encoder = Encoder(size, self.hidden, self.filters, self.leak, self.dtype)
         self.image_decoder = Decoder(self.image_shape, self.hidden, self.filters, self.decoder, self.leak, self.dtype)
         self.adversary = Adversary(self.num_classes, self.adversary_hidden, self.dtype)
         if self.content == "deep":
@@ -209,31 +220,41 @@ class InfoAutoencoder(nn.Module):
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Images with style latents `z` and classes `labels` (0 .. num_classes - 1), not clipped to [0, 1]."""
-        z, content = jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)
+        z = jnp.asarray(z)
         if self.couplings:
-            z = self.alignment.inverse(z, content)
-            z = bounded(z, self.latent) if self.latent == "ball" else z
-        return self._pixels(self.image_decoder(z, content))
+            z = self.alignment.inverse(z, jax.nn.one_hot(labels, self.num_classes))
+            z = into_ball(z) if self.latent == "ball" else z
+        return self.decode_raw(z, labels)
 
     def encode_raw(self, images: Images) -> Float[Array, "b z"]:
-        """The raw latent, before the alignment; `decode_raw` is its counterpart."""
-        return bounded(self.style_encoder(self._standardised(images)), self.latent)
+        """The raw latent, before the alignment; `decode_raw` is its counterpart.
+
+        With an unbounded latent the encoder can beat the adversary by scale alone, as it does in the paper's recipe. On
+        a sphere (Davidson et al. 2018) or within a ball it cannot.
+        """
+        z = self.encode_unbounded(images)
+        return into_ball(z) if self.latent == "ball" else z
 
     def encode_unbounded(self, images: Images) -> Float[Array, "b z"]:
         """The latent that the alignment takes: as from `encode_raw`, but for the ball before it is bounded.
 
-        Gradient reversal drives the latents to the ball's surface, a thin, curved shell on which densities are hard to
-        match. Unbounded, they fill the whole space.
+        The encoder makes it ever longer, up to the ball's surface, a thin, curved shell on which densities are hard to
+        match. Unbounded, latents fill the whole space.
         """
-        return self.style_encoder(self._standardised(images)) if self.latent == "ball" else self.encode_raw(images)
+        z = self.style_encoder(self._standardised(images))
+        return from_sphere(z) if self.latent == "sphere" else z
 
     def decode_raw(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Images from raw latents, as `encode_raw` gives them."""
-        return self._pixels(self.image_decoder(jnp.asarray(z), jax.nn.one_hot(labels, self.num_classes)))
+        return self._pixels(self.image_decoder(self._point(z), jax.nn.one_hot(labels, self.num_classes)))
+
+    def _point(self, z: Float[AnyArray, "b z"]) -> Float[Array, "b p"]:
+        """Raw latents as the decoder and the adversary take them."""
+        return to_sphere(jnp.asarray(z)) if self.latent == "sphere" else jnp.asarray(z)
 
     def adversary_logits(self, z: Float[AnyArray, "b z"], lam: Float[Array, ""] | float) -> Float[Array, "b n"]:
         """The adversary's logits on raw latents; the gradient to `z` is reversed and scaled by `lam`."""
-        return self.adversary(jnp.asarray(z), lam)
+        return self.adversary(self._point(z), lam)
 
     def classify(self, images: Images) -> Float[Array, "b n"]:
         """The content classifier's logits of each image; their arg-max is a label as `decode` takes it."""

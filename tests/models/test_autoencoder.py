@@ -6,7 +6,7 @@ import pytest
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import build, fresh_variables, variable_shapes
+from infoae_jax.models.autoencoder import build, fresh_variables, from_sphere, to_sphere, variable_shapes
 
 
 def make_model(shape, num_classes=10, **overrides):
@@ -49,7 +49,7 @@ def test_fresh_variables_are_shaped_like_those_of_init_and_lie_on_the_host(coupl
 
 def test_the_papers_network():
     """Layer by layer as in DCEC: 28 -> 14 -> 7 -> 3 and back, with two fully connected layers on either side."""
-    _, variables, _, _ = make(hidden=256, filters=(32, 64, 128), adversary_hidden=256)
+    _, variables, _, _ = make(latent="unbounded", hidden=256, filters=(32, 64, 128), adversary_hidden=256)
     shapes = jax.tree.map(jnp.shape, variables["params"])
     encoder, decoder, adversary = (shapes[n] for n in ("style_encoder", "image_decoder", "adversary"))
     assert [encoder[f"Conv_{i}"]["kernel"] for i in range(3)] == [(5, 5, 1, 32), (5, 5, 32, 64), (3, 3, 64, 128)]
@@ -82,15 +82,48 @@ def test_networks_see_and_give_standardised_pixels():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_latent_on_the_sphere_in_the_ball_and_unbounded():
+def test_latent_in_the_ball_and_unbounded():
     lengths = {}
-    for latent in ("sphere", "ball", "unbounded"):
+    for latent in ("ball", "unbounded"):
         model, variables, images, _ = make(latent=latent)
         lengths[latent] = np.linalg.norm(model.apply(variables, images, method="encode"), axis=1)
     free = lengths["unbounded"]
     assert np.ptp(free) > 1e-3
-    np.testing.assert_allclose(lengths["sphere"], 4, rtol=1e-5)  # the root of 16, the latent's size
     np.testing.assert_allclose(lengths["ball"], free / np.sqrt(free**2 / 16 + 1), rtol=1e-5)
+
+
+def test_latent_names_a_point_on_the_sphere():
+    points = jnp.asarray(np.random.default_rng(0).normal(size=(200, 17)), jnp.float32)
+    z = from_sphere(points)
+    assert z.shape == (200, 16)
+    again = to_sphere(z)
+    length = np.linalg.norm(points, axis=1, keepdims=True)
+    np.testing.assert_allclose(again, 17**0.5 * points / length, atol=1e-4)
+    np.testing.assert_allclose(from_sphere(again), z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(from_sphere(1000 * points), z, rtol=1e-4)  # whatever the length
+    on_equator = points.at[:, 0].set(0)
+    np.testing.assert_allclose(np.linalg.norm(from_sphere(on_equator), axis=1), 4, rtol=1e-5)
+
+
+def test_projection_of_the_sphere_is_finite_everywhere():
+    pole, centre = -jnp.eye(1, 17), jnp.zeros((1, 17))
+    for value in (pole, 1e6 * pole, centre, pole + 1e-4):
+        z, gradient = jax.value_and_grad(lambda p: to_sphere(from_sphere(p)).sum())(value)
+        assert np.isfinite(z)
+        assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(to_sphere(jnp.full((1, 16), 1e30))[0, 0], -(17**0.5), rtol=1e-5)
+
+
+def test_decoder_and_adversary_see_the_point_on_the_sphere():
+    model, variables, images, labels = make(latent="sphere")
+    z = model.apply(variables, images, method="encode")
+    assert z.shape[1] == 16
+    first = {name: variables["params"][name]["Dense_0"]["kernel"] for name in ("image_decoder", "adversary")}
+    assert {name: kernel.shape[0] for name, kernel in first.items()} == {"image_decoder": 17 + 10, "adversary": 17}
+    far = 1e4 * z  # both are near the pole, but not the same
+    for method, rest in (("decode_raw", (labels,)), ("adversary_logits", (0.0,))):
+        near, other = (model.apply(variables, value, *rest, method=method) for value in (far, 2 * far))
+        np.testing.assert_allclose(near, other, atol=1e-3)
 
 
 def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_the_decoder():

@@ -24,11 +24,11 @@ from tests.small_training import (
 )
 
 GOLDEN = {
-    "total": 0.329035,
-    "reconstruction": 0.325202,
-    "adversary": 3.06638,
+    "total": 0.329163,
+    "reconstruction": 0.326127,
+    "adversary": 2.42873,
     "content": 2.39569,
-    "swap": 2.3042,
+    "swap": 2.30715,
     "lambda": 0.00125,
     "learning_rate": 0.000853553,
 }
@@ -183,7 +183,8 @@ def test_cycle_term_is_the_error_of_the_image_encoded_and_decoded_again(batch):
         method = lambda name, *args: model.apply({**constants, "params": p}, *args, method=name)  # noqa: E731
         decoded = method("decode_raw", method("encode_raw", pixels), labels)
         twice = method("decode_raw", method("encode_raw", jnp.clip(decoded, 0, 1)), labels)
-        return jnp.mean((decoded - pixels) ** 2) + weight * jnp.mean((twice - pixels) ** 2)
+        cycle = jnp.mean((twice - (pixels + jax.lax.stop_gradient(decoded)) / 2) ** 2)
+        return jnp.mean((decoded - pixels) ** 2) + weight * cycle
 
     def ours(p):
         total, (found, _) = call_losses(model, {**constants, "params": p}, own, jnp.float32(0), weight)
