@@ -108,7 +108,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.003
     config.model.latent, config.model.couplings, config.model.reference_couplings = "ball", 8, 4
     config.model.content = "deep"
-    alignment.epochs, alignment.batch_size, alignment.learning_rate, alignment.weight_decay = 50, 512, 3e-3, 0.0
+    alignment.batch_size, alignment.learning_rate, alignment.weight_decay = 512, 3e-3, 0.0
     alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4
     refine.style_weight, refine.cycle_weight, refine.swap_weight = 0.003, 0.0, 0.0075
     train.chroma_weight = refine.chroma_weight = 4.0
