@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.bottleneck = 16  # size of the style latent z
-    # 'sphere': names a point on the sphere in one dimension more; 'ball': shorter than the root of its dimensions;
+    # 'sphere': the coordinates of a point on a sphere in one more dimension; 'ball': shorter than the root of its size;
     # 'unbounded': as in the paper
     model.latent = "sphere"
     model.hidden = 256  # width of the fully connected layers around the latent
@@ -101,7 +101,8 @@ def get_config() -> ConfigDict:
 def use_colour_recipe(config: ConfigDict) -> None:
     """Sets what was chosen on the rendered data set and a part of SVHN.
 
-    A simple shared distribution, no cycle terms, more weight on colours; all networks see shifted images and views.
+    A latent in the ball, a simple shared distribution, no cycle terms, more weight on colours; all networks see shifted
+    images and views.
     """
     train, alignment, refine = config.train, config.alignment, config.refine
     train.learning_rate = 2e-3

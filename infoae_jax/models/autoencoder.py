@@ -46,14 +46,19 @@ def into_ball(z: Float[Array, "b z"]) -> Float[Array, "b z"]:
 
 
 def from_sphere(p: Float[Array, "b p"]) -> Float[Array, "b p-1"]:
-    """Latents of vectors, whose lengths are of no importance: their stereographic projection from the sphere.
+    """Latents from vectors of any length: the stereographic projection of their directions.
 
-    The sphere has one dimension less than the space around it, so as many numbers name a point on it: no length is left
-    over, which would be of no use to the decoder but would have to be aligned. On its equator latents have the length
-    of `into_ball`'s surface. Its one pole without a projection gets some finite latent.
+    As many numbers as the sphere has dimensions name a point on it. So no length is left over, which would be of no use
+    to the decoder but would have to be aligned. Points on the equator have latents as long as the radius of
+    `into_ball`'s ball; the one pole that has no projection gets a finite latent.
     """
-    size, length = p.shape[1] - 1, jnp.sqrt(jnp.sum(p**2, axis=1, keepdims=True) + 1e-12)
-    return size**0.5 * p[:, 1:] / ((1 + POLE) * length + p[:, :1])
+    size, first, rest = p.shape[1] - 1, p[:, :1], p[:, 1:]
+    squared = jnp.sum(rest**2, axis=1, keepdims=True)
+    length = jnp.sqrt(squared + first**2 + 1e-12)
+    above = length + jnp.abs(first)
+    # length + first, without the cancellation near the pole
+    height = jnp.where(first < 0, squared / above, above)
+    return size**0.5 * rest / (height + POLE * length)
 
 
 def to_sphere(z: Float[Array, "b z"]) -> Float[Array, "b z+1"]:
@@ -236,10 +241,10 @@ class InfoAutoencoder(nn.Module):
         return into_ball(z) if self.latent == "ball" else z
 
     def encode_unbounded(self, images: Images) -> Float[Array, "b z"]:
-        """The latent that the alignment takes: as from `encode_raw`, but for the ball before it is bounded.
+        """The latent that the alignment takes: that of `encode_raw`, except that the ball's is not yet scaled.
 
-        The encoder makes it ever longer, up to the ball's surface, a thin, curved shell on which densities are hard to
-        match. Unbounded, latents fill the whole space.
+        The encoder drives the scaled one to the ball's surface, a thin, curved shell on which densities are hard to
+        match. Unscaled it fills the whole space, as the sphere's projection does.
         """
         z = self.style_encoder(self._standardised(images))
         return from_sphere(z) if self.latent == "sphere" else z

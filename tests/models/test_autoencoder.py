@@ -6,7 +6,7 @@ import pytest
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import build, fresh_variables, from_sphere, to_sphere, variable_shapes
+from infoae_jax.models.autoencoder import POLE, build, fresh_variables, from_sphere, to_sphere, variable_shapes
 
 
 def make_model(shape, num_classes=10, **overrides):
@@ -105,6 +105,15 @@ def test_latent_names_a_point_on_the_sphere():
     np.testing.assert_allclose(np.linalg.norm(from_sphere(on_equator), axis=1), 4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("angle", [1e-1, 1e-2, 3e-3])
+def test_projection_of_the_sphere_is_exact_near_its_pole(angle):
+    rest = np.random.default_rng(0).normal(size=(50, 16))
+    rest *= np.sin(angle) / np.linalg.norm(rest, axis=1, keepdims=True)
+    points = np.concatenate([np.full((50, 1), -np.cos(angle)), rest], axis=1)
+    expected = 4 * rest / (1 - np.cos(angle) + POLE)
+    np.testing.assert_allclose(from_sphere(jnp.asarray(5 * points, jnp.float32)), expected, rtol=1e-4)
+
+
 def test_projection_of_the_sphere_is_finite_everywhere():
     pole, centre = -jnp.eye(1, 17), jnp.zeros((1, 17))
     for value in (pole, 1e6 * pole, centre, pole + 1e-4):
@@ -124,6 +133,18 @@ def test_decoder_and_adversary_see_the_point_on_the_sphere():
     for method, rest in (("decode_raw", (labels,)), ("adversary_logits", (0.0,))):
         near, other = (model.apply(variables, value, *rest, method=method) for value in (far, 2 * far))
         np.testing.assert_allclose(near, other, atol=1e-3)
+
+
+def test_alignment_of_the_sphere_is_undone_before_the_decoder():
+    model, variables, images, labels = make(latent="sphere", couplings=2)
+    alignment = variables["constants"]["alignment"] | {"mean": 0.3 * jnp.ones((10, 16))}
+    variables = variables | {"constants": variables["constants"] | {"alignment": alignment}}
+    u = model.apply(variables, images, labels, method="encode")
+    z = model.apply(variables, images, method="encode_raw")
+    assert np.abs(u - z).max() > 0.2
+    decoded = model.apply(variables, u, labels, method="decode")
+    np.testing.assert_allclose(decoded, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
+    assert np.isfinite(model.apply(variables, 1e6 * u, labels, method="decode")).all()
 
 
 def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_the_decoder():
