@@ -71,7 +71,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "autoencoder without its cycle term": {"train.cycle_weight": 0.0},
     "alignment without views": {"alignment.views": 0},
     "alignment of 8 couplings": {"model.couplings": 8},
-    "alignment of 48 couplings": {"model.couplings": 48},
+    "alignment of 24 couplings": {"model.couplings": 24},
     "alignment of 10 wide couplings": {"model.couplings": 10, "model.coupling_hidden": 256},
     "alignment to the normal distribution": {"model.reference_couplings": 0},
     "alignment to a distribution of 4 couplings": {"model.reference_couplings": 4},
@@ -89,7 +89,6 @@ ROWS: dict[str, dict[str, str | float]] = {
     "constant learning rate": {"train.learning_rate_schedule": "constant"},
     "one adversary step": {"train.adversary_steps": 1},
     "constant lambda": {"train.lambda_schedule": "constant"},
-    "latent in the ball": {"model.latent": "ball"},
     "latent on the sphere": {"model.latent": "sphere"},
     "unbounded latent": {"model.latent": "unbounded"},
 }

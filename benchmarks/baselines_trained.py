@@ -165,7 +165,7 @@ def y_autoencoder_loss(model: Networks, params: Params, batch: Batch) -> Float[A
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within a ball, so that its scale is no way out.
+    The latent is within a ball, as ours is, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
     z = into_ball(_call(model, params, "encode", batch.images))

@@ -41,8 +41,7 @@ def losses(net: nn.Module, x: torch.Tensor, y: torch.Tensor, cycle: float) -> tu
     loss = F.mse_loss(drawn, x) + F.cross_entropy(net.adversary(Reverse.apply(z, 0.005)), y)
     loss = loss + F.cross_entropy(net.classifier(x), y)
     if cycle:
-        again = net.decoder(net.encoder(drawn.clamp(0, 1)), y)
-        loss = loss + cycle * F.mse_loss(again, (x + drawn.detach()) / 2)
+        loss = loss + cycle * F.mse_loss(net.decoder(net.encoder(drawn.clamp(0, 1)), y), x)
     return loss, z.detach()
 
 

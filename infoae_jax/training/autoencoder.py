@@ -67,8 +67,7 @@ def losses(
     states, mse + lambda * adversary.
 
     The cycle error is that of the reconstruction, encoded and decoded again. Without it, images drift when they are
-    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023). It is measured from the midpoint of
-    image and reconstruction: from the image alone, most of it is the error of the first pass, which hides the drift.
+    encoded and decoded over and over (the 'composition' of Monteiro et al. 2023).
 
     A reconstruction shows the decoder no latent with another class than its own, so it may read the class from the
     latent. Swaps, decoded with random classes, must show those to the classifier, which does not learn from them (as in
@@ -93,8 +92,7 @@ def losses(
         chroma = chroma_error(decoded, jnp.asarray(images))
     if config.cycle_weight:
         again = _call(model, variables, "encode_raw", jnp.clip(decoded, 0, 1))
-        twice = _call(model, variables, "decode_raw", again, labels)
-        cycle = jnp.mean((twice - (images + jax.lax.stop_gradient(decoded)) / 2) ** 2)
+        cycle = jnp.mean((_call(model, variables, "decode_raw", again, labels) - images) ** 2)
     if config.swap_weight:
         targets = swap_classes(hyper, model.num_classes, len(z), axis)
         swaps = augment_swaps(jnp.clip(_call(model, variables, "decode_raw", z, targets), 0, 1), hyper, axis)
