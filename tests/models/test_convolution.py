@@ -41,8 +41,9 @@ def set_up(kind, case, dtype=np.float32, count=2):
 @settings(deadline=None, max_examples=10)
 @given(case=cases())
 def test_same_results_and_gradients_as_flax(kind, case):
-    if kind == "transpose" and not isinstance(case["padding"], str):
-        # Gradients of wider pads crop their input, which jax 0.10 gets wrong on the CPU; no layer has such pads.
+    if not isinstance(case["padding"], str):
+        # Gradients of wider pads crop their input, which jax 0.10 gets wrong on the CPU, in Flax's layers as well (some
+        # are 1e27); no layer has such pads.
         assume(all(max(pads) < side for pads, side in zip(case["padding"], case["kernel"], strict=True)))
     ours, flax, variables, x, rng = set_up(kind, case)
     expected = flax.apply(variables, x)
