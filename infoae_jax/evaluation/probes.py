@@ -29,6 +29,7 @@ from infoae_jax.types import Json, Variables
 
 MIN_FOLD_CODES = 50  # with fewer codes of unseen images, folds say nothing
 VALIDATION_SHARE = 0.1  # of the codes that an MLP is fitted to, by which its epoch is chosen
+MAX_DISTANCE = 3.0  # of a code from the middle, times the distance within which nine in ten codes are
 RESAMPLES = 1000  # of the bootstrap
 PROTOCOLS = "fitted_on_training_codes", "folds_by_group", "folds_at_random"
 
@@ -143,9 +144,22 @@ def _interval(right: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"] | No
 
 
 def _standardise(fit: Codes, test: Codes) -> tuple[Codes, Codes]:
-    mean, sd = fit.z.mean(0), fit.z.std(0)
+    """Both by the mean and deviation of `fit`, once codes far out are pulled in: a few could blind all probes."""
+    middle = np.median(fit.z, axis=0)
+    farthest = MAX_DISTANCE * (float(np.quantile(_distances(fit.z, middle), 0.9)) or np.inf)
+    near, seen = (_pull_in(codes.z, middle, farthest) for codes in (fit, test))
+    mean, sd = near.mean(0), near.std(0)
     sd = np.where(sd > 1e-12, sd, 1)
-    return fit._replace(z=(fit.z - mean) / sd), test._replace(z=(test.z - mean) / sd)
+    return fit._replace(z=(near - mean) / sd), test._replace(z=(seen - mean) / sd)
+
+
+def _pull_in(z: Float[np.ndarray, "n z"], middle: Float[np.ndarray, " z"], farthest: float) -> Float[np.ndarray, "n z"]:
+    shares = np.minimum(farthest / np.maximum(_distances(z, middle), 1e-12), 1)
+    return np.where(shares < 1, middle + (z - middle) * shares, z).astype(z.dtype)
+
+
+def _distances(z: Float[np.ndarray, "n z"], middle: Float[np.ndarray, " z"]) -> Float[np.ndarray, "n 1"]:
+    return np.linalg.norm(z - middle, axis=1, keepdims=True)
 
 
 def _probes(num_classes: int, epochs: int, seed: int) -> dict[str, Callable[[Codes, Codes], Scores]]:

@@ -40,6 +40,27 @@ def test_class_that_only_a_network_can_read_is_found_by_one():
     assert found["protocol"] == "fitted_on_training_codes"  # more codes to learn from
 
 
+def test_a_few_codes_far_out_do_not_blind_the_probes():
+    train, test = data("separate", 600), data("separate", 300, 1)
+    for codes in train, test:
+        codes.z[:6] *= -1e5
+    found = measure_leakage(train, test, 4, epochs=8)
+    for kind in ("fitted_on_training_codes", "folds_at_random"):
+        assert found[kind]["knn_10"] > 0.95, kind
+        assert found[kind]["mlp_256"] > 0.95, kind
+
+
+@pytest.mark.parametrize("factor", [1, 1e-30])
+def test_codes_that_are_not_far_out_are_standardised_as_they_are(factor):
+    fit, test = data("separate", 600), data("separate", 300, 1)
+    fit, test = (codes._replace(z=(codes.z - 5) * np.float32(factor)) for codes in (fit, test))
+    for codes, found in zip((fit, test), probes._standardise(fit, test), strict=True):
+        sd = fit.z.std(0)
+        expected = (codes.z - fit.z.mean(0)) / (sd if factor == 1 else 1)
+        np.testing.assert_array_equal(found.z, expected)
+        assert found.z.dtype == np.float32
+
+
 @pytest.mark.parametrize("kind", ["noise", "constant"])
 def test_class_that_is_not_there_is_not_read(kind):
     found = measure_leakage(data(kind, 400), data(kind, 300, 1), 4, epochs=3)
