@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "adversary only": ADVERSARY_ONLY,
     "no alignment": {"model.couplings": 0},
     "no refinement": {"refine.epochs": 0},
+    "a refinement of 3 epochs": {"refine.epochs": 3},
     "refinement without swaps": {"refine.style_weight": 0.0, "refine.cycle_weight": 0.0, "refine.swap_weight": 0.0},
     "refinement without its cycle term": {"refine.cycle_weight": 0.0},
     "refinement without its style term": {"refine.style_weight": 0.0},
@@ -76,6 +77,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "alignment to the normal distribution": {"model.reference_couplings": 0},
     "alignment to a distribution of 4 couplings": {"model.reference_couplings": 4},
     "alignment to a distribution of 10 couplings": {"model.reference_couplings": 10},
+    "alignment without weight decay": {"alignment.weight_decay": 0.0},
     "alignment without its adversary": {"alignment.lambda_adv": 0.0},
     "alignment without its distance term": {"alignment.distance_weight": 0.0},
     "alignment without its style term": {"alignment.style_weight": 0.0},
@@ -89,6 +91,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "constant learning rate": {"train.learning_rate_schedule": "constant"},
     "one adversary step": {"train.adversary_steps": 1},
     "constant lambda": {"train.lambda_schedule": "constant"},
+    "latent in the ball": {"model.latent": "ball"},
     "latent on the sphere": {"model.latent": "sphere"},
     "unbounded latent": {"model.latent": "unbounded"},
 }
@@ -125,13 +128,20 @@ def config_of(row: str, seed: int, data_dir: str, config: str) -> tuple[Config, 
     return parse(values), [file, *options]
 
 
+def changed_by(row: str, config: str) -> list[str]:
+    """What a row changes in a configuration; without refinement, the settings of a refinement change nothing."""
+    before, after = (config_of(name, 0, "", config)[0] for name in ("default", row))
+    unread = () if after.refine.epochs else tuple(f"refine.{name}" for name in vars(after.refine) if name != "epochs")
+    return [change for change in differences(before, after) if not change.startswith(unread)]
+
+
 def run_all(arguments: argparse.Namespace) -> None:
     """Trains and evaluates what is missing of the rows and seeds that were asked for."""
     for row in arguments.rows:
         for seed in arguments.seeds:
             config, options = config_of(row, seed, arguments.data_dir, arguments.config)
-            if row != "default" and config == config_of("default", seed, arguments.data_dir, arguments.config)[0]:
-                continue  # this row changes nothing in this configuration
+            if row != "default" and not changed_by(row, arguments.config):
+                continue
             folder = folder_of(arguments.out, row, seed)
             if (folder / "config.json").exists():
                 if changed := differences(read_info(folder).config, config):

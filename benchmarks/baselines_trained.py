@@ -165,7 +165,7 @@ def y_autoencoder_loss(model: Networks, params: Params, batch: Batch) -> Float[A
 def fader_loss(model: Networks, params: Params, batch: Batch) -> Float[Array, ""]:
     """Lample et al. 2017: the encoder makes the adversary read some other class; the weight rises until half-time.
 
-    The latent is within a ball, as ours is, so that its scale is no way out.
+    The latent is within a ball, so that its scale is no way out.
     """
     dropping, choosing = jax.random.split(batch.key)
     z = into_ball(_call(model, params, "encode", batch.images))
@@ -241,11 +241,8 @@ def build_networks(recipe: Recipe, config: Config, data: Dataset) -> Networks:
 
 
 def train(recipe: Recipe, config: Config, data: Dataset, setting: Setting, seed: int, mesh: Mesh) -> Params:
-    """Trains a method: Adam, with the schedule of our first phase.
-
-    It passes over the images as often as the phases of our recipe that see images.
-    """
-    epochs, size = config.train.epochs + config.refine.epochs, config.train.batch_size // mesh.size * mesh.size
+    """Trains a method: Adam, with the schedule of our first phase."""
+    epochs, size = config.train.epochs, config.train.batch_size // mesh.size * mesh.size
     state, step, put = _begin(recipe, config, data, seed, mesh)
     key, per_epoch = jax.random.key(seed), len(data) // size
     for epoch in range(epochs):

@@ -28,9 +28,9 @@ def get_config() -> ConfigDict:
 
     config.model = model = ConfigDict()
     model.bottleneck = 16  # size of the style latent z
-    # 'ball': shorter than the root of its size; 'sphere': the coordinates of a point on a sphere in one more dimension;
+    # 'sphere': the coordinates of a point on a sphere in one more dimension; 'ball': shorter than the root of its size;
     # 'unbounded': as in the paper
-    model.latent = "ball"
+    model.latent = "sphere"
     model.hidden = 256  # width of the fully connected layers around the latent
     model.filters = (32, 64, 128)  # channels of the three convolutions; the decoder mirrors them
     model.leak = 0.1  # slope of the leaky rectifiers below 0, in encoder, decoder and deep content classifier
@@ -63,17 +63,19 @@ def get_config() -> ConfigDict:
     train.dtype = "float32"  # precision of the computation: 'float32' or, on accelerators, 'bfloat16'
 
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
-    alignment.epochs = 50  # passes over the latents of the training images
+    alignment.epochs = 40  # passes over the latents of the training images
     alignment.batch_size = 256  # latents in a batch
     alignment.views = 5  # views: copies of each image, warped and (RGB) recoloured, seen in the first 60 %; 0 = none
     alignment.learning_rate = 2e-3  # for Adam; falls to 0 as a cosine
-    alignment.weight_decay = 0.1  # of the couplings, as in AdamW: a step takes off this share times the rate; 0 = none
-    alignment.distance_weight = 0.04  # weight of the distance between the whitened latents of a swap and of its source
-    alignment.style_weight = 0.5  # weight of the error between the appearance features of a swap and of its source
+    # Of the couplings, as in AdamW: a step takes off this share times the rate (of the weights by which they see the
+    # class, 2.5 times as much); 0 = none.
+    alignment.weight_decay = 0.2
+    alignment.distance_weight = 0.02  # weight of the distance between the whitened latents of a swap and of its source
+    alignment.style_weight = 0.22  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
-    refine.epochs = 3  # passes over the training images; 0 = no refinement
+    refine.epochs = 0  # passes over the training images; 0 = no refinement
     refine.learning_rate = 1e-3  # for Adam; falls to 0 as a cosine
     refine.chroma_weight = 0.0  # as train.chroma_weight
     refine.style_weight = 0.03  # weight of the error of a latent that is decoded and encoded again
@@ -106,7 +108,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train, alignment, refine = config.train, config.alignment, config.refine
     train.learning_rate = 2e-3
     train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.003
-    config.model.couplings, config.model.reference_couplings = 8, 4
+    config.model.latent, config.model.couplings, config.model.reference_couplings = "ball", 8, 4
     config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate, alignment.weight_decay = 512, 3e-3, 0.0
     alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4

@@ -1,4 +1,4 @@
-"""Appearance features: how much ink and how much edge is where in an image, on grids of 1, 2x2 and 4x4 cells.
+"""Appearance features: how much ink and how much edge is where in an image, on grids of 2x2 and 4x4 cells.
 
 From them the alignment learns which style latents of two classes belong together. They are differences from the class's
 mean: a bold 1 is like a bold 8, although an 8 has more ink.
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 
 from infoae_jax.images.pixels import to_float
 
-GRIDS = (1, 2, 4)  # cells along each side
+GRIDS = (2, 4)  # cells along each side
 MAX_PIXELS_AT_ONCE = 4096 * 32 * 32  # bounds the memory
 
 

@@ -24,7 +24,7 @@ MAX_PIXELS_AT_ONCE = 4096 * 32 * 32  # which bounds the memory
 # Cross-entropy of a coin-flip among 1e6 classes is 14 nats. Beyond this loss the encoder runs away from its adversary.
 MAX_ADVERSARY_LOSS = 1e3
 ADVICE: dict[PhaseName, str] = {
-    "autoencoder": "with a smaller --config.train.lambda_adv or, where not yet set, --config.model.latent=ball or "
+    "autoencoder": "with a smaller --config.train.lambda_adv or, where not yet set, --config.model.latent=sphere or "
     "--config.train.lambda_schedule=linear. Where it is not the adversary, lower --config.train.learning_rate.",
     "alignment": "with a smaller --config.alignment.lambda_adv or --config.alignment.learning_rate, or without "
     "alignment: --config.model.couplings=0.",

@@ -168,3 +168,12 @@ def test_missing_checkpoints_and_runs_of_other_code_are_not_shared(out, monkeypa
     assert ablation.shared_steps(out / "a", config) == ENDS["autoencoder"]
     (out / "a" / "checkpoints" / str(ENDS["autoencoder"])).rmdir()
     assert ablation.shared_steps(out / "a", config) == 0
+
+
+def test_without_refinement_its_settings_change_nothing():
+    """Rows that change nothing are left out; rendered is refined, MNIST is not."""
+    assert ablation.changed_by("refinement without its cycle term", "mnist") == []
+    assert ablation.changed_by("no refinement", "mnist") == []
+    assert ablation.changed_by("no refinement", "rendered") == ["refine.epochs: 1 -> 0"]
+    assert ablation.changed_by("no swap term at all", "mnist") == ["train.swap_weight: 0.005 -> 0.0"]
+    assert len(ablation.changed_by("no swap term at all", "rendered")) == 2

@@ -266,4 +266,4 @@ def test_divergence_ends_with_code_1_and_advice(launch):
     args = ["--config.train.lambda_adv=100", "--config.train.learning_rate=0.5", "--config.train.epochs=50"]
     _, err = finish(launch(*args, config="configs/rendered.py:paper,tiny"), code=1)
     assert "diverged in epoch" in err
-    assert "--config.model.latent=ball" in err
+    assert "--config.model.latent=sphere" in err

@@ -107,7 +107,7 @@ def test_a_last_step_that_ruins_the_decoder_is_not_saved(aligned, tmp_path):
 def test_divergence_stops_with_epoch_values_and_advice(tiny, tmp_path):
     tiny.model.latent = "unbounded"
     tiny.train.update(lambda_adv=100.0, lambda_schedule="constant", learning_rate=0.5, epochs=50)
-    with pytest.raises(DivergedError, match=r"(?s)diverged in epoch \d+ \(step \d+\).*lambda_adv.*latent=ball"):
+    with pytest.raises(DivergedError, match=r"(?s)diverged in epoch \d+ \(step \d+\).*lambda_adv.*latent=sphere"):
         fit(parse(tiny), tmp_path / "run")
     last = read_metrics(tmp_path / "run")[-1]
     assert last["kind"] == "diverged"

@@ -44,7 +44,7 @@ def test_sound_metrics_come_back_as_numbers(run, tmp_path):
         (
             "autoencoder",
             {"content": np.nan},
-            r"(?s)epoch 2 \(step 7\).* of the autoencoder: content became infinite.*lambda_adv.*latent=ball",
+            r"(?s)epoch 2 \(step 7\).* of the autoencoder: content became infinite.*lambda_adv.*latent=sphere",
         ),
         (
             "autoencoder",

@@ -7,6 +7,7 @@ import pytest
 
 from configs import mnist
 from infoae_jax.config import parse, split_settings
+from infoae_jax.images.appearance import num_features
 from infoae_jax.models.autoencoder import build
 from infoae_jax.training import stepper as stepper_module
 from infoae_jax.training.autoencoder import AUTOENCODER
@@ -20,7 +21,9 @@ def example(phase):
     model, config, images, labels = make()
     images, labels = (np.concatenate([rows, rows[:5]]) for rows in (images, labels))
     rng = np.random.default_rng(0)
-    z, appearance = (rng.standard_normal((len(labels), 2, n)).astype(np.float32) for n in (model.bottleneck, 42))
+    z, appearance = (
+        rng.standard_normal((len(labels), 2, n)).astype(np.float32) for n in (model.bottleneck, num_features(1))
+    )
     z = z if phase.name == "alignment" else z[:, 0]
     names = {"autoencoder": ["images"], "alignment": ["z", "appearance"], "refinement": ["images", "z"]}[phase.name]
     tables = {"images": images, "z": z, "appearance": appearance, "labels": labels}
