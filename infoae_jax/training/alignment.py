@@ -78,6 +78,7 @@ def make_optimizer(params: Params, rate: Scalar, decay: Scalar, size: int) -> op
     def decayed(path: tuple[Any, ...], update: Array, weight: Array) -> Array:
         if weight.ndim == 1:
             return update
+        # The first layer of a coupling reads half of the latent, then the class (`models.alignment.Couplings`).
         sees_class = (path[-2].key == "Dense_0") & (jnp.arange(len(weight)) >= size // 2)
         return update + decay * jnp.where(sees_class, CLASS_DECAY, 1)[:, None] * weight
 
