@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     model.leak = 0.1  # slope of the leaky rectifiers below 0, in encoder, decoder and deep content classifier
     model.decoder = "dcec"  # 'dcec': mirrored, the last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
     model.adversary_hidden = 256  # width of the adversary (network B)
-    model.couplings = 48  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
+    model.couplings = 80  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
     model.coupling_hidden = 128  # width of the networks in the couplings
     model.reference_couplings = 0  # coupling layers of the distribution that all classes share; 0 = the normal one
     model.content = "shallow"  # content classifier: 'shallow' (two convolutions) or 'deep' (like the style encoder)
@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     train.view_share = 0.5  # share of this phase's images that are changed as in alignment.views
     train.shift = 1  # each image of this phase, view or not, is shifted by up to this many pixels
     train.augment = "classifier"  # who sees images so changed: the content 'classifier' alone, or 'all' networks
-    train.lambda_adv = 0.0025  # lambda: how strongly the encoder is pushed to forget the class
+    train.lambda_adv = 0.005  # lambda: how strongly the encoder is pushed to forget the class
     train.lambda_schedule = "linear"  # 'linear' (rises from 0, then stays) or 'constant'
     train.lambda_ramp = 0.5  # share of this phase during which lambda rises
     train.adversary_steps = 3  # steps of the adversary for each step of the autoencoder
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     # class, 2.5 times as much); 0 = none.
     alignment.weight_decay = 0.2
     alignment.distance_weight = 0.02  # weight of the distance between the whitened latents of a swap and of its source
-    alignment.style_weight = 0.22  # weight of the error between the appearance features of a swap and of its source
+    alignment.style_weight = 0.17  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
@@ -187,7 +187,7 @@ def sweep_colour(add: Callable[..., None]) -> None:
 
 def sweep_over(
     add: Callable[..., None],
-    lambdas: Sequence[float] = (0.0, 0.001, 0.0025, 0.005),
+    lambdas: Sequence[float] = (0.0, 0.0025, 0.005, 0.01),
     bottlenecks: Sequence[int] = (8, 16, 32),
     seeds: Sequence[int] = (0, 1, 2),
 ) -> None:

@@ -157,7 +157,7 @@ def test_differences_name_fields_and_leave_out_those_without_effect():
         checkpoint=dataclasses.replace(old.checkpoint, every_seconds=0.0),
         evaluate=dataclasses.replace(old.evaluate, at_end="full"),
     )
-    assert differences(old, new) == ["data.seed: 0 -> 3", "train.lambda_adv: 0.0025 -> 0.5"]
+    assert differences(old, new) == ["data.seed: 0 -> 3", "train.lambda_adv: 0.005 -> 0.5"]
     assert differences(old, old) == []
 
 
