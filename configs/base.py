@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     model.decoder = "dcec"  # 'dcec': mirrored, the last layer gives pixels; 'literal': 128-64-32 and a 3x3 convolution
     model.adversary_hidden = 256  # width of the adversary (network B)
     model.couplings = 80  # coupling layers of the alignment, which is trained after the autoencoder; 0 = no alignment
-    model.coupling_hidden = 128  # width of the networks in the couplings
+    model.coupling_hidden = 96  # width of the networks in the couplings
     model.reference_couplings = 0  # coupling layers of the distribution that all classes share; 0 = the normal one
     model.content = "shallow"  # content classifier: 'shallow' (two convolutions) or 'deep' (like the style encoder)
 
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     # class, 2.5 times as much); 0 = none.
     alignment.weight_decay = 0.2
     alignment.distance_weight = 0.02  # weight of the distance between the whitened latents of a swap and of its source
-    alignment.style_weight = 0.17  # weight of the error between the appearance features of a swap and of its source
+    alignment.style_weight = 0.2  # weight of the error between the appearance features of a swap and of its source
     alignment.lambda_adv = 1.0  # lambda of the adversary that sees the aligned latents
 
     config.refine = refine = ConfigDict()  # the last phase trains the decoder alone, in batches of train.batch_size
@@ -108,7 +108,8 @@ def use_colour_recipe(config: ConfigDict) -> None:
     train, alignment, refine = config.train, config.alignment, config.refine
     train.learning_rate = 2e-3
     train.cycle_weight, train.shift, train.augment, train.lambda_adv = 0.0, 2, "all", 0.003
-    config.model.latent, config.model.couplings, config.model.reference_couplings = "ball", 8, 4
+    config.model.latent, config.model.couplings, config.model.coupling_hidden = "ball", 8, 128
+    config.model.reference_couplings = 4
     config.model.content = "deep"
     alignment.batch_size, alignment.learning_rate, alignment.weight_decay = 512, 3e-3, 0.0
     alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4
