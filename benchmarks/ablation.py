@@ -83,7 +83,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "alignment without its style term": {"alignment.style_weight": 0.0},
     "lambda 0 (alignment does it all)": {"train.lambda_adv": 0.0},
     "lambda 0.001": {"train.lambda_adv": 0.001},
-    "lambda 0.002": {"train.lambda_adv": 0.002},
+    "lambda 0.0025": {"train.lambda_adv": 0.0025},
     "lambda 0.005": {"train.lambda_adv": 0.005},
     "lambda 0.01": {"train.lambda_adv": 0.01},
     "lambda 0.02": {"train.lambda_adv": 0.02},
