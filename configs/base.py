@@ -188,7 +188,7 @@ def sweep_colour(add: Callable[..., None]) -> None:
 
 def sweep_over(
     add: Callable[..., None],
-    lambdas: Sequence[float] = (0.0, 0.0025, 0.005, 0.01),
+    lambdas: Sequence[float] = (0.0, 0.001, 0.0025, 0.005),
     bottlenecks: Sequence[int] = (8, 16, 32),
     seeds: Sequence[int] = (0, 1, 2),
 ) -> None:
