@@ -9,7 +9,7 @@ from infoae_jax.inference.model import Model
 from infoae_jax.runs.provenance import environment
 from infoae_jax.types import Json
 
-FORMAT = 2  # of the exports: the only one that this version reads
+FORMAT = 3  # of the exports: the only one that this version reads
 DESCRIPTION_FILE = "description.json"
 
 

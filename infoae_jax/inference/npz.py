@@ -1,7 +1,8 @@
 """A trained model as an .npz file: every variable by name, and description.json as one more member of the archive.
 
 `infoae_jax.load` reads it, and so does anything that reads NumPy's files. Variables are float32, float16, or (`int8`)
-large kernels as int8 with a scale for each output channel and the rest float16: the value is `int8 * scale`.
+large kernels as int8 and the rest float16. A kernel's scales reduce its last axis but one, that of the inputs: its
+values are `int8 * scale[..., None, :]`.
 
 The file holds no Python objects, and reading it makes none: no pickle, no code. Its checksum finds damage; it is not a
 signature.
@@ -65,7 +66,7 @@ def write_npz(out: Path, bundle: Bundle, dtype: Dtype = "float32") -> None:
         raise UserError(
             f"The model has {size / 1e6:,.0f} MB, but an export at most {MAX_BYTES / 1e6:,.0f}. Use a smaller dtype."
         )
-    description = describe(bundle, "variables by name; a kernel stored as int8 is int8 * scale")
+    description = describe(bundle, "variables by name; a kernel stored as int8 is int8 * scale[..., None, :]")
     description["arrays"] = {name: {"shape": list(v.shape), "dtype": str(v.dtype)} for name, v in stored.items()}
     description["sha256"] = _checksum(description, stored)
     files = {DESCRIPTION_FILE: to_json(description)} | {f"{name}.npy": _npy(values) for name, values in stored.items()}
@@ -123,7 +124,8 @@ def _naming_damage(path: str | Path) -> Iterator[None]:
 def _check_signatures(found: Mapping[str, Signature], module: InfoAutoencoder) -> None:
     """Raises `ValueError` unless the arrays are those that `write_npz` writes for this model."""
     shapes = {name: v.shape for name, v in _exported(variable_shapes(module)).items()}
-    shapes |= {f"{n}/scale": shapes[n][-1:] for n in shapes if n.endswith("/kernel") and f"{n}/scale" in found}
+    scaled = [name for name in shapes if name.endswith("/kernel") and f"{name}/scale" in found]
+    shapes |= {f"{name}/scale": (*shapes[name][:-2], shapes[name][-1]) for name in scaled}
     given = {name: f.shape for name, f in found.items() if name not in _EXTRAS}
     if shapes != given:
         name = min(shapes.items() ^ given.items())[0]
@@ -141,9 +143,9 @@ def _encoded(name: str, values: np.ndarray, dtype: Dtype) -> list[tuple[str, np.
     """The arrays that stand for `values` in the file, with their names."""
     is_large_kernel = values.size >= _MIN_INT8_SIZE and name.startswith(_COLLECTIONS) and name.endswith("/kernel")
     if dtype == "int8" and is_large_kernel:
-        largest = np.abs(values).max(axis=tuple(range(values.ndim - 1)))
+        largest = np.abs(values).max(axis=-2)
         scale = np.maximum(largest / 127, np.finfo(np.float32).tiny).astype(np.float32)
-        return [(name, np.rint(values / scale).astype(np.int8)), (f"{name}/scale", scale)]
+        return [(name, np.rint(values / scale[..., None, :]).astype(np.int8)), (f"{name}/scale", scale)]
     if dtype == "float32" or values.dtype != np.float32:
         return [(name, values)]
     with np.errstate(over="ignore"):
@@ -156,7 +158,7 @@ def _encoded(name: str, values: np.ndarray, dtype: Dtype) -> list[tuple[str, np.
 def _decoded(name: str, stored: Arrays) -> np.ndarray:
     values, scale = stored[name], stored.get(f"{name}/scale")
     if scale is not None:
-        return values * scale
+        return values * scale[..., None, :]
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 

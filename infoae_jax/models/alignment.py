@@ -23,7 +23,6 @@ network predicts from latent and class, near those of the source. (For colour im
 """
 
 import functools
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -31,6 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from infoae_jax.models.reversal import reverse_gradient
+from infoae_jax.types import Tree
 
 MAX_LOG_SCALE = 0.8  # of one coupling, so that no layer is nearly singular
 ADVERSARY_WIDTH, APPEARANCE_WIDTH = 256, 128
@@ -61,40 +61,55 @@ class Perceptron(nn.Module):
 
 
 class Couplings(nn.Module):
-    """Invertible map of `size` dimensions, the identity at first; `condition` may be an array with 0 columns."""
+    """Invertible map of `size` dimensions, the identity at first, given a condition of `condition_size` (may be 0)."""
 
     size: int
+    condition_size: int
     count: int
     hidden: int
 
     def setup(self) -> None:
-        out = 2 * (self.size - self.size // 2)
-        self.layers = [Perceptron(self.hidden, out, _EXACT, "change") for _ in range(self.count)]
+        # Stacked, so that one coupling is compiled, and not each.
+        self.layers = self.param("layers", self._init_layers)
         # Before each coupling and after the last one; stored, as another machine may draw others.
         shape = self.count + 1, self.size, self.size
         self.rotations = self.variable("constants", "rotations", jnp.zeros, shape)
 
+    def _network(self) -> Perceptron:
+        return Perceptron(self.hidden, 2 * (self.size - self.size // 2), _EXACT, "change", parent=None)
+
+    def _init_layers(self, key: Array) -> Tree:
+        example = jnp.zeros((1, self.size // 2 + self.condition_size))
+        return jax.vmap(lambda key: self._network().init(key, example)["params"])(jax.random.split(key, self.count))
+
     def __call__(self, x: Codes, condition: OneHot) -> tuple[Codes, PerImage]:
         """The image of x under the map, and the logarithm of the Jacobian's determinant."""
-        first, *others = self.rotations.value
-        x, log_det = _product(x, first), jnp.zeros(x.shape[0], x.dtype)
-        for layer, rotation in zip(self.layers, others, strict=True):
+
+        def step(carry: tuple[Codes, PerImage], coupling: tuple[Tree, Array]) -> tuple[tuple[Codes, PerImage], None]:
+            (x, log_det), (layer, rotation) = carry, coupling
             fixed, moved, log_scale, shift = self._split(layer, x, condition)
             x = _product(jnp.concatenate([fixed, moved * jnp.exp(log_scale) + shift], axis=1), rotation)
-            log_det += log_scale.sum(1)
-        return x, log_det
+            return (x, log_det + log_scale.sum(1)), None
+
+        first, others = self.rotations.value[0], self.rotations.value[1:]
+        start = _product(x, first), jnp.zeros(x.shape[0], x.dtype)
+        return jax.lax.scan(step, start, (self.layers, others))[0]
 
     def inverse(self, y: Codes, condition: OneHot) -> Codes:
         """The x that the map sends to y."""
-        first, *others = self.rotations.value
-        for layer, rotation in reversed(list(zip(self.layers, others, strict=True))):
-            fixed, moved, log_scale, shift = self._split(layer, _product(y, rotation.T), condition)
-            y = jnp.concatenate([fixed, (moved - shift) * jnp.exp(-log_scale)], axis=1)
-        return _product(y, first.T)
 
-    def _split(self, layer: Callable[[Array], Array], x: Codes, condition: OneHot) -> tuple[Array, ...]:
+        def step(y: Codes, coupling: tuple[Tree, Array]) -> tuple[Codes, None]:
+            layer, rotation = coupling
+            fixed, moved, log_scale, shift = self._split(layer, _product(y, rotation.T), condition)
+            return jnp.concatenate([fixed, (moved - shift) * jnp.exp(-log_scale)], axis=1), None
+
+        first, others = self.rotations.value[0], self.rotations.value[1:]
+        return _product(jax.lax.scan(step, y, (self.layers, others), reverse=True)[0], first.T)
+
+    def _split(self, layer: Tree, x: Codes, condition: OneHot) -> tuple[Array, ...]:
         fixed, moved = jnp.split(x, [self.size // 2], axis=1)
-        log_scale, shift = jnp.split(layer(jnp.concatenate([fixed, condition], axis=1)), 2, axis=1)
+        change = self._network().apply({"params": layer}, jnp.concatenate([fixed, condition], axis=1))
+        log_scale, shift = jnp.split(change, 2, axis=1)
         return fixed, moved, MAX_LOG_SCALE * jnp.tanh(log_scale), shift
 
 
@@ -107,7 +122,7 @@ class Alignment(nn.Module):
     hidden: int
 
     def setup(self) -> None:
-        self.couplings = Couplings(self.size, self.count, self.hidden)
+        self.couplings = Couplings(self.size, self.num_classes, self.count, self.hidden)
         # Computed once from the latents of the training images (`training.alignment.class_maps`).
         self.mean, self.matrix, self.inverse_matrix = (
             self.variable("constants", name, jnp.zeros, (self.num_classes, *(self.size,) * dimensions))
@@ -143,7 +158,7 @@ class AlignmentHelpers(nn.Module):
 
     def setup(self) -> None:
         if self.reference_couplings:
-            self.reference = Couplings(self.size, self.reference_couplings, self.hidden)
+            self.reference = Couplings(self.size, 0, self.reference_couplings, self.hidden)
         self.adversary = Perceptron(ADVERSARY_WIDTH, self.num_classes)
         self.appearance_reader = Perceptron(APPEARANCE_WIDTH, self.features)
 

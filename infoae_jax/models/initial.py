@@ -27,7 +27,8 @@ def draw(shapes: Variables, seed: int) -> Variables:
 def _value(seed: int, names: list[str], shape: tuple[int, ...]) -> np.ndarray:
     name, rng = names[-1], np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
     if name == "kernel":
-        deviation = np.sqrt(GAINS.get(names[-2], RELU_GAIN) / np.prod(shape[:-1]))
+        inputs = np.prod(shape[1:-1] if "layers" in names else shape[:-1])  # layers are stacked
+        deviation = np.sqrt(GAINS.get(names[-2], RELU_GAIN) / inputs)
         return (deviation * rng.standard_normal(shape)).astype(np.float32)
     if name == "rotations":
         return _rotations(rng, *shape[:2])

@@ -76,11 +76,12 @@ def make_optimizer(params: Params, rate: Scalar, decay: Scalar, size: int) -> op
     """
 
     def decayed(path: tuple[Any, ...], update: Array, weight: Array) -> Array:
-        if weight.ndim == 1:
+        if path[-1].key == "bias":
             return update
         # The first layer of a coupling reads half of the latent, then the class (`models.alignment.Couplings`).
-        sees_class = (path[-2].key == "Dense_0") & (jnp.arange(len(weight)) >= size // 2)
-        return update + decay * jnp.where(sees_class, CLASS_DECAY, 1)[:, None] * weight
+        inputs = jnp.arange(weight.shape[1])[None, :, None]  # stacked
+        sees_class = (path[-2].key == "Dense_0") & (inputs >= size // 2)
+        return update + decay * jnp.where(sees_class, CLASS_DECAY, 1) * weight
 
     decays = optax.stateless(functools.partial(jax.tree.map_with_path, decayed))
     adamw = optax.chain(optax.scale_by_adam(), decays, optax.scale_by_learning_rate(rate))

@@ -111,7 +111,7 @@ def changed(members, **changes):
         (pickled, "bias.npy is object"),
         (other_value, "checksum"),
         (lambda m: changed(m, classes=["x"]), "checksum"),
-        (lambda m: changed(m, format=99), "its format is 99, not 2"),
+        (lambda m: changed(m, format=99), "its format is 99, not 3"),
         (lambda m: {k: v for k, v in m.items() if k != "description.json"}, "description.json"),
         (lambda m: {**m, "description.json": b"{"}, "damaged"),
         (lambda m: {**m, "description.json": b"[" * 100_000}, "damaged"),

@@ -30,9 +30,9 @@ def test_inverse_is_the_inverse_and_log_determinant_that_of_the_jacobian(size):
     z = jax.random.normal(jax.random.key(2), (20, size))
     content = jax.nn.one_hot(jnp.arange(20) % K, K)
     variables = disturbed(module, z, content)
-    changes = [layer["change"]["kernel"] for layer in variables["params"]["couplings"].values()]
+    changes = variables["params"]["couplings"]["layers"]["change"]["kernel"]
     assert len(changes) == 6
-    assert all(change.all() for change in changes)
+    assert changes.all()
     with jax.default_matmul_precision("default"):  # what users have
         u, log_det = jax.jit(module.apply)(variables, z, content)
         back = module.apply(variables, u, content, method="inverse")
@@ -58,7 +58,7 @@ def test_no_gpu_rounds_the_factors_of_a_product(method):
         program = jax.jit(functools.partial(module.apply, method=method))
         text = jax.export.export(program, platforms=["cuda"])(variables, z, content).mlir_module()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-    assert len(products) > 10
+    assert len(products) >= 6
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 

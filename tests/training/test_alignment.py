@@ -150,7 +150,7 @@ def test_weights_of_the_map_decay_those_of_the_class_faster_but_neither_biases_n
         for path, value in before.items():
             decay = 2.0 if path[-1] == "kernel" and path[0] not in READERS else 0.0
             if decay and path[-2] == "Dense_0":  # latents of size 4: a coupling sees two of their numbers
-                decay *= np.where(np.arange(len(value)) < 2, 1, CLASS_DECAY)[:, None]
+                decay *= np.where(np.arange(value.shape[1]) < 2, 1, CLASS_DECAY)[None, :, None]
             expected = kept[path] - decay * rate * value
             np.testing.assert_allclose(decayed[path], expected, rtol=1e-4, atol=1e-6)
 
