@@ -109,7 +109,7 @@ class Couplings(nn.Module):
     def _split(self, layer: Tree, x: Codes, condition: OneHot) -> tuple[Array, ...]:
         fixed, moved = jnp.split(x, [self.size // 2], axis=1)
         change = self._network().apply({"params": layer}, jnp.concatenate([fixed, condition], axis=1))
-        log_scale, shift = jnp.split(change, 2, axis=1)
+        log_scale, shift = jnp.split(jnp.asarray(change), 2, axis=1)
         return fixed, moved, MAX_LOG_SCALE * jnp.tanh(log_scale), shift
 
 
