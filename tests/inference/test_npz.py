@@ -66,6 +66,20 @@ def test_arrays_come_back(bundle, tmp_path, dtype, error):
     assert again.read_bytes() == out.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["params/image_decoder/Conv_0/kernel", "params/alignment/couplings/layers/x/kernel"])
+def test_int8_scales_each_layer_and_channel_apart(name):
+    """So one with large weights does not round another's away."""
+    sizes = 10.0 ** np.arange(-3, 3)
+    values = (
+        np.random.default_rng(0).uniform(-1, 1, (3, 256, 6)) * sizes * np.array([[[1]], [[1e3]], [[1e-3]]])
+    ).astype(np.float32)
+    values = values[:, None] if "Conv" in name else values
+    stored = dict(npz._encoded(name, values, "int8"))
+    assert stored[name].dtype == np.int8
+    step = np.abs(values).max(axis=-2, keepdims=True) / 127
+    assert (np.abs(npz._decoded(name, stored) - values) <= 0.501 * step).all()
+
+
 def test_arrays_are_read_by_numpy_alone(bundle, tmp_path):
     write_npz(tmp_path / "model.npz", bundle)
     with np.load(tmp_path / "model.npz", allow_pickle=False) as archive:
