@@ -33,8 +33,7 @@ from infoae_jax.files import write_atomically
 from infoae_jax.images.pixels import pixel_statistics, to_float
 from infoae_jax.models.autoencoder import ContentClassifier, Decoder, Encoder, into_ball
 from infoae_jax.models.initial import draw
-from infoae_jax.training.autoencoder import scheduled_rate
-from infoae_jax.training.optimizer import cross_entropy, update
+from infoae_jax.training.optimizer import cross_entropy, scheduled_rate, update
 from infoae_jax.training.stream import shuffled
 from infoae_jax.types import OptState, Params
 

@@ -15,7 +15,7 @@ from infoae_jax.devices import hosts
 from infoae_jax.devices.batching import model_method
 from infoae_jax.devices.collective import mean_over
 from infoae_jax.models.autoencoder import InfoAutoencoder, alignment_helpers_of, alignment_of
-from infoae_jax.training.optimizer import cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import cross_entropy, scheduled_rate, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
@@ -164,7 +164,8 @@ def align_step(
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
-    rate = cosine_decay(hyper["progress"]) * hyper["learning_rate"]
+    # At the full rate from the first step on, many couplings may send latents far out, and never recover.
+    rate = scheduled_rate("warmup_cosine", hyper)
     adam = make_optimizer(params, rate, hyper["weight_decay"], model.bottleneck)
     return *update(adam, gradient, optimizer, params), metrics
 

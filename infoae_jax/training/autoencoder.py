@@ -11,14 +11,13 @@ from infoae_jax.devices.collective import sum_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.augment import augment_swaps, mix_in_views, shift_each
-from infoae_jax.training.optimizer import chroma_error, cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import chroma_error, cross_entropy, scheduled_rate, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
 from infoae_jax.training.stream import swap_classes
 from infoae_jax.types import AnyArray, Batch, Hyper, Metrics, OptState, Params, Scalar, Tree, Variables
 
-WARMUP = 0.1  # share of the phase over which the learning rate rises with 'warmup_cosine'
 SWAP_RAMP = 0.2, 0.5  # shares of the phase between which the weight of the swaps rises
 METRICS = (
     *("total", "reconstruction", "chroma", "cycle", "adversary", "adversary_accuracy", "content", "content_accuracy"),
@@ -34,16 +33,6 @@ def scheduled_lambda(schedule: str, lam: Scalar, ramp: Scalar, progress: Scalar)
     """
     share = jnp.minimum(jnp.asarray(progress, jnp.float32) / ramp, 1.0)
     return jnp.asarray(lam) * (jnp.ones_like(share) if schedule == "constant" else share)
-
-
-def scheduled_rate(schedule: str, hyper: Hyper) -> Float[Array, ""]:
-    """The learning rate of a step: 'constant', 'cosine' or 'warmup_cosine'."""
-    rate, progress = jnp.asarray(hyper["learning_rate"], jnp.float32), hyper["progress"]
-    if schedule != "constant":
-        rate = cosine_decay(progress) * rate
-    if schedule == "warmup_cosine":
-        rate = rate * jnp.minimum(1.0, (progress + 1 / hyper["total_steps"]) / WARMUP)
-    return rate
 
 
 def losses(

@@ -11,7 +11,7 @@ from infoae_jax.devices.collective import mean_over
 from infoae_jax.images.pixels import to_float
 from infoae_jax.models.autoencoder import InfoAutoencoder
 from infoae_jax.training.augment import augment_swaps
-from infoae_jax.training.optimizer import chroma_error, cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import chroma_error, cross_entropy, scheduled_rate, update
 from infoae_jax.training.phase import Phase
 from infoae_jax.training.run import Run
 from infoae_jax.training.state import TrainState
@@ -96,7 +96,7 @@ def refine_step(
     gradient, metrics = jax.grad(loss, has_aux=True)(params)
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
-    adam = make_optimizer(cosine_decay(hyper["progress"]) * hyper["learning_rate"])
+    adam = make_optimizer(scheduled_rate("cosine", hyper))
     return *update(adam, gradient, optimizer, params), metrics
 
 

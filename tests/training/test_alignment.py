@@ -93,7 +93,8 @@ def train(data, lam, style_weight=0.0, distance_weight=0.0, steps=150, reference
     }
     weights = {"distance_weight": distance_weight, "style_weight": style_weight}
     hyper = {"learning_rate": rate, "lambda_adv": lam, "weight_decay": decay} | weights
-    hyper = {name: np.float32(value) for name, value in hyper.items()} | {"seed": np.uint32(0)}
+    hyper = {name: np.float32(value) for name, value in hyper.items()}
+    hyper |= {"seed": np.uint32(0), "total_steps": np.int32(steps)}
     params, optimizer, history, rng = carry.params, carry.optimizer, [], np.random.default_rng(0)
     for i in range(steps):
         rows = rng.integers(0, len(z), 256)
@@ -195,22 +196,30 @@ def test_the_phase_begins_with_the_maps_of_the_classes_and_keeps_them_when_resum
     assert_identical(ALIGNMENT.begin(run, begun, False)[0], begun)
 
 
-def test_steps_see_views_and_their_own_appearance(data):
+def one_step(data, offset=0.0, seed=0, progress=0.5, rate=1e-3):
+    """The parameters before and after a step, of 100, on images with a view that is off by so much, and its metrics."""
     z, labels, appearance = (values[:256] for values in data)
     _, state, step = trainer(10)
-    carry, frozen = ALIGNMENT.carry(state), ALIGNMENT.frozen(state)
+    carry = ALIGNMENT.carry(state)
+    batch = {"z": np.stack([z, z + offset], axis=1), "labels": labels}
+    batch["appearance"] = np.stack([appearance, appearance + offset], axis=1)
+    hyper = dict.fromkeys(("distance_weight", "style_weight"), 1.0)
+    hyper |= {"learning_rate": rate, "lambda_adv": 0.1, "weight_decay": 0.0, "progress": progress}
+    hyper = {name: np.float32(value) for name, value in hyper.items()}
+    hyper |= {"seed": np.uint32(seed), "step": np.int32(7), "total_steps": np.int32(100)}
+    after, _, found = step(carry.params, ALIGNMENT.frozen(state), carry.optimizer, batch, hyper)
+    return carry.params, after, {name: float(value) for name, value in found.items()}
 
-    def metrics(offset, seed=0, progress=0.5):
-        batch = {"z": np.stack([z, z + offset], axis=1), "labels": labels}
-        batch["appearance"] = np.stack([appearance, appearance + offset], axis=1)
-        hyper = dict.fromkeys(("distance_weight", "style_weight"), 1.0)
-        hyper |= {"learning_rate": 1e-3, "lambda_adv": 0.1, "weight_decay": 0.0, "progress": progress}
-        hyper = {name: np.float32(value) for name, value in hyper.items()}
-        found = step(
-            carry.params, frozen, carry.optimizer, batch, hyper | {"seed": np.uint32(seed), "step": np.int32(7)}
-        )
-        return {name: float(value) for name, value in found[2].items()}
 
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.1), (0.04, 0.5), (0.5, 0.5)])
+def test_the_rate_rises_at_first_and_then_falls(data, progress, share):
+    before, after, _ = one_step(data, progress=progress, rate=0.1)
+    steps = jax.tree.map(lambda x, y: np.abs(np.asarray(y) - x).max(), before["alignment"], after["alignment"])
+    assert max(jax.tree.leaves(steps)) == pytest.approx(0.1 * share, rel=0.01)  # Adam's first is its rate
+
+
+def test_steps_see_views_and_their_own_appearance(data):
+    metrics = functools.partial(lambda *arguments, **changes: one_step(*arguments, **changes)[2], data)
     assert metrics(5.0)["log_likelihood"] < metrics(0.0)["log_likelihood"] - 1
     assert metrics(5.0)["appearance"] > metrics(0.0)["appearance"] + 5
     assert metrics(5.0) != metrics(5.0, seed=1)

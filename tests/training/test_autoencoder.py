@@ -7,7 +7,7 @@ import pytest
 
 from infoae_jax.config import Static, split_settings
 from infoae_jax.images.pixels import pixel_statistics
-from infoae_jax.training.autoencoder import AUTOENCODER, METRICS, losses, scheduled_lambda, scheduled_rate, train_step
+from infoae_jax.training.autoencoder import AUTOENCODER, METRICS, losses, scheduled_lambda, train_step
 from infoae_jax.training.schedule import init_state
 from infoae_jax.training.stepper import traced_settings
 from tests.small_training import (
@@ -49,22 +49,6 @@ def test_total_is_equation_3_and_lambda_follows_its_ramp():
         assert metrics["lambda"] == pytest.approx(0.4 * i / 4)
         total = metrics["reconstruction"] + metrics["lambda"] * metrics["adversary"]
         assert metrics["total"] == pytest.approx(total, rel=1e-6)
-
-
-def learning_rates(schedule, steps):
-    scalars = [{"learning_rate": 0.01, "progress": step / steps, "total_steps": steps} for step in range(steps)]
-    return [float(scheduled_rate(schedule, hyper)) for hyper in scalars]
-
-
-def test_learning_rate_decays_to_zero_or_stays():
-    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(4) / 4))
-    np.testing.assert_allclose(learning_rates("cosine", 4), cosine, rtol=1e-6)
-    np.testing.assert_allclose(learning_rates("constant", 4), 0.01, rtol=1e-6)
-
-
-def test_learning_rate_rises_over_a_tenth_of_the_training():
-    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(20) / 20))
-    np.testing.assert_allclose(learning_rates("warmup_cosine", 20), [0.5 * cosine[0], *cosine[1:]], rtol=1e-5)
 
 
 def test_a_step_follows_its_schedules():

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from infoae_jax.training.optimizer import chroma_error, cosine_decay, cross_entropy, update
+from infoae_jax.training.optimizer import chroma_error, cross_entropy, scheduled_rate, update
 
 
 def test_a_step_of_adam_is_the_rate_times_the_sign_at_first():
@@ -16,8 +16,20 @@ def test_a_step_of_adam_is_the_rate_times_the_sign_at_first():
     assert int(state[0].count) == 1
 
 
-def test_the_rate_falls_from_1_to_0():
-    assert [float(cosine_decay(progress)) for progress in (0.0, 0.5, 1.0)] == pytest.approx([1, 0.5, 0], abs=1e-6)
+def learning_rates(schedule, steps):
+    scalars = [{"learning_rate": 0.01, "progress": step / steps, "total_steps": steps} for step in range(steps)]
+    return [float(scheduled_rate(schedule, hyper)) for hyper in scalars]
+
+
+def test_learning_rate_decays_to_zero_or_stays():
+    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(4) / 4))
+    np.testing.assert_allclose(learning_rates("cosine", 4), cosine, rtol=1e-6)
+    np.testing.assert_allclose(learning_rates("constant", 4), 0.01, rtol=1e-6)
+
+
+def test_learning_rate_rises_over_a_tenth_of_the_training():
+    cosine = 0.005 * (1 + np.cos(np.pi * np.arange(20) / 20))
+    np.testing.assert_allclose(learning_rates("warmup_cosine", 20), [0.5 * cosine[0], *cosine[1:]], rtol=1e-5)
 
 
 def test_cross_entropy_and_accuracy_are_means_over_the_rows():
