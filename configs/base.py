@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     alignment.epochs = 40  # passes over the latents of the training images
     alignment.batch_size = 256  # latents in a batch
     alignment.views = 5  # views: copies of each image, warped and (RGB) recoloured, seen in the first 60 %; 0 = none
-    alignment.learning_rate = 2e-3  # for Adam; rises during the first hundredth, then falls to 0 as a cosine
+    alignment.learning_rate = 2e-3  # for Adam; rises during the first tenth, then falls to 0 as a cosine
     # Of the couplings, as in AdamW: a step takes off this share times the rate (of the weights by which they see the
     # class, 2.5 times as much); 0 = none.
     alignment.weight_decay = 0.2

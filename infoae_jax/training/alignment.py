@@ -23,7 +23,6 @@ from infoae_jax.training.stream import pick_views, swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
-WARMUP = 0.01  # share of the phase over which the learning rate rises
 VIEWS_SHARE = 0.6  # of the phase, its first part, that sees views: with them to the end, codes leak more
 READER_RATE_FACTOR = 0.5  # of the learning rate of the map
 MAX_GRADIENT_NORM = 1.0  # of the map, to which a rare latent far out gives a large gradient
@@ -166,7 +165,7 @@ def align_step(
     if axis is not None:
         gradient, metrics = mean_over((gradient, metrics), axis)
     # At the full rate from the first step on, many couplings may send latents far out, and never recover.
-    rate = scheduled_rate("warmup_cosine", hyper, WARMUP)
+    rate = scheduled_rate("warmup_cosine", hyper)
     adam = make_optimizer(params, rate, hyper["weight_decay"], model.bottleneck)
     return *update(adam, gradient, optimizer, params), metrics
 

@@ -6,16 +6,17 @@ from jaxtyping import Array, Float, Int
 
 from infoae_jax.types import Hyper, OptState, Tree
 
+WARMUP = 0.1  # share of a phase over which the learning rate rises with 'warmup_cosine'
 cosine_decay = optax.cosine_decay_schedule(1.0, 1)  # from 1 to 0, as the progress of a phase goes from 0 to 1
 
 
-def scheduled_rate(schedule: str, hyper: Hyper, warmup: float = 0.1) -> Float[Array, ""]:
-    """The learning rate of a step: 'constant', 'cosine' or 'warmup_cosine', which rises over the share `warmup`."""
+def scheduled_rate(schedule: str, hyper: Hyper) -> Float[Array, ""]:
+    """The learning rate of a step: 'constant', 'cosine' or 'warmup_cosine'."""
     rate, progress = jnp.asarray(hyper["learning_rate"], jnp.float32), hyper["progress"]
     if schedule != "constant":
         rate = cosine_decay(progress) * rate
     if schedule == "warmup_cosine":
-        rate = rate * jnp.minimum(1.0, (progress + 1 / hyper["total_steps"]) / warmup)
+        rate = rate * jnp.minimum(1.0, (progress + 1 / hyper["total_steps"]) / WARMUP)
     return rate
 
 
