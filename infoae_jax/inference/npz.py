@@ -1,8 +1,8 @@
 """A trained model as an .npz file: every variable by name, and description.json as one more member of the archive.
 
 `infoae_jax.load` reads it, and so does anything that reads NumPy's files. Variables are float32, float16, or (`int8`)
-large kernels as int8 and the rest float16. A kernel's scales reduce its last axis but one, that of the inputs: its
-values are `int8 * scale[..., None, :]`.
+large kernels as int8 and the rest float16. Such a kernel has a scale for each output channel, of its own in each layer
+of a stack and at each place of a convolution: its values are `int8 * scale[..., None, :]`.
 
 The file holds no Python objects, and reading it makes none: no pickle, no code. Its checksum finds damage; it is not a
 signature.

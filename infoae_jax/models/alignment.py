@@ -69,7 +69,7 @@ class Couplings(nn.Module):
     hidden: int
 
     def setup(self) -> None:
-        # Stacked, so that one coupling is compiled, and not each.
+        # Those of all couplings, stacked: `scan` compiles one coupling, and not each.
         self.layers = self.param("layers", self._init_layers)
         # Before each coupling and after the last one; stored, as another machine may draw others.
         shape = self.count + 1, self.size, self.size

@@ -219,7 +219,9 @@ def test_the_rate_rises_at_first_and_then_falls(data, progress, share):
 
 
 def test_steps_see_views_and_their_own_appearance(data):
-    metrics = functools.partial(lambda *arguments, **changes: one_step(*arguments, **changes)[2], data)
+    def metrics(offset, **changes):
+        return one_step(data, offset, **changes)[2]
+
     assert metrics(5.0)["log_likelihood"] < metrics(0.0)["log_likelihood"] - 1
     assert metrics(5.0)["appearance"] > metrics(0.0)["appearance"] + 5
     assert metrics(5.0) != metrics(5.0, seed=1)
