@@ -35,6 +35,9 @@ from infoae_jax.types import Variables
 
 CONTENT_FEATURES = 128  # of the deep content classifier
 POLE = 1e-6  # keeps the projection of the sphere finite
+# By how much an aligned latent may be longer than the root of its size: of normally distributed ones, whatever their
+# size, fewer than one in a million is.
+LONGEST = 4.0
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
 Labels = Int[AnyArray, " b"]
@@ -65,6 +68,16 @@ def to_sphere(z: Float[Array, "b z"]) -> Float[Array, "b z+1"]:
     """The points of latents on the sphere, so that each of their numbers is about 1, as layers expect."""
     size, share = z.shape[1], 2 / (1 + jnp.mean(z**2, axis=1, keepdims=True))
     return (size + 1) ** 0.5 * jnp.concatenate([share - 1, share * z / size**0.5], axis=1)
+
+
+def shorten(u: Float[Array, "b z"]) -> Float[Array, "b z"]:
+    """Aligned latents, the very long ones shortened.
+
+    On a rare image unlike those of the training, many couplings can multiply what each of them exaggerates. The inverse
+    map of another class would send such a latent to where the decoder knows no image.
+    """
+    length = jnp.sqrt(jnp.sum(u**2, axis=1, keepdims=True) + 1e-12)  # whose gradient is finite at 0
+    return u * jnp.minimum(1, (u.shape[1] ** 0.5 + LONGEST) / length)
 
 
 class Encoder(nn.Module):
@@ -221,7 +234,7 @@ class InfoAutoencoder(nn.Module):
             return self.encode_raw(images)
         z = self.encode_unbounded(images)
         content = self.classify(images).argmax(axis=1) if labels is None else labels
-        return self.alignment(z, jax.nn.one_hot(content, self.num_classes))[0]
+        return shorten(self.alignment(z, jax.nn.one_hot(content, self.num_classes))[0])
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Images with style latents `z` and classes `labels` (0 .. num_classes - 1), not clipped to [0, 1]."""

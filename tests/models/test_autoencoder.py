@@ -6,7 +6,7 @@ import pytest
 from configs import mnist
 from infoae_jax.config import parse
 from infoae_jax.errors import UserError
-from infoae_jax.models.autoencoder import POLE, build, fresh_variables, from_sphere, to_sphere, variable_shapes
+from infoae_jax.models.autoencoder import POLE, build, fresh_variables, from_sphere, shorten, to_sphere, variable_shapes
 
 
 def make_model(shape, num_classes=10, **overrides):
@@ -158,6 +158,26 @@ def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_t
     z = model.apply(variables, images, method="encode_raw")
     assert np.linalg.norm(z, axis=1).max() < 4
     np.testing.assert_allclose(decoded, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
+
+
+def test_only_very_long_codes_are_shortened():
+    model, variables, images, labels = make(latent="sphere", couplings=2)
+    raw = np.asarray(model.apply(variables, images, method="encode_raw"), np.float64)
+    assert np.linalg.norm(raw, axis=1).max() < 8  # the root of 16 numbers, plus 4
+
+    def encode(factor):
+        matrix = factor * jnp.broadcast_to(jnp.eye(16), (10, 16, 16))
+        alignment = variables["constants"]["alignment"] | {"matrix": matrix}
+        changed = variables | {"constants": variables["constants"] | {"alignment": alignment}}
+        return model.apply(changed, images, labels, method="encode")
+
+    short, long = encode(1.0), encode(1e4)
+    np.testing.assert_allclose(np.linalg.norm(short, axis=1), np.linalg.norm(raw, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(long, axis=1), 8, rtol=1e-5)
+    direction = np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(long / 8, short / direction, atol=1e-5)
+    gradient = jax.grad(lambda u: shorten(u).sum())(jnp.zeros((1, 16)))
+    np.testing.assert_array_equal(gradient, 1)
 
 
 def test_bytes_and_floats_are_the_same_images():
