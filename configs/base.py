@@ -65,7 +65,11 @@ def get_config() -> ConfigDict:
     config.alignment = alignment = ConfigDict()  # the second phase trains the couplings on frozen latents
     alignment.epochs = 40  # passes over the latents of the training images
     alignment.batch_size = 256  # latents in a batch
-    alignment.views = 5  # views: copies of each image, warped and (RGB) recoloured, seen in the first 60 %; 0 = none
+    alignment.views = 5  # views: copies of each image, warped and (RGB) recoloured, that the couplings see; 0 = none
+    alignment.views_share = 0.8  # share of this phase, its first part, in which they do: to the end, codes leak more
+    # Whether latents of views are moved so that each class has the mean and covariance of its images. Otherwise views
+    # spread wider, which colour images need.
+    alignment.match_views = True
     alignment.learning_rate = 2e-3  # for Adam; rises during the first tenth, then falls to 0 as a cosine
     # Of the couplings, as in AdamW: a step takes off this share times the rate (of the weights by which they see the
     # class, 2.5 times as much); 0 = none.
@@ -111,6 +115,7 @@ def use_colour_recipe(config: ConfigDict) -> None:
     config.model.latent, config.model.couplings, config.model.coupling_hidden = "ball", 8, 128
     config.model.reference_couplings = 4
     config.model.content = "deep"
+    alignment.views_share, alignment.match_views = 0.6, False
     alignment.batch_size, alignment.learning_rate, alignment.weight_decay = 512, 3e-3, 0.0
     alignment.distance_weight, alignment.style_weight, alignment.lambda_adv = 1.0, 0.0, 0.4
     refine.style_weight, refine.cycle_weight, refine.swap_weight = 0.003, 0.0, 0.0075

@@ -83,6 +83,8 @@ class AlignmentConfig:
     epochs: int = _range(1, 1_000_000)
     batch_size: int = _range(1, 1_000_000)
     views: int = _range(0, 1000)
+    views_share: float = _range(0, 1, traced=True)
+    match_views: bool
     learning_rate: float = _range(0, 1, above=True, traced=True)
     weight_decay: float = _range(0, 100, traced=True)
     distance_weight: float = _range(0, 1e6, traced=True)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
-NUM_DRAWS = 11  # numbers that make a view, each uniform in [-1, 1]; grey images need the first 6 only
-# Images are warped by up to:
+NUM_DRAWS = 11  # numbers that make a view, each uniform in [-1, 1]; grey images need the first 4 only
+# Images are warped by up to (grey ones are not shifted):
 MAX_TURN, MAX_SHEAR, MAX_SCALE, MAX_SHIFT = 8.0, 0.15, 0.08, 1.0  # degrees, a share, a share, pixels
 # Those in colour also get any hue, and:
 MAX_SATURATION, MAX_CONTRAST, MAX_BRIGHTNESS = 2.5, 0.3, 0.15  # a factor or its inverse, a share, of white
 INVERTED = 0.3  # share of the colour images whose light and dark change places
+MIN_INK = 0.05  # of white: the pixels of a grey image that show something
 
 
 def make_views(images: Float[Array, "b h w c"], draws: Float[Array, "b 11"]) -> Float[Array, "b h w c"]:
@@ -36,12 +37,35 @@ def _warp(image: Float[Array, "h w c"], draws: Float[Array, " 6"]) -> Float[Arra
     angle, shear = jnp.deg2rad(MAX_TURN) * draws[0], MAX_SHEAR * draws[1]
     turn = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
     sheared = turn @ (jnp.eye(2) + shear * jnp.array([[0, 0], [1, 0]]))
-    sides = jnp.array(image.shape[:2])[:, None, None]
-    centre = (sides - 1) / 2
-    away = (jnp.indices(image.shape[:2]) - centre) / (1 + MAX_SCALE * draws[2:4])[:, None, None]
-    places = jnp.einsum("ij,jhw->ihw", sheared, away) + centre + MAX_SHIFT * draws[4:][:, None, None]
-    take = functools.partial(map_coordinates, coordinates=list(places), order=1, mode="nearest")
+    matrix = sheared / (1 + MAX_SCALE * draws[None, 2:4])  # from a place in the view to that in the image
+    places = jnp.indices(image.shape[:2]).reshape(2, -1)
+    if image.shape[-1] == 1:
+        # Grey digits are centred by their mass and scaled to one box, as in MNIST. So are their views, or the encoder
+        # would tell them from images.
+        centre, size = _centre_and_growth(image.reshape(-1), places, matrix)
+        matrix, shift = size * matrix, 0.0
+    else:
+        centre, shift = (jnp.array(image.shape[:2])[:, None] - 1) / 2, MAX_SHIFT * draws[4:, None]
+    sources = (matrix @ (places - centre) + centre + shift).reshape(2, *image.shape[:2])
+    take = functools.partial(map_coordinates, coordinates=list(sources), order=1, mode="nearest")
     return jax.vmap(take, in_axes=2, out_axes=2)(image)
+
+
+def _centre_and_growth(
+    values: Float[Array, " p"], places: Int[Array, "2 p"], matrix: Float[Array, "2 2"]
+) -> tuple[Float[Array, "2 1"], Float[Array, ""]]:
+    """An image's centre of mass, and by how much the inverse of `matrix` would stretch the longer side of its ink."""
+    centre = (places @ values / jnp.maximum(values.sum(), 1e-6))[:, None]
+
+    (a, b), (c, d) = matrix
+    inverse = jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
+
+    def longer_side(places: Float[Array, "2 p"]) -> Float[Array, ""]:
+        inked = jnp.where(values[None] > MIN_INK, places, jnp.nan)
+        return (jnp.nanmax(inked, axis=1) - jnp.nanmin(inked, axis=1)).max()
+
+    before, after = longer_side(places - centre), longer_side(inverse @ (places - centre))
+    return centre, jnp.where(before > 0, after / before, 1)  # an empty image has no sides
 
 
 def _recolour(image: Float[Array, "h w 3"], draws: Float[Array, " 5"]) -> Float[Array, "h w 3"]:

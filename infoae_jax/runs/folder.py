@@ -16,7 +16,7 @@ from infoae_jax.files import read_json, user_path, write_atomically
 from infoae_jax.runs.provenance import environment, now
 from infoae_jax.types import Json
 
-FORMAT = 20  # of config.json: the only one that this version reads
+FORMAT = 21  # of config.json: the only one that this version reads
 _NO_CONFIG = "Restore it, or move the folder away and train again."
 _LOCK_SECONDS = 0.1  # to wait for a lock: `is_locked` holds it for a moment
 

@@ -23,7 +23,6 @@ from infoae_jax.training.stream import pick_views, swap_classes
 from infoae_jax.types import Batch, Hyper, Metrics, OptState, Params, Scalar, Variables
 
 LAMBDA_RAMP = 0.3  # share of the phase over which lambda rises
-VIEWS_SHARE = 0.6  # of the phase, its first part, that sees views: with them to the end, codes leak more
 READER_RATE_FACTOR = 0.5  # of the learning rate of the map
 MAX_GRADIENT_NORM = 1.0  # of the map, to which a rare latent far out gives a large gradient
 CLASS_DECAY = 2.5  # times the weight decay, of the weights by which couplings see the class
@@ -31,12 +30,12 @@ MIN_VARIANCE = 1e-6  # relative to the mean variance
 MIN_EIGENVALUE = 1e-12
 PSEUDO_IMAGES = 100  # per dimension: where data are few, classes keep nearly the same map
 READERS = {"adversary": "readers", "appearance_reader": "readers"}  # the helpers' networks with an optimiser apart
+CLASS_MAPS = "mean", "matrix", "inverse_matrix"  # [k, z] and twice [k, z, z]
+ClassMaps = dict[str, Float[np.ndarray, "..."]]  # arrays of these names
 METRICS = "log_likelihood", "distance", "style", "appearance", "adversary", "adversary_accuracy"
 
 
-def class_maps(
-    z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], num_classes: int
-) -> dict[str, Float[np.ndarray, "..."]]:
+def class_maps(z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], num_classes: int) -> ClassMaps:
     """The affine map of each class, after which its latents have mean 0 and, if it has many images, covariance 1.
 
     The covariance of a class is shrunk towards that of all (Friedman 1989), as if it had `PSEUDO_IMAGES` more per
@@ -46,7 +45,7 @@ def class_maps(
       labels: 0 .. num_classes - 1; a class may have no image.
 
     Returns:
-      Constants of `Alignment`: 'mean' [k, z], 'matrix' and 'inverse_matrix' [k, z, z], float32.
+      Constants of `Alignment`, float32.
     """
     z = z.astype(np.float64)
     size, grand_mean = z.shape[1], z.mean(0)
@@ -59,8 +58,30 @@ def class_maps(
     whiten, pseudo = _power(pooled, -0.5), PSEUDO_IMAGES * size
     shrunk = [whiten @ (c.T @ c + pseudo * pooled) @ whiten / (len(c) + pseudo) for c in centred]
     matrix = np.stack([_power(covariance, -0.5) @ whiten for covariance in shrunk])
-    arrays = {"mean": means, "matrix": matrix, "inverse_matrix": np.linalg.inv(matrix)}
-    return {name: value.astype(np.float32) for name, value in arrays.items()}
+    arrays = means, matrix, np.linalg.inv(matrix)
+    return {name: array.astype(np.float32) for name, array in zip(CLASS_MAPS, arrays, strict=True)}
+
+
+def match_view(
+    view: Float[np.ndarray, "n z"], own: ClassMaps, labels: Int[np.ndarray, " n"], plain: ClassMaps
+) -> Float[np.ndarray, "n z"]:
+    """Latents of a view of each image, moved so that each class has the mean and covariance of its plain images.
+
+    Views spread wider than images do, and what the map learns from them would be wrong for images. Moved, they are a
+    smoothed bootstrap that keeps the variance (Silverman & Young 1987).
+
+    Args:
+      view: latents of the views.
+      own: `class_maps` of `view`.
+      labels: of the images.
+      plain: `class_maps` of the latents of the images themselves.
+    """
+    moved = np.empty_like(view)
+    for c in range(len(plain["mean"])):
+        members = labels == c
+        matrix = plain["inverse_matrix"][c] @ own["matrix"][c]
+        moved[members] = (view[members] - own["mean"][c]) @ matrix.T + plain["mean"][c]
+    return moved
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
@@ -125,8 +146,8 @@ def align_step(
       frozen: the 'constants' of the model.
       optimizer: what `init_optimizer` returns.
       batch: latents 'z' [b, v, d] of each image and its views, 'labels' [b], and 'appearance' [b, v, f].
-      hyper: 'learning_rate', 'weight_decay', 'distance_weight', 'style_weight', 'lambda_adv', at least 0, and those of
-        `autoencoder.train_step`.
+      hyper: 'learning_rate', 'weight_decay', 'distance_weight', 'style_weight', 'lambda_adv', at least 0,
+        'views_share', 0 to 1, and those of `autoencoder.train_step`.
       axis: as for `autoencoder.train_step`.
 
     Returns:
@@ -135,7 +156,7 @@ def align_step(
       own), 'adversary' and 'adversary_accuracy'.
     """
     labels = jnp.asarray(batch["labels"])
-    view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis) * (hyper["progress"] < VIEWS_SHARE)
+    view = pick_views(hyper, batch["z"].shape[1] - 1, len(labels), axis) * (hyper["progress"] < hyper["views_share"])
     z, appearance = (jnp.asarray(batch[name])[jnp.arange(len(labels)), view] for name in ("z", "appearance"))
     targets = swap_classes(hyper, model.num_classes, len(z), axis)
     half = slice(None, None, 2)  # the same rows on any number of devices whose shares are even
@@ -179,12 +200,16 @@ def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]
     if fresh:
         constants = state.variables["constants"]
         before = constants["alignment"]
-        like = {name: np.zeros(before[name].shape, np.float32) for name in ("mean", "matrix", "inverse_matrix")}
+        like = {name: np.zeros(before[name].shape, np.float32) for name in CLASS_MAPS}
         # Computed by the first host for all, as others may round differently.
         maps = hosts.from_first(lambda: class_maps(z, labels, run.model.num_classes), like)
         constants = constants | {"alignment": before | maps}
         state = dataclasses.replace(state, variables=state.variables | {"constants": constants})
     views = [run.latents(state, "encode_unbounded", view) for view in run.views[1:]]
+    if run.config.alignment.match_views:
+        constants = state.variables["constants"]["alignment"]
+        plain = {name: np.asarray(constants[name]) for name in CLASS_MAPS}
+        views = [match_view(view, class_maps(view, labels, run.model.num_classes), labels, plain) for view in views]
     return state, {"z": np.stack([z, *views], axis=1), "labels": labels, "appearance": appearance}
 
 

@@ -37,27 +37,52 @@ def test_views_are_images_and_each_is_its_own(channels):
     assert len(np.unique(found.round(4), axis=0)) == 50
 
 
-def test_grey_images_are_turned_sheared_scaled_and_shifted():
-    def moments(image):
-        mass, (rows, columns) = image[0, ..., 0] / image.sum(), np.indices(image.shape[1:3])
-        row, column = (mass * rows).sum(), (mass * columns).sum()
-        slope = (mass * (rows - row) * (columns - column)).sum() / (mass * (rows - row) ** 2).sum()
-        return row, column, slope
+def moments(image):
+    """Row and column of the centre of mass, and the slope."""
+    mass, (rows, columns) = image[0, ..., 0] / image[..., 0].sum(), np.indices(image.shape[1:3])
+    row, column = (mass * rows).sum(), (mass * columns).sum()
+    slope = (mass * (rows - row) * (columns - column)).sum() / (mass * (rows - row) ** 2).sum()
+    return row, column, slope
 
-    assert moments(views(bar(), _4=1))[:2] == pytest.approx((14 - MAX_SHIFT, 14), abs=0.1)
-    assert moments(views(bar(), _5=1))[:2] == pytest.approx((14, 14 - MAX_SHIFT), abs=0.1)
-    turned, sheared = abs(moments(views(bar(), _0=1))[2]), abs(moments(views(bar(), _1=1))[2])
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_turned_and_sheared(channels):
+    image = np.tile(bar(), channels)
+    turned, sheared = (abs(moments(views(image, **{draw: 1}))[2]) for draw in ("_0", "_1"))
     assert turned == pytest.approx(np.tan(np.deg2rad(MAX_TURN)), rel=0.15)
     assert sheared == pytest.approx(0.15, rel=0.15)
-    assert views(bar(), _2=1).sum() == pytest.approx(1.08 * bar().sum(), rel=0.03)
-    assert views(bar(), _3=1).sum() == pytest.approx(1.08 * bar().sum(), rel=0.03)
 
 
-def test_colour_images_are_warped_as_grey_ones_are_and_their_border_is_repeated():
-    grey = 0.1 + 0.9 * bar()
-    colour = views(np.tile(grey, 3), _0=1, _5=1)
-    np.testing.assert_allclose(colour, np.tile(views(grey, _0=1, _5=1), 3), atol=1e-6)
-    assert colour.min() == pytest.approx(0.1)
+def test_grey_images_keep_their_centre_and_their_longer_side():
+    def sides(image):
+        inked = np.argwhere(image[0, ..., 0] > 0.5)
+        return np.ptp(inked, axis=0) + 1
+
+    image = bar(11, 16)
+    for draws in ({"_2": 1}, {"_2": -1}, {"_0": 1, "_1": 1}, {"_0": -1, "_3": 1}, {"_4": 1, "_5": 1}):
+        found = views(image, **draws)
+        assert moments(found)[:2] == pytest.approx((11, 16), abs=0.1)
+        assert sides(found)[0] == pytest.approx(13, abs=1)
+    assert views(image, _3=1).sum() == pytest.approx(1.08 * image.sum(), rel=0.03)  # wider
+    assert views(image, _2=1).sum() == pytest.approx(image.sum() / 1.08, rel=0.03)  # not longer, but narrower
+    np.testing.assert_allclose(views(image, _4=1, _5=1), image, atol=1e-6)
+
+
+def test_views_of_empty_and_full_images_are_finite():
+    np.testing.assert_array_equal(views(np.zeros((1, 8, 8, 1)), _0=1), 0)
+    np.testing.assert_allclose(views(np.ones((1, 8, 8, 1)), _0=1), 1, atol=1e-6)
+    dot = np.zeros((1, 8, 8, 1))
+    dot[0, 3, 3] = 1
+    assert np.isfinite(views(dot, _0=1)).all()
+
+
+def test_colour_images_are_shifted_and_scaled_and_their_border_is_repeated():
+    colour = np.tile(0.1 + 0.9 * bar(), 3)
+    assert views(colour, _0=1, _5=1).min() == pytest.approx(0.1)
+    assert moments(views(colour - 0.1, _4=1))[:2] == pytest.approx((14 - MAX_SHIFT, 14), abs=0.1)
+    assert moments(views(colour - 0.1, _5=1))[:2] == pytest.approx((14, 14 - MAX_SHIFT), abs=0.1)
+    for draw in ("_2", "_3"):
+        assert views(colour - 0.1, **{draw: 1}).sum() == pytest.approx(1.08 * (colour - 0.1).sum(), rel=0.03)
 
 
 def test_colour_images_change_their_hue_but_not_their_brightness():

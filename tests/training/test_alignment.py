@@ -14,7 +14,7 @@ from infoae_jax.data.dataset import Dataset, Splits
 from infoae_jax.images.appearance import num_features
 from infoae_jax.models.autoencoder import alignment_of, build
 from infoae_jax.training import alignment as alignment_module
-from infoae_jax.training.alignment import ALIGNMENT, CLASS_DECAY, READERS, VIEWS_SHARE, align_step, class_maps
+from infoae_jax.training.alignment import ALIGNMENT, CLASS_DECAY, READERS, align_step, class_maps, match_view
 from infoae_jax.training.optimizer import cosine_decay
 from infoae_jax.training.run import Run
 from infoae_jax.training.schedule import init_state
@@ -66,6 +66,23 @@ def test_class_maps_of_equal_classes_are_equal_and_few_images_are_borne():
     assert np.linalg.cond(matrices).max() < 100
 
 
+def test_matched_views_are_spread_as_the_images_of_their_class(data, monkeypatch):
+    monkeypatch.setattr(alignment_module, "PSEUDO_IMAGES", 0)
+    z, labels, _ = data
+    rng = np.random.default_rng(2)
+    change = 0.3 * labels[:, None] + rng.normal(size=z.shape) * (0.5 + labels[:, None])
+    view = (1.2 * z + change).astype(np.float32)
+    plain = class_maps(z, labels, K)
+    moved = match_view(view, class_maps(view, labels, K), labels, plain)
+    for c in range(K):
+        of_class = labels == c
+        np.testing.assert_allclose(moved[of_class].mean(0), z[of_class].mean(0), atol=1e-3)
+        np.testing.assert_allclose(np.cov(moved[of_class].T), np.cov(z[of_class].T), atol=1e-2)
+        assert np.corrcoef(moved[of_class, 0], view[of_class, 0])[0, 1] > 0.9  # each is still a view of its image
+    same = match_view(z, plain, labels, plain)
+    np.testing.assert_allclose(same, z, atol=1e-4)
+
+
 def test_classes_of_few_images_are_nearly_whitened_alike(data):
     z, labels, _ = data
     few, many = (affine_maps(z[:number], labels[:number], K)[1] for number in (60, 3000))
@@ -92,7 +109,7 @@ def train(data, lam, style_weight=0.0, distance_weight=0.0, steps=150, reference
         "alignment": frozen["constants"]["alignment"] | class_maps(z, labels, K)
     }
     weights = {"distance_weight": distance_weight, "style_weight": style_weight}
-    hyper = {"learning_rate": rate, "lambda_adv": lam, "weight_decay": decay} | weights
+    hyper = {"learning_rate": rate, "lambda_adv": lam, "weight_decay": decay, "views_share": 1.0} | weights
     hyper = {name: np.float32(value) for name, value in hyper.items()}
     hyper |= {"seed": np.uint32(0), "total_steps": np.int32(steps)}
     params, optimizer, history, rng = carry.params, carry.optimizer, [], np.random.default_rng(0)
@@ -179,16 +196,19 @@ def test_alignment_is_the_same_on_four_devices():
     assert share_far(mine.variables["params"], theirs.variables["params"], 1e-5) < 0.01
 
 
-def test_the_phase_begins_with_the_maps_of_the_classes_and_keeps_them_when_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("match", [False, True])
+def test_the_phase_begins_with_the_maps_of_the_classes_and_keeps_them_when_resumed(match, tmp_path, monkeypatch):
     model, config, images, labels = make(couplings=2)
-    config = dataclasses.replace(config, alignment=dataclasses.replace(config.alignment, views=2))
+    config = dataclasses.replace(config, alignment=dataclasses.replace(config.alignment, views=2, match_views=match))
     z = np.random.default_rng(0).standard_normal((len(labels), model.bottleneck)).astype(np.float32)
     monkeypatch.setattr(Run, "latents", lambda self, state, method, view=0: z + view)
     data = Dataset(images, labels, tuple("0123456789"))
     run = Run(config, tmp_path, Splits(data, data, "x"), model, "1 x cpu", devices_mesh(1))
     state = init_state(model, config)
     begun, tables = ALIGNMENT.begin(run, state, True)
-    np.testing.assert_array_equal(tables["z"], np.stack([z, z + 1, z + 2], axis=1))
+    # Views that differ by a shift alone are the images again once they are matched.
+    expected = [z, z, z] if match else [z, z + 1, z + 2]
+    np.testing.assert_allclose(tables["z"], np.stack(expected, axis=1), atol=1e-3 * match)
     assert tables["appearance"].shape == (len(labels), 3, num_features(1))
     found = begun.variables["constants"]["alignment"]
     for name, value in class_maps(z, labels, 10).items():
@@ -204,7 +224,7 @@ def one_step(data, offset=0.0, seed=0, progress=0.5, rate=1e-3):
     batch = {"z": np.stack([z, z + offset], axis=1), "labels": labels}
     batch["appearance"] = np.stack([appearance, appearance + offset], axis=1)
     hyper = dict.fromkeys(("distance_weight", "style_weight"), 1.0)
-    hyper |= {"learning_rate": rate, "lambda_adv": 0.1, "weight_decay": 0.0, "progress": progress}
+    hyper |= {"learning_rate": rate, "lambda_adv": 0.1, "weight_decay": 0.0, "progress": progress, "views_share": 0.8}
     hyper = {name: np.float32(value) for name, value in hyper.items()}
     hyper |= {"seed": np.uint32(seed), "step": np.int32(7), "total_steps": np.int32(100)}
     after, _, found = step(carry.params, ALIGNMENT.frozen(state), carry.optimizer, batch, hyper)
@@ -225,4 +245,4 @@ def test_steps_see_views_and_their_own_appearance(data):
     assert metrics(5.0)["log_likelihood"] < metrics(0.0)["log_likelihood"] - 1
     assert metrics(5.0)["appearance"] > metrics(0.0)["appearance"] + 5
     assert metrics(5.0) != metrics(5.0, seed=1)
-    assert metrics(5.0, progress=VIEWS_SHARE) == metrics(0.0, progress=VIEWS_SHARE)  # the images alone
+    assert metrics(5.0, progress=0.8) == metrics(0.0, progress=0.8)  # the images alone
