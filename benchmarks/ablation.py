@@ -71,6 +71,7 @@ ROWS: dict[str, dict[str, str | float]] = {
     "alignment in batches of 1024": {"alignment.batch_size": 1024},
     "autoencoder without its cycle term": {"train.cycle_weight": 0.0},
     "alignment without views": {"alignment.views": 0},
+    "alignment with views that are not matched": {"alignment.match_views": False, "alignment.views_share": 0.6},
     "alignment of 8 couplings": {"model.couplings": 8},
     "alignment of 24 couplings": {"model.couplings": 24},
     "alignment of 10 wide couplings": {"model.couplings": 10, "model.coupling_hidden": 256},
