@@ -78,7 +78,7 @@ class TrainConfig:
     dtype: Dtype
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
     epochs: int = _range(1, 1_000_000)
     batch_size: int = _range(1, 1_000_000)

@@ -43,7 +43,7 @@ def _warp(image: Float[Array, "h w c"], draws: Float[Array, " 6"]) -> Float[Arra
         # Grey digits are centred by their mass and scaled to one box, as in MNIST. So are their views, or the encoder
         # would tell them from images.
         centre, size = _centre_and_growth(image.reshape(-1), places, matrix)
-        matrix, shift = size * matrix, 0.0
+        matrix, shift = size * matrix, jnp.zeros((2, 1))
     else:
         centre, shift = (jnp.array(image.shape[:2])[:, None] - 1) / 2, MAX_SHIFT * draws[4:, None]
     sources = (matrix @ (places - centre) + centre + shift).reshape(2, *image.shape[:2])
