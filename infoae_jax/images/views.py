@@ -40,8 +40,7 @@ def _warp(image: Float[Array, "h w c"], draws: Float[Array, " 6"]) -> Float[Arra
     matrix = sheared / (1 + MAX_SCALE * draws[None, 2:4])  # from a place in the view to that in the image
     places = jnp.indices(image.shape[:2]).reshape(2, -1)
     if image.shape[-1] == 1:
-        # Grey digits are centred by their mass and scaled to one box, as in MNIST. So are their views, or the encoder
-        # would tell them from images.
+        # MNIST's digits are centred by their mass and scaled to one box. So are views, or their latents would differ.
         centre, size = _centre_and_growth(image.reshape(-1), places, matrix)
         matrix, shift = size * matrix, jnp.zeros((2, 1))
     else:
@@ -56,7 +55,6 @@ def _centre_and_growth(
 ) -> tuple[Float[Array, "2 1"], Float[Array, ""]]:
     """An image's centre of mass, and by how much the inverse of `matrix` would stretch the longer side of its ink."""
     centre = (places @ values / jnp.maximum(values.sum(), 1e-6))[:, None]
-
     (a, b), (c, d) = matrix
     inverse = jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
 

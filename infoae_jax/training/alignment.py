@@ -63,7 +63,7 @@ def class_maps(z: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], num_c
 
 
 def match_view(
-    view: Float[np.ndarray, "n z"], own: ClassMaps, labels: Int[np.ndarray, " n"], plain: ClassMaps
+    view: Float[np.ndarray, "n z"], labels: Int[np.ndarray, " n"], plain: ClassMaps
 ) -> Float[np.ndarray, "n z"]:
     """Latents of a view of each image, moved so that each class has the mean and covariance of its plain images.
 
@@ -72,11 +72,10 @@ def match_view(
 
     Args:
       view: latents of the views.
-      own: `class_maps` of `view`.
       labels: of the images.
       plain: `class_maps` of the latents of the images themselves.
     """
-    moved = np.empty_like(view)
+    own, moved = class_maps(view, labels, len(plain["mean"])), np.empty_like(view)
     for c in range(len(plain["mean"])):
         members = labels == c
         matrix = plain["inverse_matrix"][c] @ own["matrix"][c]
@@ -209,7 +208,7 @@ def _begin(run: Run, state: TrainState, fresh: bool) -> tuple[TrainState, Batch]
     if run.config.alignment.match_views:
         constants = state.variables["constants"]["alignment"]
         plain = {name: np.asarray(constants[name]) for name in CLASS_MAPS}
-        views = [match_view(view, class_maps(view, labels, run.model.num_classes), labels, plain) for view in views]
+        views = [match_view(view, labels, plain) for view in views]
     return state, {"z": np.stack([z, *views], axis=1), "labels": labels, "appearance": appearance}
 
 
