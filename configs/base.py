@@ -66,9 +66,9 @@ def get_config() -> ConfigDict:
     alignment.epochs = 40  # passes over the latents of the training images
     alignment.batch_size = 256  # latents in a batch
     alignment.views = 5  # views: copies of each image, warped and (RGB) recoloured, that the couplings see; 0 = none
-    alignment.views_share = 0.8  # share of this phase, its first part, in which they do: to the end, codes leak more
-    # Whether latents of views are moved so that each class has the mean and covariance of its images. Otherwise views
-    # spread wider, which colour images need.
+    alignment.views_share = 0.8  # share of this phase, from its start, that sees views; to the end, codes leak more
+    # Move the latents of views so that each class has the mean and covariance of its images. Otherwise they spread
+    # wider, so that rare styles become common.
     alignment.match_views = True
     alignment.learning_rate = 2e-3  # for Adam; rises during the first tenth, then falls to 0 as a cosine
     # Of the couplings, as in AdamW: a step takes off this share times the rate (of the weights by which they see the

@@ -1,6 +1,7 @@
 """Views: an image changed at random, as another writer or another camera might have made it, with the class it had.
 
-In data of few thousand images a rare style is missing in most classes. Views make each style common in all of them.
+In data of few thousand images a rare style is missing in most classes. Views make each style common in all of them,
+unless they are matched (`training.alignment.match_view`); then they stand for more images like those that there are.
 """
 
 import functools
@@ -16,7 +17,8 @@ MAX_TURN, MAX_SHEAR, MAX_SCALE, MAX_SHIFT = 8.0, 0.15, 0.08, 1.0  # degrees, a s
 # Those in colour also get any hue, and:
 MAX_SATURATION, MAX_CONTRAST, MAX_BRIGHTNESS = 2.5, 0.3, 0.15  # a factor or its inverse, a share, of white
 INVERTED = 0.3  # share of the colour images whose light and dark change places
-MIN_INK = 0.05  # of white: the pixels of a grey image that show something
+MIN_INK = 0.05  # of white: by how much the pixels that show something differ from the border
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)  # places are exact on GPUs and TPUs, too
 
 
 def make_views(images: Float[Array, "b h w c"], draws: Float[Array, "b 11"]) -> Float[Array, "b h w c"]:
@@ -41,28 +43,33 @@ def _warp(image: Float[Array, "h w c"], draws: Float[Array, " 6"]) -> Float[Arra
     places = jnp.indices(image.shape[:2]).reshape(2, -1)
     if image.shape[-1] == 1:
         # MNIST's digits are centred by their mass and scaled to one box. So are views, or their latents would differ.
-        centre, size = _centre_and_growth(image.reshape(-1), places, matrix)
+        centre, size = _centre_and_growth(_ink(image[..., 0]).reshape(-1), places, matrix)
         matrix, shift = size * matrix, jnp.zeros((2, 1))
     else:
         centre, shift = (jnp.array(image.shape[:2])[:, None] - 1) / 2, MAX_SHIFT * draws[4:, None]
-    sources = (matrix @ (places - centre) + centre + shift).reshape(2, *image.shape[:2])
+    sources = (_product(matrix, places - centre) + centre + shift).reshape(2, *image.shape[:2])
     take = functools.partial(map_coordinates, coordinates=list(sources), order=1, mode="nearest")
     return jax.vmap(take, in_axes=2, out_axes=2)(image)
 
 
+def _ink(image: Float[Array, "h w"]) -> Float[Array, "h w"]:
+    """By how much each pixel differs from the border's median."""
+    return abs(image - jnp.median(jnp.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])))
+
+
 def _centre_and_growth(
-    values: Float[Array, " p"], places: Int[Array, "2 p"], matrix: Float[Array, "2 2"]
+    ink: Float[Array, " p"], places: Int[Array, "2 p"], matrix: Float[Array, "2 2"]
 ) -> tuple[Float[Array, "2 1"], Float[Array, ""]]:
-    """An image's centre of mass, and by how much the inverse of `matrix` would stretch the longer side of its ink."""
-    centre = (places @ values / jnp.maximum(values.sum(), 1e-6))[:, None]
+    """The ink's centre of mass, and by how much the inverse of `matrix` would stretch its longer side."""
+    centre = (_product(places, ink) / jnp.maximum(ink.sum(), 1e-6))[:, None]
     (a, b), (c, d) = matrix
     inverse = jnp.array([[d, -b], [-c, a]]) / (a * d - b * c)
 
     def longer_side(places: Float[Array, "2 p"]) -> Float[Array, ""]:
-        inked = jnp.where(values[None] > MIN_INK, places, jnp.nan)
+        inked = jnp.where(ink[None] > MIN_INK, places, jnp.nan)
         return (jnp.nanmax(inked, axis=1) - jnp.nanmin(inked, axis=1)).max()
 
-    before, after = longer_side(places - centre), longer_side(inverse @ (places - centre))
+    before, after = longer_side(places - centre), longer_side(_product(inverse, places - centre))
     return centre, jnp.where(before > 0, after / before, 1)  # an empty image has no sides
 
 

@@ -141,7 +141,7 @@ class Model:
         return self._generate((1 - share) * a + share * b, np.resize(labels, steps))
 
     def encode(self, images: ImagesLike, labels: ClassesLike = None) -> Float[np.ndarray, "n z"]:
-        """Style latents of images; the classifier reads their `labels` unless they are given."""
+        """Style latents of images, very long ones shortened; the classifier reads their `labels` unless given."""
         found = self._read_images(images, "style_images")
         if labels is None:
             return self._encode(found)

@@ -35,8 +35,8 @@ from infoae_jax.types import Variables
 
 CONTENT_FEATURES = 128  # of the deep content classifier
 POLE = 1e-6  # keeps the projection of the sphere finite
-# By how much an aligned latent may be longer than the root of its size: of normally distributed ones, whatever their
-# size, fewer than one in a million is.
+# By how much an aligned latent may be longer than the root of its number of dimensions: fewer than one in a million
+# normally distributed ones are.
 LONGEST = 4.0
 AnyArray = Array | np.ndarray
 Images = Float[AnyArray, "b h w c"] | UInt8[AnyArray, "b h w c"]
@@ -70,14 +70,14 @@ def to_sphere(z: Float[Array, "b z"]) -> Float[Array, "b z+1"]:
     return (size + 1) ** 0.5 * jnp.concatenate([share - 1, share * z / size**0.5], axis=1)
 
 
-def shorten(u: Float[Array, "b z"]) -> Float[Array, "b z"]:
-    """Aligned latents, the very long ones shortened.
+def shorten(u: Float[Array, "b z"], whitened: Float[Array, "b z"]) -> Float[Array, "b z"]:
+    """Aligned latents, the very long ones shortened, but not below the length that they had before the couplings.
 
-    On a rare image unlike those of the training, many couplings can multiply what each of them exaggerates. The inverse
-    map of another class would send such a latent to where the decoder knows no image.
+    On a rare image unlike those of the training, each coupling can magnify what the one before it did. The inverse map
+    of another class would send such a latent to where the decoder knows no image.
     """
-    length = jnp.sqrt(jnp.sum(u**2, axis=1, keepdims=True) + 1e-12)  # whose gradient is finite at 0
-    return u * jnp.minimum(1, (u.shape[1] ** 0.5 + LONGEST) / length)
+    before, after = (jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True) + 1e-12) for x in (whitened, u))
+    return u * jnp.minimum(1, jnp.maximum(u.shape[1] ** 0.5 + LONGEST, before) / after)
 
 
 class Encoder(nn.Module):
@@ -229,12 +229,15 @@ class InfoAutoencoder(nn.Module):
         }
 
     def encode(self, images: Images, labels: Labels | None = None) -> Float[Array, "b z"]:
-        """The style latent of each image, aligned (by its label or else its most likely class) if the model is."""
+        """The style latent of each image, aligned (by its label or else its most likely class) if the model is.
+
+        Very long aligned latents are shortened (`shorten`).
+        """
         if not self.couplings:
             return self.encode_raw(images)
         z = self.encode_unbounded(images)
-        content = self.classify(images).argmax(axis=1) if labels is None else labels
-        return shorten(self.alignment(z, jax.nn.one_hot(content, self.num_classes))[0])
+        content = jax.nn.one_hot(self.classify(images).argmax(axis=1) if labels is None else labels, self.num_classes)
+        return shorten(self.alignment(z, content)[0], self.alignment.affine(z, content))
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Images with style latents `z` and classes `labels` (0 .. num_classes - 1), not clipped to [0, 1]."""

@@ -67,8 +67,9 @@ def match_view(
 ) -> Float[np.ndarray, "n z"]:
     """Latents of a view of each image, moved so that each class has the mean and covariance of its plain images.
 
-    Views spread wider than images do, and what the map learns from them would be wrong for images. Moved, they are a
-    smoothed bootstrap that keeps the variance (Silverman & Young 1987).
+    (The covariance only of classes of many images, as in `class_maps`.) Views spread wider than images do, and what the
+    map learns from them would be wrong for images. Once moved, they amount to a smoothed bootstrap that keeps the
+    variance (Silverman & Young 1987).
 
     Args:
       view: latents of the views.

@@ -68,6 +68,12 @@ def test_grey_images_keep_their_centre_and_their_longer_side():
     np.testing.assert_allclose(views(image, _4=1, _5=1), image, atol=1e-6)
 
 
+def test_grey_images_may_be_dark_on_bright():
+    for draws in ({"_0": 1, "_1": 1}, {"_0": -1, "_3": 1}):
+        dark = 1 - 0.8 * bar(11, 16)
+        np.testing.assert_allclose(views(dark, **draws), 1 - 0.8 * views(bar(11, 16), **draws), atol=1e-5)
+
+
 def test_views_of_empty_and_full_images_are_finite():
     np.testing.assert_array_equal(views(np.zeros((1, 8, 8, 1)), _0=1), 0)
     np.testing.assert_allclose(views(np.ones((1, 8, 8, 1)), _0=1), 1, atol=1e-6)

@@ -160,24 +160,32 @@ def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_t
     np.testing.assert_allclose(decoded, model.apply(variables, z, labels, method="decode_raw"), atol=1e-4)
 
 
-def test_only_very_long_codes_are_shortened():
+def test_codes_that_the_couplings_make_very_long_are_shortened():
     model, variables, images, labels = make(latent="sphere", couplings=2)
-    raw = np.asarray(model.apply(variables, images, method="encode_raw"), np.float64)
-    assert np.linalg.norm(raw, axis=1).max() < 8  # the root of 16 numbers, plus 4
+    raw = np.linalg.norm(model.apply(variables, images, method="encode_raw"), axis=1)
+    assert raw.max() < 8  # the root of 16 dimensions, plus 4
 
-    def encode(factor):
-        matrix = factor * jnp.broadcast_to(jnp.eye(16), (10, 16, 16))
-        alignment = variables["constants"]["alignment"] | {"matrix": matrix}
-        changed = variables | {"constants": variables["constants"] | {"alignment": alignment}}
-        return model.apply(changed, images, labels, method="encode")
+    def encode(factor, shift):
+        alignment = variables["constants"]["alignment"]
+        alignment = alignment | {"matrix": factor * alignment["matrix"]}
+        layers = variables["params"]["alignment"]["couplings"]["layers"]
+        bias = np.array(layers["change"]["bias"])
+        bias[:, 8:] = shift  # the log scales stay 0
+        layers = layers | {"change": layers["change"] | {"bias": bias}}
+        changed = {
+            "params": variables["params"] | {"alignment": {"couplings": {"layers": layers}}},
+            "constants": variables["constants"] | {"alignment": alignment},
+        }
+        u = model.apply(changed, images, labels, method="encode")
+        return np.asarray(u), np.linalg.norm(u, axis=1)
 
-    short, long = encode(1.0), encode(1e4)
-    np.testing.assert_allclose(np.linalg.norm(short, axis=1), np.linalg.norm(raw, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(long, axis=1), 8, rtol=1e-5)
-    direction = np.linalg.norm(raw, axis=1, keepdims=True)
-    np.testing.assert_allclose(long / 8, short / direction, atol=1e-5)
-    gradient = jax.grad(lambda u: shorten(u).sum())(jnp.zeros((1, 16)))
-    np.testing.assert_array_equal(gradient, 1)
+    np.testing.assert_allclose(encode(1, 0.0)[1], raw, rtol=1e-5)
+    np.testing.assert_allclose(encode(1, 1e3)[1], 8, rtol=1e-5)
+    np.testing.assert_allclose(encode(1, 1e3)[0], encode(1, 1e4)[0], atol=0.1)  # the direction stays
+    np.testing.assert_allclose(encode(100, 0.0)[1], 100 * raw, rtol=1e-5)  # as long before the couplings
+    np.testing.assert_allclose(encode(100, 1e5)[1], 100 * raw, rtol=1e-5)
+    gradient = jax.grad(lambda u: shorten(u, u).sum())(jnp.zeros((1, 16)))
+    np.testing.assert_allclose(gradient, 1)
 
 
 def test_bytes_and_floats_are_the_same_images():
