@@ -231,13 +231,15 @@ class InfoAutoencoder(nn.Module):
     def encode(self, images: Images, labels: Labels | None = None) -> Float[Array, "b z"]:
         """The style latent of each image, aligned (by its label or else its most likely class) if the model is.
 
-        Very long aligned latents are shortened (`shorten`).
+        Where classes share the normal distribution, very long aligned latents are shortened (`shorten`).
         """
         if not self.couplings:
             return self.encode_raw(images)
         z = self.encode_unbounded(images)
         content = jax.nn.one_hot(self.classify(images).argmax(axis=1) if labels is None else labels, self.num_classes)
-        return shorten(self.alignment(z, content)[0], self.alignment.affine(z, content))
+        u = self.alignment(z, content)[0]
+        # Codes of a learned distribution may be of any length.
+        return u if self.reference_couplings else shorten(u, self.alignment.affine(z, content))
 
     def decode(self, z: Float[AnyArray, "b z"], labels: Labels) -> Float[Array, "b h w c"]:
         """Images with style latents `z` and classes `labels` (0 .. num_classes - 1), not clipped to [0, 1]."""

@@ -161,11 +161,11 @@ def test_alignment_of_the_ball_works_before_it_is_bounded_and_is_undone_before_t
 
 
 def test_codes_that_the_couplings_make_very_long_are_shortened():
-    model, variables, images, labels = make(latent="sphere", couplings=2)
+    model, variables, images, labels = make(latent="sphere", couplings=2, reference_couplings=0)
     raw = np.linalg.norm(model.apply(variables, images, method="encode_raw"), axis=1)
     assert raw.max() < 8  # the root of 16 dimensions, plus 4
 
-    def encode(factor, shift):
+    def encode(factor, shift, model=model):
         alignment = variables["constants"]["alignment"]
         alignment = alignment | {"matrix": factor * alignment["matrix"]}
         layers = variables["params"]["alignment"]["couplings"]["layers"]
@@ -184,6 +184,8 @@ def test_codes_that_the_couplings_make_very_long_are_shortened():
     np.testing.assert_allclose(encode(1, 1e3)[0], encode(1, 1e4)[0], atol=0.1)  # the direction stays
     np.testing.assert_allclose(encode(100, 0.0)[1], 100 * raw, rtol=1e-5)  # as long before the couplings
     np.testing.assert_allclose(encode(100, 1e5)[1], 100 * raw, rtol=1e-5)
+    learned = model.clone(reference_couplings=2)  # whose codes may be long
+    assert encode(1, 1e3, learned)[1].min() > 1e3
     gradient = jax.grad(lambda u: shorten(u, u).sum())(jnp.zeros((1, 16)))
     np.testing.assert_allclose(gradient, 1)
 
